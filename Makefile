@@ -1,0 +1,63 @@
+# `make` lists the targets. Everything happens inside $(VENV); nothing is installed elsewhere.
+
+PYTHON ?= python3
+VENV   ?= .venv
+PEERS  ?= .venv-peers
+ARGS   ?=
+
+BIN        := $(VENV)/bin
+READY      := $(VENV)/.ready
+PEERSREADY := $(PEERS)/.ready
+
+# The rules call `leaveout`, which is to be this environment's.
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup results test check speed clean
+
+help:
+	@echo 'make results   the tables, the figures and results/report.html'
+	@echo 'make test      the tests                      (ARGS="-k lds" and the like go to pytest)'
+	@echo 'make check     what CI runs: format, lint, types, workflow, tests'
+	@echo 'make speed     time the engine against other libraries ($(PEERS))'
+	@echo 'make setup     the environment in $(VENV), from constraints.txt'
+	@echo 'make clean     remove environments and caches; data/ and results/ stay'
+	@echo
+	@echo 'Each sets up what it needs. If python3 is older than 3.11: make PYTHON=python3.11 ...'
+
+setup: $(READY)
+
+# Made from nothing whenever the pins change: an upgrade in place would leave strays behind.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "leaveout needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	    "Name another one: make PYTHON=python3.11" >&2; exit 1; }
+	@echo 'Setting up $(VENV) (once; some minutes)'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+results: $(READY)
+	@$(BIN)/snakemake results --report results/report.html --report-after-run $(ARGS)
+
+test: $(READY)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/snakefmt --check workflow
+	@$(BIN)/snakemake --lint
+	@$(MAKE) --no-print-directory test
+
+speed: $(READY) $(PEERSREADY)
+	@$(BIN)/python benchmarks/speed.py --peers-python $(PEERS)/bin/python $(ARGS)
+
+$(PEERSREADY): benchmarks/peers/requirements.txt benchmarks/peers/install
+	@benchmarks/peers/install $(PEERS) $(PYTHON)
+	@touch $@
+
+clean:
+	@rm -rf $(VENV) $(PEERS) build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

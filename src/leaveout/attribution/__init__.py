@@ -1,0 +1,1 @@
+"""Attribution methods, one file each; the protocol they follow is in ``task``."""

@@ -1,0 +1,25 @@
+"""Grad-Cos: cosine of the gradients of a training and a test sample, at one trained model.
+
+Paper: Charpiat et al. 2019, Input Similarity from the Neural Network Perspective (NeurIPS).
+Formula: score[i, j] = <g_i, g_j> / (|g_i| |g_j|) at the final state of full run 0.
+Cost: as Grad-Dot.
+Approximated: magnitudes are discarded, so a sample already fitted counts as much as one that is not. A zero gradient has cosine 0.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from leaveout.attribution.task import Task
+from leaveout.gradients.per_sample import gradient_dots
+
+
+def attribute(task: Task) -> Tensor:
+    """Return the cosine of g_i and g_j, (train, test)."""
+    return gradient_dots(
+        task.module,
+        task.full[0].final,
+        (task.train.inputs, task.train.labels),
+        (task.test.inputs, task.test.labels),
+        cosine=True,
+    )

@@ -1,0 +1,27 @@
+"""Random scores: the floor every method must beat.
+
+Formula: score[i, j] ~ N(0, 1), independent. Cost: none. Its LDS and LOO correlation are 0 up to noise, and show how wide that noise is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leaveout.attribution.task import Task
+from leaveout.seeds import generator
+
+
+def attribute(task: Task) -> Tensor:
+    """Draw scores from a stream of their own.
+
+    Args:
+        task: Gives the shape and the seed.
+
+    Returns:
+        (train, test).
+    """
+    rng = generator(task.seed, task.setting, "random scores")
+    shape = (len(task.train.ids), len(task.test.ids))
+    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))

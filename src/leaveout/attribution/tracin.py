@@ -1,0 +1,46 @@
+"""TracIn as published in the panel: Grad-Dot summed over the final models of several full runs.
+
+Paper: Pruthi et al. 2020, arXiv:2002.08484, as benchmarked by Deng et al. 2024 (dattri): not a trajectory but an ensemble of seeds.
+Formula: score[i, j] = sum over runs r of weight x <g_i(r), g_j(r)>, at the final state of full run r.
+Cost: Grad-Dot times the number of runs.
+Approximated: training's own steps are replaced by what their ends have in common; see tracin_cp for the trajectory.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leaveout.attribution.task import Task
+from leaveout.errors import LeaveoutError
+from leaveout.gradients.per_sample import gradient_dots
+
+
+def attribute(task: Task, *, runs: int, weight: float) -> Tensor:
+    """Sum Grad-Dot over full runs.
+
+    Args:
+        task: The task.
+        runs: How many full runs, from the first on.
+        weight: Factor of each; it changes the scale of the scores, not their order.
+
+    Returns:
+        (train, test).
+
+    Raises:
+        LeaveoutError: The setting has fewer full runs.
+    """
+    if not 1 <= runs <= len(task.full):
+        raise LeaveoutError(
+            f"tracin.runs: {runs} were asked for, {task.setting} has {len(task.full)} full runs; "
+            "lower tracin.runs in the methods file or raise full.runs in the setting"
+        )
+    total = task.train.inputs.new_zeros(len(task.train.ids), len(task.test.ids))
+    for trajectory in task.full[:runs]:
+        total += weight * gradient_dots(
+            task.module,
+            trajectory.final,
+            (task.train.inputs, task.train.labels),
+            (task.test.inputs, task.test.labels),
+        )
+    return torch.as_tensor(total)

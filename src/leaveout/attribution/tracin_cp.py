@@ -1,0 +1,29 @@
+"""TracInCP: Grad-Dot summed along one training trajectory, weighted by its learning rates.
+
+Paper: Pruthi et al. 2020, Estimating Training Data Influence by Tracing Gradient Descent, arXiv:2002.08484 (Section 3.2).
+Formula: score[i, j] = sum over checkpoints c of lr_c x <g_i(c), g_j(c)>, along full run 0.
+Cost: Grad-Dot times the number of checkpoints.
+Approximated: the steps between two checkpoints are taken to be alike, and each step to be first order in its learning rate.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leaveout.attribution.task import Task
+from leaveout.gradients.per_sample import gradient_dots
+
+
+def attribute(task: Task) -> Tensor:
+    """Sum Grad-Dot over the checkpoints of full run 0, (train, test)."""
+    trajectory = task.full[0]
+    total = task.train.inputs.new_zeros(len(task.train.ids), len(task.test.ids))
+    for state, rate in zip(trajectory.states, trajectory.learning_rates, strict=True):
+        total += rate * gradient_dots(
+            task.module,
+            state,
+            (task.train.inputs, task.train.labels),
+            (task.test.inputs, task.test.labels),
+        )
+    return torch.as_tensor(total)

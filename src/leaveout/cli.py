@@ -1,0 +1,221 @@
+"""The command line: every step of the workflow, to be run by hand just as the workflow runs it.
+
+Each command reads and writes the files it is given and nothing else. Heavy modules are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from leaveout import __version__
+from leaveout.config import Method, Scalar, label, load_methods, load_setting
+from leaveout.errors import LeaveoutError
+
+METRICS = ("lds", "loo")
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from leaveout.data.prepare import prepare
+
+    prepare(load_setting(args.setting), args.out)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from leaveout.retraining.models import train_models
+
+    _use_threads(args.threads)
+    train_models(load_setting(args.setting), args.kind, args.chunk, args.data, args.out, args.device)
+
+
+def _retrain_lds(args: argparse.Namespace) -> None:
+    from leaveout.retraining.lds import retrain_lds
+
+    _use_threads(args.threads)
+    retrain_lds(load_setting(args.setting), args.chunk, args.data, args.out, args.device)
+
+
+def _retrain_loo(args: argparse.Namespace) -> None:
+    from leaveout.retraining.loo import retrain_loo
+
+    _use_threads(args.threads)
+    retrain_loo(load_setting(args.setting), args.chunk, args.data, args.out, args.device)
+
+
+def _merge_truth(args: argparse.Namespace) -> None:
+    from leaveout.retraining.truth import merge_truth
+
+    merge_truth(load_setting(args.setting), args.kind, args.chunks, args.out)
+
+
+def _attribute(args: argparse.Namespace) -> None:
+    from leaveout.attribution.run import run_method
+
+    _use_threads(args.threads)
+    method, params = _grid_point(load_methods(args.methods), args.method, args.params)
+    run_method(
+        load_setting(args.setting),
+        method,
+        params,
+        args.data,
+        args.full,
+        args.half,
+        args.out,
+        args.cost,
+        args.device,
+    )
+
+
+def _grid_point(
+    methods: dict[str, Method], name: str, wanted: str
+) -> tuple[Method, dict[str, Scalar]]:
+    if name not in methods:
+        raise LeaveoutError(f"unknown method {name!r}; known: {', '.join(methods)}")
+    for params in methods[name].grid:
+        if label(params) == wanted:
+            return methods[name], params
+    known = ", ".join(label(params) for params in methods[name].grid)
+    raise LeaveoutError(f"{name} has no grid point {wanted!r}; known: {known}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from leaveout.metrics.evaluate import evaluate
+
+    setting = load_setting(args.setting)
+    evaluate(
+        args.metric,
+        args.truth,
+        args.scores,
+        args.out,
+        setting=setting.name,
+        method=args.method,
+        root_seed=setting.seed,
+        bootstrap=args.bootstrap,
+    )
+
+
+def _table(args: argparse.Namespace) -> None:
+    from leaveout.reporting.tables import panel_table
+
+    panel_table(args.metric, args.csvs, args.published, args.out)
+
+
+def _cost_table(args: argparse.Namespace) -> None:
+    from leaveout.reporting.tables import cost_table
+
+    cost_table(args.costs, args.out)
+
+
+def _figure(args: argparse.Namespace) -> None:
+    from leaveout.reporting.figures import panel_figure
+
+    panel_figure(args.metric, args.table, args.csvs, args.out)
+
+
+def _schema(args: argparse.Namespace) -> None:
+    from leaveout.config import Setting
+
+    schema = Setting.model_json_schema()
+    schema["properties"].pop("name")
+    schema["required"].remove("name")
+    print(json.dumps(schema, indent=2))
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="leaveout", description="A reproducible benchmark of training-data attribution."
+    )
+    parser.add_argument("--version", action="version", version=f"leaveout {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, text: str, *options: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        for option in options:
+            sub.add_argument(f"--{option}", **shared[option])  # type: ignore[arg-type]
+        return sub
+
+    shared: dict[str, dict[str, object]] = {
+        "setting": {"type": Path, "required": True, "help": "the setting's YAML file"},
+        "data": {"type": Path, "required": True, "help": "the setting's data artefact"},
+        "out": {"type": Path, "required": True, "help": "the file to write"},
+        "chunk": {"type": int, "required": True, "help": "which chunk, from 0"},
+        "device": {"choices": ("cpu", "cuda"), "default": "cpu"},
+        "threads": {"type": int, "default": 1, "help": "CPU threads (default 1)"},
+        "metric": {"choices": METRICS, "required": True},
+        "method": {"required": True, "help": "the method's entry in the methods file"},
+    }
+    trains = ("setting", "data", "chunk", "out", "device", "threads")
+    command("prepare", _prepare, "load, split and normalise a data set", "setting", "out")
+    sub = command("train", _train, "train one chunk of full or half models", *trains)
+    sub.add_argument("--kind", choices=("full", "half"), required=True)
+    command("retrain-lds", _retrain_lds, "retrain on one chunk of random subsets", *trains)
+    command("retrain-loo", _retrain_loo, "retrain with each sample of a chunk left out", *trains)
+    sub = command("merge-truth", _merge_truth, "put a ground truth together", "setting", "out")
+    sub.add_argument("--kind", choices=METRICS, required=True)
+    sub.add_argument("chunks", type=Path, nargs="+")
+    sub = command(
+        "attribute",
+        _attribute,
+        "score all training samples by one method",
+        *("setting", "data", "method", "out", "device", "threads"),
+    )
+    sub.add_argument("--methods", type=Path, required=True, help="the methods file")
+    sub.add_argument("--params", default="default", help="the grid point, such as damping=0.01")
+    sub.add_argument("--full", type=Path, nargs="+", required=True, help="full models")
+    sub.add_argument("--half", type=Path, nargs="*", default=[], help="half models")
+    sub.add_argument("--cost", type=Path, required=True, help="the cost file to write")
+    sub = command(
+        "evaluate",
+        _evaluate,
+        "measure the scores of one method against a ground truth",
+        *("setting", "metric", "method", "out"),
+    )
+    sub.add_argument("--truth", type=Path, required=True, help="the ground truth artefact")
+    sub.add_argument("--bootstrap", type=int, default=1000, help="bootstrap draws")
+    sub.add_argument("scores", type=Path, nargs="+", help="scores, one a grid point, in grid order")
+    sub = command("table", _table, "make the table of a panel", "metric", "out")
+    sub.add_argument("--published", type=Path, required=True, help="published values")
+    sub.add_argument("csvs", type=Path, nargs="+", help="the methods' metrics, in order")
+    sub = command("cost-table", _cost_table, "make the table of costs", "out")
+    sub.add_argument("costs", type=Path, nargs="+")
+    sub = command("figure", _figure, "draw a panel", "metric", "out")
+    sub.add_argument("--table", type=Path, required=True, help="the panel's table")
+    sub.add_argument("csvs", type=Path, nargs="+", help="the methods' metrics, in order")
+    command("schema", _schema, "print the JSON schema of a setting, for editors")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments; by default those of the process.
+
+    Returns:
+        Exit status: 0, or 1 with a message on standard error.
+    """
+    args = _parser().parse_args(argv)
+    threads = str(getattr(args, "threads", 1))
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, threads)  # read when the libraries are imported, below
+    try:
+        args.run(args)
+    except LeaveoutError as error:
+        print(f"leaveout {args.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

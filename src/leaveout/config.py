@@ -1,0 +1,496 @@
+"""The configuration: a closed schema, its defaults, and errors that name the key.
+
+Three kinds of file: ``config/config.yaml`` (which settings, methods and metrics), ``config/settings/NAME.yaml`` (one setting
+each) and ``config/methods.yaml`` (methods and their grids). The models below are the schema: an unknown or mistyped key is an
+error that names the key and the nearest valid one. The workflow, the command line and the editor schema all use them.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import itertools
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from leaveout.errors import LeaveoutError
+
+MAX_CHUNKS = 2000
+"""Upper bound on the chunks of one layer: each is a job and a file."""
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+class ConfigError(LeaveoutError):
+    """A configuration that does not fit the schema."""
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Dataset(_Closed):
+    """Which samples, and how they are normalised."""
+
+    name: Literal["mnist", "digits"]
+    """Data set, see leaveout.data."""
+    source: Literal["bundled", "hub"] = "bundled"
+    """`bundled` ships with the package and needs no network; `hub` downloads the pinned official files."""
+    n_train: int = Field(gt=1)
+    """Training samples: the first ones, in file order."""
+    n_test: int = Field(gt=3)
+    """Test samples: the first ones, in file order."""
+    mean: float = 0.0
+    """Subtracted from the inputs, after scaling them to [0, 1]."""
+    std: float = Field(default=1.0, gt=0)
+    """The inputs are divided by it."""
+
+
+class Linear(_Closed):
+    """Logistic regression."""
+
+    name: Literal["linear"]
+    """One linear layer on the flattened input."""
+
+
+class MLP(_Closed):
+    """Multi-layer perceptron."""
+
+    name: Literal["mlp"]
+    """Linear layers with ReLU, dropout after each hidden one."""
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
+    """Width of each hidden layer."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability of dropping a hidden unit."""
+
+
+class CNN(_Closed):
+    """Small convolutional network."""
+
+    name: Literal["cnn"]
+    """3x3 convolutions with ReLU and 2x2 pooling, then one linear layer."""
+    channels: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
+    """Output channels of each block."""
+    batch_norm: bool = False
+    """Whether a batch norm follows each convolution."""
+
+
+Model = Linear | MLP | CNN
+
+
+class Recipe(_Closed):
+    """How one model is trained; the loss is the mean cross-entropy over the batch."""
+
+    optimizer: Literal["sgd"] = "sgd"
+    """Stochastic gradient descent, as torch.optim.SGD defines it."""
+    learning_rate: float = Field(gt=0)
+    """Constant step size."""
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Momentum factor."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """L2 penalty added to the gradient."""
+    epochs: int = Field(gt=0)
+    """Passes over the training samples."""
+    batch_size: int = Field(gt=0)
+    """Samples per step; the last batch of an epoch may be smaller."""
+
+
+class Full(_Closed):
+    """Models trained on all training samples."""
+
+    runs: int = Field(default=10, gt=0)
+    """Runs, each with its own initialisation and order."""
+    checkpoints: int = Field(default=10, gt=0)
+    """Checkpoints kept along each trajectory, evenly spaced in epochs, the last one final."""
+    chunk: int = Field(default=10, gt=0)
+    """Models per job."""
+
+
+class Half(_Closed):
+    """Models trained on a random part of the training samples, for methods that ensemble."""
+
+    runs: int = Field(default=50, gt=0)
+    """Runs, each on its own subset, with its own initialisation and order."""
+    ratio: float = Field(default=0.5, gt=0, lt=1)
+    """Size of a subset as a fraction of the training samples."""
+    chunk: int = Field(default=25, gt=0)
+    """Models per job."""
+
+
+Pairing = Literal["none", "drop", "mask"]
+
+
+class LDS(_Closed):
+    """Retraining on random subsets, for the linear datamodeling score."""
+
+    subsets: int = Field(default=100, gt=2)
+    """Subsets drawn."""
+    ratio: float = Field(default=0.5, gt=0, lt=1)
+    """Size of a subset as a fraction of the training samples."""
+    runs: int = Field(default=2, gt=0)
+    """Models per subset; two or more give a noise ceiling."""
+    pairing: Literal["none", "drop"] = "none"
+    """`none`: independent initialisation and order. `drop`: run r of every subset is full run r with the other ids taken
+    out of its order (same initialisation, what stays is batched anew)."""
+    chunk: int = Field(default=25, gt=0)
+    """Subsets per job."""
+
+
+class FirstIds(_Closed):
+    """The first ids of the training slice."""
+
+    first: int = Field(gt=1)
+    """How many."""
+
+
+class LOO(_Closed):
+    """Retraining with one sample left out."""
+
+    ids: Literal["all"] | FirstIds | tuple[int, ...] = "all"
+    """Which samples are left out, one at a time: `all`, `{first: n}`, or a list of ids."""
+    pairing: Pairing = "mask"
+    """`mask`: the full run with the id taken out of its batch, all else equal. `drop`: the same initialisation and order,
+    what stays is batched anew. `none`: independent initialisation and order."""
+    shuffle: bool = True
+    """Whether the order is shuffled every epoch; false keeps file order."""
+    replicate: int = Field(default=500, ge=0)
+    """So many of the ids, evenly spaced, get a second run with another seed, for the noise ceiling."""
+    chunk: int = Field(default=500, gt=0)
+    """Samples per job."""
+
+    @field_validator("ids")
+    @classmethod
+    def _ids_are_distinct(cls, ids: Any) -> Any:
+        if isinstance(ids, tuple) and len(set(ids)) != len(ids):
+            raise ValueError("the ids must be distinct")
+        return ids
+
+
+class Setting(_Closed):
+    """Data set, model, recipe and sizes: all that decides the ground truth."""
+
+    name: str
+    """Taken from the file's name."""
+    seed: int = Field(default=0, ge=0)
+    """Root of every random stream of the setting."""
+    dataset: Dataset
+    """Which samples."""
+    model: Model = Field(discriminator="name")
+    """Which architecture."""
+    recipe: Recipe
+    """How it is trained."""
+    full: Full = Full()
+    """Models on all samples."""
+    half: Half = Half()
+    """Models on random halves."""
+    lds: LDS = LDS()
+    """Retraining on subsets."""
+    loo: LOO = LOO()
+    """Retraining with one sample left out."""
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        n_train = self.dataset.n_train
+        if isinstance(self.loo.ids, tuple):
+            outside = [i for i in self.loo.ids if not 0 <= i < n_train]
+            if outside:
+                raise ValueError(
+                    f"loo.ids: {outside[:5]} lie outside the training slice 0..{n_train - 1} "
+                    "(dataset.n_train); remove them or enlarge the slice"
+                )
+        if isinstance(self.loo.ids, FirstIds) and self.loo.ids.first > n_train:
+            raise ValueError(
+                f"loo.ids.first: {self.loo.ids.first} is more than dataset.n_train = {n_train}"
+            )
+        for section, ratio in (("lds", self.lds.ratio), ("half", self.half.ratio)):
+            if int(n_train * ratio) < 1:
+                raise ValueError(f"{section}.ratio: {ratio} of {n_train} samples is none")
+        if self.full.checkpoints > self.recipe.epochs:
+            raise ValueError(
+                f"full.checkpoints: {self.full.checkpoints} is more than recipe.epochs = "
+                f"{self.recipe.epochs}"
+            )
+        for section, count, size in (
+            ("full", self.full.runs, self.full.chunk),
+            ("half", self.half.runs, self.half.chunk),
+            ("lds", self.lds.subsets, self.lds.chunk),
+            ("loo", len(self.loo_ids()), self.loo.chunk),
+        ):
+            if -(-count // size) > MAX_CHUNKS:
+                raise ValueError(
+                    f"{section}.chunk: {count} in chunks of {size} need {-(-count // size)} jobs, "
+                    f"at most {MAX_CHUNKS} are allowed; set {section}.chunk to at least "
+                    f"{-(-count // MAX_CHUNKS)}"
+                )
+        return self
+
+    def loo_ids(self) -> tuple[int, ...]:
+        """Return the ids to leave out, in order."""
+        match self.loo.ids:
+            case "all":
+                return tuple(range(self.dataset.n_train))
+            case FirstIds(first=first):
+                return tuple(range(first))
+            case ids:
+                assert isinstance(ids, tuple)
+                return ids
+
+    def checkpoint_epochs(self) -> tuple[int, ...]:
+        """Return after which epochs (counted from 1) a full run keeps a checkpoint."""
+        kept, epochs = self.full.checkpoints, self.recipe.epochs
+        return tuple(-(-epochs * (i + 1) // kept) for i in range(kept))
+
+
+class Config(_Closed):
+    """Which settings, methods and metrics the tables show."""
+
+    settings: tuple[str, ...] = Field(min_length=1)
+    """Names of files in config/settings, without the ending."""
+    methods: Literal["all"] | tuple[str, ...] = "all"
+    """Entries of config/methods.yaml, or `all`."""
+    metrics: tuple[Literal["lds", "loo"], ...] = ("lds", "loo")
+    """Which metrics."""
+    bootstrap: int = Field(default=1000, ge=10)
+    """Bootstrap draws of every interval."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where models are trained and scored; decides no more than rounding."""
+
+
+Scalar = bool | int | float | str
+
+
+class Method(_Closed):
+    """A method of config/methods.yaml: one file in leaveout.attribution and the hyper-parameters to try."""
+
+    name: str
+    """The entry's name."""
+    module: str
+    """The Python module that implements it."""
+    grid: tuple[dict[str, Scalar], ...]
+    """Every combination of hyper-parameters, in the order of the file."""
+    needs: tuple[str, ...] = ("full",)
+    """Which models it uses: `full`, `half`; the module's NEEDS."""
+
+
+def _nearest(word: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Valid: {', '.join(valid)}"
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Follow a pydantic error location down the schema and list the keys valid there."""
+    current: Any = model
+    for step in location:
+        if not (isinstance(current, type) and issubclass(current, BaseModel)):
+            break
+        field = current.model_fields.get(str(step))
+        if field is None:
+            continue
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        tags = [m for m in models if "name" in m.model_fields and str(location[1]) in _tags(m)]
+        current = (tags or models or [None])[0]
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return [name for name in current.model_fields if not (current is Setting and name == "name")]
+    return []
+
+
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    return getattr(model.model_fields["name"].annotation, "__args__", ())
+
+
+def _explain(error: ValidationError, model: type[BaseModel], where: Path | str) -> ConfigError:
+    lines = []
+    for item in error.errors():
+        location = item["loc"]
+        key = ".".join(str(step) for step in location if step not in ("linear", "mlp", "cnn"))
+        if item["type"] == "extra_forbidden":
+            valid = _fields_at(model, location[:-1])
+            text = f"{key}: unknown key{_nearest(str(location[-1]), valid)}"
+        elif item["type"] == "literal_error" and isinstance(item["input"], str):
+            valid = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+            text = f"{key}: unknown value {item['input']!r}{_nearest(item['input'], valid)}"
+        elif item["type"] == "value_error":
+            message = str(item["ctx"]["error"])
+            text = f"{key}: {message}" if key else message
+        else:
+            text = f"{key}: {item['msg']} (got {item['input']!r})"
+        lines.append(text)
+    return ConfigError(f"{where}: " + f"\n{where}: ".join(dict.fromkeys(lines)))
+
+
+def _validate(model: type[_M], values: Mapping[str, Any], where: Path | str) -> _M:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, model, where) from error
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        others = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise ConfigError(f"{path}: no such file{_nearest(path.stem, others)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
+    return values
+
+
+def load_setting(path: Path | str) -> Setting:
+    """Load one setting; its name is the file's.
+
+    Raises:
+        ConfigError: The file is missing or does not fit the schema.
+    """
+    path = Path(path)
+    values = _load_yaml(path)
+    if "name" in values:
+        raise ConfigError(f"{path}: name: unknown key; a setting is named by its file")
+    if not NAME.fullmatch(path.stem):
+        raise ConfigError(f"{path}: a setting's name has lower-case letters, digits and _ only")
+    return _validate(Setting, {"name": path.stem, **values}, path)
+
+
+def parse_config(values: Mapping[str, Any], where: Path | str = "config") -> Config:
+    """Check the top-level configuration.
+
+    Raises:
+        ConfigError: It does not fit the schema.
+    """
+    return _validate(Config, values, where)
+
+
+@cache
+def _signature(module: str) -> tuple[dict[str, tuple[str, bool]], tuple[str, ...]]:
+    """Return what a method's file says of it, without importing it: parsing the workflow loads no torch.
+
+    Returns:
+        The keyword-only parameters of its ``attribute``, name -> (type, has a default), and its ``NEEDS``.
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(module)
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    needs: tuple[str, ...] = ("full",)
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NEEDS":
+            needs = tuple(ast.literal_eval(node.value))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "attribute":
+            takes = {
+                arg.arg: (ast.unparse(arg.annotation) if arg.annotation else "str", value is not None)
+                for arg, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            }
+            return takes, needs
+    raise ConfigError(f"{spec.origin}: defines no function 'attribute'; see the README, add a method")
+
+
+def _coerce(value: Any, kind: str, where: str) -> Scalar:
+    """Convert a YAML scalar to the type a method declares (YAML reads 1e-3 as text)."""
+    types: dict[str, type] = {"float": float, "int": int, "str": str, "bool": bool}
+    wanted = types.get(kind, str)
+    try:
+        if isinstance(value, bool) != (wanted is bool) or isinstance(value, list | dict):
+            raise ValueError
+        converted = wanted(value)
+        if wanted is int and converted != float(value):
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: expected {kind}, got {value!r}") from error
+    return converted  # type: ignore[no-any-return]
+
+
+def load_methods(path: Path | str) -> dict[str, Method]:
+    """Load the methods and expand their grids.
+
+    An entry is ``NAME: {hyper-parameter: value or list of values}``; the code is ``leaveout.attribution.NAME`` unless the
+    entry names a ``module``.
+
+    Raises:
+        ConfigError: A module is missing, or a hyper-parameter is not one its ``attribute`` takes.
+    """
+    path = Path(path)
+    methods = {}
+    for name, entry in _load_yaml(path).items():
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ConfigError(f"{path}: {name}: a method's name has lower-case letters, digits and _")
+        values = dict(entry or {})
+        module = values.pop("module", f"leaveout.attribution.{name}")
+        try:
+            takes, needs = _signature(module)
+        except ModuleNotFoundError as error:
+            known = [] if "module" in (entry or {}) else _known_methods()
+            raise ConfigError(f"{path}: {name}: no module {module}{_nearest(name, known)}") from error
+        for key in values:
+            if key not in takes:
+                raise ConfigError(
+                    f"{path}: {name}.{key}: unknown key{_nearest(key, ['module', *takes])}"
+                )
+        for key, (_, has_default) in takes.items():
+            if key not in values and not has_default:
+                raise ConfigError(f"{path}: {name}.{key}: missing, {module} needs it")
+        axes = [
+            [
+                (key, _coerce(value, takes[key][0], f"{path}: {name}.{key}"))
+                for value in (given if isinstance(given, list) else [given])
+            ]
+            for key, given in values.items()
+        ]
+        grid = tuple(dict(point) for point in itertools.product(*axes))
+        labels = [label(point) for point in grid]
+        if len(set(labels)) != len(labels) or not grid:
+            raise ConfigError(f"{path}: {name}: the grid is empty or repeats a value")
+        methods[name] = Method(name=name, module=module, grid=grid, needs=needs)
+    return methods
+
+
+def _known_methods() -> list[str]:
+    spec = importlib.util.find_spec("leaveout.attribution")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+
+
+def label(params: Mapping[str, Scalar]) -> str:
+    """Return the name of a grid point, as used in paths and tables, e.g. ``damping=0.01``."""
+    return ",".join(f"{key}={_text(value)}" for key, value in params.items()) or "default"
+
+
+def _text(value: Scalar) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def select_methods(config: Config, methods: Mapping[str, Method]) -> list[Method]:
+    """Return the methods the configuration asks for, in its order.
+
+    Raises:
+        ConfigError: It names an unknown one.
+    """
+    if config.methods == "all":
+        return list(methods.values())
+    for name in config.methods:
+        if name not in methods:
+            raise ConfigError(f"config: methods: unknown method {name!r}{_nearest(name, list(methods))}")
+    return [methods[name] for name in config.methods]

@@ -1,0 +1,1 @@
+"""Curvature of the mean training loss: products with it, and its inverse."""

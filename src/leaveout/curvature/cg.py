@@ -1,0 +1,48 @@
+"""Conjugate gradients for many right-hand sides at once (Hestenes and Stiefel 1952)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor], right: Tensor, iterations: int, tolerance: float = 1e-7
+) -> Tensor:
+    """Solve A x = b for many b with the same symmetric matrix A, from x = 0.
+
+    A column stops where its residual has fallen below ``tolerance`` times its right-hand side, or where its direction has no
+    positive curvature (A is then not positive definite along it): going on would divide by zero and turn it into NaN.
+
+    Args:
+        product: Returns A v for rows v, (columns, size) -> (columns, size).
+        right: Right-hand sides, (columns, size).
+        iterations: At most so many products.
+        tolerance: Relative residual at which a column has converged.
+
+    Returns:
+        x, (columns, size).
+    """
+    x = torch.zeros_like(right)
+    residual = right.clone()
+    direction = residual.clone()
+    norms = residual.square().sum(1)
+    target = norms * tolerance**2
+    going = norms > target
+    for _ in range(iterations):
+        if not going.any():
+            break
+        moved = product(direction)
+        curvature = (direction * moved).sum(1)
+        going &= curvature > 0
+        step = torch.where(going, norms / torch.where(going, curvature, 1), 0)[:, None]
+        x += step * direction
+        residual -= step * moved
+        fresh = residual.square().sum(1)
+        going &= fresh > target
+        ratio = torch.where(going, fresh / torch.where(norms > 0, norms, 1), 0)
+        direction = residual + ratio[:, None] * direction
+        norms = fresh
+    return x

@@ -1,0 +1,1 @@
+"""Raw data: where the samples come from, before any normalising."""

@@ -1,0 +1,88 @@
+"""Digests of code: a job's result depends on the modules it runs, not on when their files were saved.
+
+The modules are found by following imports inside the package, read and never executed, so that parsing the workflow loads none
+of them. Comments, docstrings and layout do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+PACKAGE = "leaveout"
+
+# Their outcome is already in a job's key (configuration, chunks), or does not touch numbers.
+LEFT_OUT = frozenset(
+    f"{PACKAGE}{name}" for name in ("", ".config", ".errors", ".plan", ".provenance", ".digest", ".cli")
+)
+
+
+@cache
+def _path(module: str) -> Path | None:
+    """Return a module's file, found beside this one for the package itself and by the import system otherwise."""
+    if module == PACKAGE or module.startswith(f"{PACKAGE}."):
+        base = Path(__file__).parent.joinpath(*module.split(".")[1:])
+        for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+            if candidate.is_file() and (candidate.name == "__init__.py" or base != candidate):
+                return candidate
+        return None
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [
+                statement
+                for statement in node.body
+                if not (
+                    isinstance(statement, ast.Expr)
+                    and isinstance(statement.value, ast.Constant)
+                    and isinstance(statement.value.value, str)
+                )
+            ]
+    return tree
+
+
+@cache
+def _read(module: str) -> tuple[str, frozenset[str]]:
+    """Return a module's digest and the modules of the package it imports."""
+    path = _path(module)
+    assert path is not None
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported.add(node.module)
+            imported.update(f"{node.module}.{alias.name}" for alias in node.names)
+    inside = {m for m in imported if m.split(".")[0] == PACKAGE and _path(m) is not None}
+    text = ast.dump(_without_docstrings(tree))
+    return hashlib.sha256(text.encode()).hexdigest(), frozenset(inside)
+
+
+def modules_behind(*modules: str) -> list[str]:
+    """Return the modules themselves and all of the package that they import, directly or not, sorted."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module not in found and module not in LEFT_OUT:
+            found.add(module)
+            waiting.extend(_read(module)[1])
+    return sorted(found)
+
+
+@cache
+def code_digest(*modules: str) -> str:
+    """Return one digest over the code that the given modules run, 16 hex digits."""
+    lines = [f"{module} {_read(module)[0]}" for module in modules_behind(*modules)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Per-sample gradients: factored where layers are linear, formed in chunks elsewhere."""

@@ -1,0 +1,120 @@
+"""Factored gradients of linear layers: the gradient of one sample is d a', with input a and output gradient d.
+
+So the inner product of two samples' gradients is <a_i, a_j><d_i, d_j> a layer (plus <d_i, d_j> for the bias), and no gradient
+needs to be formed: n_train x n_test products cost two small matrix products instead of one over all parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from leaveout.training.losses import sample_losses
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One linear layer's gradients of many samples.
+
+    Attributes:
+        name: The layer's name in the module.
+        inputs: a, (samples, in).
+        deltas: d = gradient of a sample's loss in the layer's outputs, (samples, out).
+        bias: Whether the layer has a bias.
+    """
+
+    name: str
+    inputs: Tensor
+    deltas: Tensor
+    bias: bool
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Return whether all parameters belong to ``nn.Linear`` layers, so that gradients factor."""
+    owned = sum(
+        p.numel() for m in module.modules() if isinstance(m, nn.Linear) for p in m.parameters()
+    )
+    return owned == sum(p.numel() for p in module.parameters())
+
+
+def gradient_factors(
+    module: nn.Module, state: State, inputs: Tensor, labels: Tensor
+) -> list[Factor] | None:
+    """Return the factors of every sample's gradient.
+
+    Args:
+        module: The architecture, in evaluation mode.
+        state: Parameters and buffers.
+        inputs: (samples, ...).
+        labels: (samples,).
+
+    Returns:
+        One factor a layer, in the order of ``module.named_parameters()``; None if the module has other parameters than
+        those of linear layers used once on (samples, features) inputs.
+    """
+    if not is_linear(module):
+        return None
+    layers = {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    calls: list[str] = []
+    hooks = []
+    for name, layer in layers.items():
+
+        def note(_: nn.Module, args: tuple[Tensor], out: Tensor, name: str = name) -> Tensor:
+            calls.append(name)
+            # when the first layer's weights need no gradient, its output must start the graph
+            tracked = out if out.requires_grad else out.requires_grad_()
+            seen[name] = (args[0].detach(), tracked)
+            return tracked
+
+        hooks.append(layer.register_forward_hook(note))
+    try:
+        frozen = {name: value.detach() for name, value in state.items()}
+        with torch.enable_grad():
+            total = sample_losses(functional_call(module, frozen, (inputs,)), labels).sum()
+            if sorted(calls) != sorted(layers) or any(a.dim() != 2 for a, _ in seen.values()):
+                return None
+            deltas = torch.autograd.grad(total, [seen[name][1] for name in layers])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [
+        Factor(name, seen[name][0], delta, layers[name].bias is not None)
+        for name, delta in zip(layers, deltas, strict=True)
+    ]
+
+
+def factored_dots(left: list[Factor], right: list[Factor]) -> Tensor:
+    """Return all inner products of two sets of gradients, (left samples, right samples)."""
+    total = left[0].inputs.new_zeros(len(left[0].inputs), len(right[0].inputs))
+    for a, b in zip(left, right, strict=True):
+        products = a.inputs @ b.inputs.T
+        if a.bias:
+            products += 1
+        total += products.mul_(a.deltas @ b.deltas.T)
+    return total
+
+
+def factored_norms(factors: list[Factor]) -> Tensor:
+    """Return the Euclidean norm of each sample's gradient, (samples,)."""
+    squares = sum(
+        (f.inputs.square().sum(1) + (1 if f.bias else 0)) * f.deltas.square().sum(1) for f in factors
+    )
+    assert isinstance(squares, Tensor)
+    return squares.sqrt()
+
+
+def form(factors: list[Factor]) -> Tensor:
+    """Form the gradients, (samples, parameters), in the order of ``named_parameters()``: weight, then bias, of each layer."""
+    parts = []
+    for f in factors:
+        parts.append((f.deltas[:, :, None] * f.inputs[:, None, :]).flatten(1))
+        if f.bias:
+            parts.append(f.deltas)
+    return torch.cat(parts, dim=1)

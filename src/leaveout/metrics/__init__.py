@@ -1,0 +1,1 @@
+"""Metrics: how well scores predict what leaving data out does, and how sure that is."""

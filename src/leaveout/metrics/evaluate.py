@@ -1,0 +1,338 @@
+"""Evaluate one method against one ground truth: its value, interval and noise ceiling for each of its hyper-parameters.
+
+Two truths are compared with. ``mean`` is the mean of the target over the runs of a unit (a subset, or a removed sample);
+``single`` compares with each run alone and averages the correlations, which is the published protocol's one run per unit.
+Values are given over ``all`` test samples and over two halves, ``select`` for choosing hyper-parameters and ``report``.
+
+Everything is aligned by sample id and sorted by it, so the order of a file's rows changes nothing; and all resampling is
+drawn from (setting, metric) alone, so that all methods of a setting are resampled alike and can be compared in pairs.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaveout import seeds
+from leaveout.artefacts import Artefact, CorruptArtefactError, atomic_path, read
+from leaveout.errors import LeaveoutError
+from leaveout.metrics import lds, loo
+from leaveout.metrics.correlation import Floats, Kind, correlate, is_broken
+from leaveout.metrics.uncertainty import ceiling, interval, replicate_means, resample_counts
+
+COLUMNS = (
+    "setting",
+    "metric",
+    "method",
+    "params",
+    "truth",
+    "half",
+    "value",
+    "ci_low",
+    "ci_high",
+    "ceiling",
+    "ceiling_low",
+    "ceiling_high",
+    "n_test",
+    "n_nan",
+    "n_constant",
+    "n_samples",
+    "n_runs",
+    "ceiling_note",
+)
+HALVES = ("select", "report", "all")
+TRUTHS = ("mean", "single")
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What scores are compared with, sorted by id.
+
+    Attributes:
+        kind: The correlation of the metric.
+        train_id: Training samples whose scores are needed.
+        test_id: Test samples.
+        predict: Turns scores (train, test) into predictions (unit, test).
+        runs: What a good prediction correlates with positively, for each run: (run, unit, test).
+        repeats: The same for two or more runs over the same units, for the noise ceiling: (run, unit, test).
+        repeats_note: Why there are no repeats, if there are none.
+    """
+
+    kind: Kind
+    train_id: Ids
+    test_id: Ids
+    predict: Callable[[Floats], Floats]
+    runs: Floats
+    repeats: Floats
+    repeats_note: str
+
+
+def _tensors(artefact: Artefact, *names: str) -> list[NDArray[Any]]:
+    for name in names:
+        if name not in artefact.tensors:
+            raise CorruptArtefactError(artefact.path, f"it has no array {name!r}")
+    return [artefact.tensors[name] for name in names]
+
+
+def _sorted_ids(artefact: Artefact, name: str) -> tuple[Ids, NDArray[np.intp]]:
+    """Return the ids of a dim in order, and the positions they come from."""
+    (ids,) = _tensors(artefact, name)
+    unique, order = np.unique(ids, return_index=True)
+    if len(unique) != len(ids) or not len(ids):
+        raise CorruptArtefactError(artefact.path, f"{name} is empty or names an id twice")
+    return unique, order
+
+
+def _listed(ids: Ids) -> str:
+    shown = ", ".join(map(str, ids[:5]))
+    return shown if len(ids) <= 5 else f"{shown} and {len(ids) - 5} more"
+
+
+def _load_lds(path: Path) -> GroundTruth:
+    artefact = read(path, "lds")
+    target, mask = _tensors(artefact, "target", "mask")
+    train_id, train = _sorted_ids(artefact, "train_id")
+    test_id, test = _sorted_ids(artefact, "test_id")
+    _, subset = _sorted_ids(artefact, "subset_id")
+    mask = mask[subset][:, train]
+    runs = lds.outcomes(np.moveaxis(target[subset][:, :, test], 1, 0))
+    return GroundTruth(
+        kind="spearman",
+        train_id=train_id,
+        test_id=test_id,
+        predict=lambda score: lds.predictions(score, mask),
+        runs=runs,
+        repeats=runs,
+        repeats_note="" if len(runs) > 1 else "one run of each subset; two or more give a ceiling",
+    )
+
+
+def _load_loo(path: Path) -> GroundTruth:
+    artefact = read(path, "loo")
+    target, full = _tensors(artefact, "target", "full_target")
+    removed_id, removed = _sorted_ids(artefact, "removed_id")
+    test_id, test = _sorted_ids(artefact, "test_id")
+    rise = loo.outcomes(target[removed][:, :, test], full[:, test])
+    repeats = rise
+    if len(artefact.tensors.get("replicate_removed_id", ())):
+        again, again_full = _tensors(artefact, "replicate_target", "replicate_full_target")
+        again_id, order = _sorted_ids(artefact, "replicate_removed_id")
+        _, first, second = np.intersect1d(removed_id, again_id, return_indices=True)
+        again_rise = loo.outcomes(again[order][:, :, test], again_full[:, test])
+        repeats = np.concatenate([rise[first], again_rise[second]], axis=1)
+    runs, repeats = np.moveaxis(rise, 1, 0), np.moveaxis(repeats, 1, 0)
+    note = "" if len(repeats) > 1 else "one run of each removed sample; two or more give a ceiling"
+    if len(repeats) > 1 and repeats.shape[1] < 3:
+        note = f"only {repeats.shape[1]} removed samples have a second run"
+    return GroundTruth("pearson", removed_id, test_id, lambda score: score, runs, repeats, note)
+
+
+_LOAD: dict[str, Callable[[Path], GroundTruth]] = {"lds": _load_lds, "loo": _load_loo}
+
+
+def load_ground_truth(metric: str, path: Path) -> GroundTruth:
+    """Read a ground truth, sorted by id.
+
+    Raises:
+        LeaveoutError: The metric is unknown, or the file is missing, damaged or of another kind.
+    """
+    if metric not in _LOAD:
+        raise LeaveoutError(f"metric: unknown {metric!r}. Valid: {', '.join(_LOAD)}")
+    return _LOAD[metric](path)
+
+
+def split(test_id: Ids, setting: str, root_seed: int) -> dict[str, NDArray[np.bool_]]:
+    """Split sorted test ids in two halves at random, by identity (setting, "selection").
+
+    Returns:
+        For each of ``select``, ``report`` and ``all`` whether it holds each test sample.
+    """
+    order = seeds.generator(root_seed, setting, "selection").permutation(len(test_id))
+    select = np.zeros(len(test_id), dtype=bool)
+    select[order[: len(test_id) // 2]] = True
+    return {"select": select, "report": ~select, "all": np.ones(len(test_id), dtype=bool)}
+
+
+def _aligned_score(
+    artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: str
+) -> NDArray[Any]:
+    """Return the scores of the truth's training and test samples, in its order."""
+    (score,) = _tensors(artefact, "score")
+    positions = []
+    for what, wanted in (("train", truth.train_id), ("test", truth.test_id)):
+        have, order = _sorted_ids(artefact, f"{what}_id")
+        missing = np.setdiff1d(wanted, have)
+        if len(missing):
+            raise LeaveoutError(
+                f"{artefact.path}: no score for {what} ids {_listed(missing)}, which {truth_path} "
+                "holds. Make the scores and the ground truth from the same setting."
+            )
+        extra = np.setdiff1d(have, wanted)
+        if what == "train" and metric == "lds" and len(extra):
+            raise LeaveoutError(
+                f"{artefact.path}: scores train ids {_listed(extra)}, which no subset of {truth_path} "
+                "draws from. Make the scores and the ground truth from the same setting."
+            )
+        positions.append(order[np.searchsorted(have, wanted)])
+    aligned: NDArray[Any] = score[np.ix_(*positions)]
+    return aligned
+
+
+def _read_scores(
+    paths: Sequence[Path], setting: str, method: str
+) -> dict[str, Artefact]:
+    """Read the scores of one method by the label of their hyper-parameters."""
+    scores: dict[str, Artefact] = {}
+    for path in paths:
+        artefact = read(path, "score")
+        for key, expected in (("setting", setting), ("method", method)):
+            if artefact.meta.get(key) != expected:
+                raise LeaveoutError(
+                    f"{path}: its {key} is {artefact.meta.get(key)!r}, expected {expected!r}. "
+                    "Evaluate each method on its own, against its own setting."
+                )
+        label = artefact.meta.get("label")
+        if not isinstance(label, str):
+            raise CorruptArtefactError(Path(path), "its header has no label of its hyper-parameters")
+        if label in scores:
+            raise LeaveoutError(
+                f"{path}: {label!r} is also the label of {scores[label].path}. Give each once."
+            )
+        scores[label] = artefact
+    if not scores:
+        raise LeaveoutError(f"{setting}, {method}: no score file given.")
+    return scores
+
+
+def _number(value: float) -> str:
+    """Six decimals: enough for any use, and no rounding error of a machine's matrix products."""
+    return f"{value:.6f}"
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def evaluate(
+    metric: str,
+    truth: Path,
+    scores: Sequence[Path],
+    out: Path,
+    *,
+    setting: str,
+    method: str,
+    root_seed: int,
+    bootstrap: int = 1000,
+) -> None:
+    """Evaluate all score files of one method and write one row per hyper-parameters, truth and half.
+
+    A test sample whose predictions or outcomes hold NaN or inf, or are constant, has no correlation: it is left out of the
+    mean and counted by its cause.
+
+    Args:
+        metric: ``lds`` (Spearman, Park et al. 2303.14186) or ``loo`` (Pearson).
+        truth: Artefact of that kind.
+        scores: Score artefacts of one method, in grid order.
+        out: CSV to write, with the columns ``COLUMNS``.
+        setting: Name of the setting.
+        method: Name of the method.
+        root_seed: Root seed of the setting; resampling and halves derive from it and (setting, metric).
+        bootstrap: Number of bootstrap replicates.
+
+    Raises:
+        LeaveoutError: A file is missing or damaged, or ids, setting, method or labels do not fit together.
+    """
+    ground = load_ground_truth(metric, truth)
+    artefacts = _read_scores(scores, setting, method)
+    predictions = [
+        ground.predict(_aligned_score(artefact, ground, truth, metric))
+        for artefact in artefacts.values()
+    ]
+    n_runs, n_units, n_test = ground.runs.shape
+    outcomes = [ground.runs.mean(axis=0), *ground.runs] if n_runs > 1 else [*ground.runs]
+    outcome_groups = ([0], list(range(1, n_runs + 1))) if n_runs > 1 else ([0], [0])
+
+    halves = split(ground.test_id, setting, root_seed)
+    counts = {
+        units: resample_counts(
+            seeds.generator(root_seed, setting, "bootstrap", metric, "units", units), units, bootstrap
+        )
+        for units in {n_units, ground.repeats.shape[1]}
+    }
+    test_counts = np.zeros((len(HALVES), n_test, bootstrap), dtype=np.float32)
+    for h, half in enumerate(HALVES):
+        draw = seeds.generator(root_seed, setting, "bootstrap", metric, "tests", half)
+        test_counts[h, halves[half]] = resample_counts(draw, int(halves[half].sum()), bootstrap)
+
+    columns = [*predictions, *outcomes]
+    groups = [
+        [(p, len(predictions) + q) for q in group]
+        for p in range(len(predictions))
+        for group in outcome_groups
+    ]
+    values = _per_test(ground.kind, columns, groups)
+    replicates = replicate_means(
+        ground.kind, columns, groups, counts[n_units], test_counts, np.isfinite(values)
+    )
+    ceilings = _ceilings(ground, halves, counts[ground.repeats.shape[1]], test_counts)
+
+    broken_truth = is_broken(ground.runs.reshape(-1, n_test))
+    rows = []
+    cells = itertools.product(enumerate(artefacts), enumerate(TRUTHS), enumerate(HALVES))
+    for (p, label), (t, name), (h, half) in cells:
+        value = values[p * len(TRUTHS) + t][halves[half]]
+        broken = (is_broken(predictions[p]) | broken_truth)[halves[half]]
+        low, high = interval(replicates[p * len(TRUTHS) + t, h], _mean(value))
+        top, top_low, top_high, note = ceilings[name, half]
+        rows.append(
+            (setting, metric, method, label, name, half)
+            + tuple(map(_number, (_mean(value), low, high, top, top_low, top_high)))
+            + (len(value), int(broken.sum()), int((np.isnan(value) & ~broken).sum()))
+            + (n_units, n_runs, note)
+        )
+    with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+
+
+def _per_test(
+    kind: Kind, columns: Sequence[Floats], groups: Sequence[Sequence[tuple[int, int]]]
+) -> NDArray[np.float64]:
+    """Return the mean correlation of each group of pairs, NaN if any of them is: (group, test)."""
+    pairs = {pair for group in groups for pair in group}
+    rho = {(a, b): correlate(kind, columns[a], columns[b]) for a, b in pairs}
+    return np.stack([np.mean([rho[pair] for pair in group], axis=0) for group in groups])
+
+
+def _ceilings(
+    ground: GroundTruth,
+    halves: dict[str, NDArray[np.bool_]],
+    counts: NDArray[np.float64],
+    test_counts: NDArray[np.floating[Any]],
+) -> dict[tuple[str, str], tuple[float, float, float, str]]:
+    """Return ceiling, interval and note for each truth and half."""
+    runs = {"mean": len(ground.runs), "single": 1}
+    if ground.repeats_note:
+        none = (float("nan"),) * 3
+        return {cell: (*none, ground.repeats_note) for cell in itertools.product(TRUTHS, HALVES)}
+    columns = list(ground.repeats)
+    pairs = [list(itertools.combinations(range(len(columns)), 2))]
+    values = _per_test(ground.kind, columns, pairs)
+    drawn = replicate_means(
+        ground.kind, columns, pairs, counts, test_counts, np.isfinite(values)
+    )
+    return {
+        (name, half): ceiling(_mean(values[0][halves[half]]), drawn[0, h], runs[name])
+        for name in TRUTHS
+        for h, half in enumerate(HALVES)
+    }

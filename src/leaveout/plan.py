@@ -1,0 +1,148 @@
+"""The plan: which jobs a setting needs, and what decides the result of each.
+
+A job's *key* is a JSON text of all that decides its output beside its input files: the parts of the configuration it uses, the
+items of its chunk, and the digest of its code. The workflow passes it as the job's parameter, so that a job runs again exactly when
+its key or an input changes; the job writes it into the artefact's header. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from leaveout.config import ConfigError, Method, Scalar, Setting
+from leaveout.digest import code_digest
+
+Layer = Literal["full", "half", "lds", "loo"]
+
+CODE = {
+    "prepare": "leaveout.data.prepare",
+    "full": "leaveout.retraining.models",
+    "half": "leaveout.retraining.models",
+    "lds": "leaveout.retraining.lds",
+    "loo": "leaveout.retraining.loo",
+    "truth": "leaveout.retraining.truth",
+    "attribute": "leaveout.attribution.run",
+    "evaluate": "leaveout.metrics.evaluate",
+    "table": "leaveout.reporting.tables",
+    "figure": "leaveout.reporting.figures",
+}
+"""The module that does each step."""
+
+
+def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:
+    """Return all trainings of a layer as (item, run), in the order they are cut into chunks.
+
+    The item is a run for full and half models (run is then the same), a subset for LDS (all its runs are trained together;
+    run is 0), and a sample id for LOO, whose replicated ids follow as run 1.
+    """
+    match layer:
+        case "full" | "half":
+            return [(run, run) for run in range(getattr(setting, layer).runs)]
+        case "lds":
+            return [(subset, 0) for subset in range(setting.lds.subsets)]
+        case "loo":
+            ids = setting.loo_ids()
+            return [(i, 0) for i in ids] + [(i, 1) for i in _replicated(setting)]
+
+
+def _replicated(setting: Setting) -> list[int]:
+    """Return the ids that get a second run: evenly spaced, so that a sorted data set is covered evenly."""
+    ids = setting.loo_ids()
+    count = min(setting.loo.replicate, len(ids))
+    return [ids[len(ids) * i // count] for i in range(count)]
+
+
+def chunks(setting: Setting, layer: Layer) -> list[list[tuple[int, int]]]:
+    """Return the trainings of each chunk; a chunk of LOO holds one run only."""
+    size = getattr(setting, layer).chunk
+    wanted = items(setting, layer)
+    cut = []
+    for run in dict.fromkeys(r for _, r in wanted) if layer == "loo" else [None]:
+        part = [item for item in wanted if run is None or item[1] == run]
+        cut += [part[start : start + size] for start in range(0, len(part), size)]
+    return cut
+
+
+def chunk(setting: Setting, layer: Layer, number: int) -> list[tuple[int, int]]:
+    """Return the trainings of one chunk.
+
+    Raises:
+        ConfigError: There is no such chunk.
+    """
+    cut = chunks(setting, layer)
+    if not 0 <= number < len(cut):
+        raise ConfigError(
+            f"{setting.name}: {layer} has {len(cut)} chunks, 0 to {len(cut) - 1} "
+            f"({layer}.chunk = {getattr(setting, layer).chunk}); there is no chunk {number}"
+        )
+    return cut[number]
+
+
+def _key(step: str, **decides: Any) -> str:
+    return json.dumps({"step": step, "code": code_digest(CODE[step]), **decides}, sort_keys=True)
+
+
+def _training(setting: Setting) -> dict[str, Any]:
+    return {
+        "setting": setting.name,
+        "seed": setting.seed,
+        "n_train": setting.dataset.n_train,
+        "model": setting.model.model_dump(),
+        "recipe": setting.recipe.model_dump(),
+    }
+
+
+def prepare_key(setting: Setting) -> str:
+    """Return the key of data preparation."""
+    return _key("prepare", dataset=setting.dataset.model_dump())
+
+
+def train_key(setting: Setting, layer: Layer, number: int) -> str:
+    """Return the key of one chunk of trainings: what it trains, not how many other chunks there are."""
+    section = getattr(setting, layer).model_dump(
+        exclude={"chunk", "subsets", "ids", "replicate"} | ({"runs"} if layer != "lds" else set())
+    )
+    return _key(layer, **_training(setting), **{layer: section}, items=chunk(setting, layer, number))
+
+
+def truth_key(setting: Setting, layer: Layer) -> str:
+    """Return the key of a ground truth: which trainings it puts together."""
+    return _key("truth", layer=layer, items=items(setting, layer))
+
+
+def attribute_key(setting: Setting, method: Method, params: dict[str, Scalar]) -> str:
+    """Return the key of one score matrix."""
+    return _key(
+        "attribute",
+        setting=setting.name,
+        seed=setting.seed,
+        model=setting.model.model_dump(),
+        method=method.name,
+        method_code=code_digest(method.module),
+        params=params,
+    )
+
+
+def evaluate_key(setting: Setting, metric: str, method: Method, bootstrap: int) -> str:
+    """Return the key of one method's metric."""
+    return _key(
+        "evaluate",
+        setting=setting.name,
+        seed=setting.seed,
+        metric=metric,
+        method=method.name,
+        grid=method.grid,
+        bootstrap=bootstrap,
+    )
+
+
+def table_key(settings: Sequence[str], methods: Sequence[str]) -> str:
+    """Return the key of a table: which cells, in which order."""
+    return _key("table", settings=list(settings), methods=list(methods))
+
+
+def figure_key(settings: Sequence[str]) -> str:
+    """Return the key of a figure."""
+    return _key("figure", settings=list(settings))

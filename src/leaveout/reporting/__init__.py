@@ -1,0 +1,1 @@
+"""Reporting: tables and figures made from the metrics, nothing computed anew."""

@@ -1,0 +1,277 @@
+"""Tables: one row per method with its interval, noise ceiling and published value; and what each method cost.
+
+A panel shows two protocols side by side. ``value`` is the held-out one: hyper-parameters are chosen on one half of the test
+samples and reported on the other, against the mean of all runs. ``as_published_value`` is the papers' habit, for comparison
+with their numbers: one run each, hyper-parameters chosen and reported on the same test samples.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from leaveout.artefacts import atomic_path
+from leaveout.errors import LeaveoutError
+from leaveout.metrics.evaluate import COLUMNS as METRIC_COLUMNS
+
+PANEL_COLUMNS = (
+    "setting",
+    "method",
+    "params",
+    "value",
+    "ci_low",
+    "ci_high",
+    "ceiling",
+    "value_over_ceiling",
+    "n_test",
+    "n_dropped",
+    "dropped_why",
+    "n_samples",
+    "n_runs",
+    "as_published_params",
+    "as_published_value",
+    "as_published_ci_low",
+    "as_published_ci_high",
+    "as_published_ceiling",
+    "published",
+    "difference",
+    "inside_interval",
+    "source",
+    "ceiling_note",
+)
+PUBLISHED_COLUMNS = ("panel", "setting", "metric", "method", "value", "source")
+COST_COLUMNS = (
+    "setting",
+    "method",
+    "params",
+    "wall_s",
+    "peak_rss_mb",
+    "baseline_rss_mb",
+    "device",
+    "threads",
+    "cpu",
+)
+# Only jobs on an accelerator have these.
+COST_OPTIONAL = ("peak_device_mb",)
+NUMBERS = METRIC_COLUMNS[METRIC_COLUMNS.index("value") : METRIC_COLUMNS.index("ceiling_note")]
+ALL_METHODS = "all methods"
+Row = dict[str, str]
+
+
+def read_csv(path: Path | str, columns: Iterable[str]) -> list[Row]:
+    """Read a CSV that must have some columns.
+
+    Raises:
+        LeaveoutError: The file is missing, is not text, lacks a column, or has a row of another length; names it.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as handle:
+            reader = csv.DictReader(handle, strict=True)
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise LeaveoutError(
+                    f"{path}: no column {', '.join(missing)}. Delete the file and make it anew."
+                )
+            rows = []
+            for row in reader:
+                if None in row or None in row.values():
+                    raise LeaveoutError(
+                        f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} "
+                        "fields. Delete the file and make it anew."
+                    )
+                rows.append(row)
+    except FileNotFoundError as error:
+        raise LeaveoutError(f"{path}: no such file. Make it with: snakemake {path}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LeaveoutError(
+            f"{path}: not a readable CSV ({error}). Delete the file and make it anew."
+        ) from error
+    return rows
+
+
+def number(row: Mapping[str, str], column: str, path: Path | str) -> float:
+    """Return a field as a number, NaN included.
+
+    Raises:
+        LeaveoutError: It is none, naming file, column and text.
+    """
+    try:
+        return float(row[column])
+    except ValueError as error:
+        raise LeaveoutError(
+            f"{path}, column {column}: {row[column]!r} is not a number. Delete the file and make it anew."
+        ) from error
+
+
+def read_metrics(metric: str, paths: Sequence[Path]) -> dict[tuple[str, str], list[Row]]:
+    """Read metric CSVs, by (setting, method): settings in order of first appearance, methods in the order given.
+
+    Raises:
+        LeaveoutError: A file is malformed, of another metric, or two hold the same method.
+    """
+    found: dict[tuple[str, str], list[Row]] = {}
+    for path in paths:
+        rows = read_csv(path, METRIC_COLUMNS)
+        keys = {(row["setting"], row["method"]) for row in rows}
+        if len(keys) != 1 or {row["metric"] for row in rows} != {metric}:
+            raise LeaveoutError(
+                f"{path}: expected {metric} of one method of one setting, found "
+                f"{sorted({(row['metric'], row['setting'], row['method']) for row in rows})}."
+            )
+        key = keys.pop()
+        if key in found:
+            raise LeaveoutError(f"{path}: {key[1]} of {key[0]} is given twice. Give each file once.")
+        for row in rows:
+            for column in NUMBERS:
+                number(row, column, path)
+        found[key] = rows
+    settings = list(dict.fromkeys(setting for setting, _ in found))
+    return {key: found[key] for key in sorted(found, key=lambda key: settings.index(key[0]))}
+
+
+def select(rows: Sequence[Row], truth: str, chosen_on: str, reported_on: str) -> Row:
+    """Return the row of the best hyper-parameters.
+
+    Args:
+        rows: The rows of one method, in grid order.
+        truth: ``mean`` or ``single``.
+        chosen_on: The half with whose values they are chosen; the first of equals wins, and NaN only if all are NaN.
+        reported_on: The half whose row is returned.
+    """
+    choice = [row for row in rows if (row["truth"], row["half"]) == (truth, chosen_on)]
+    report = [row for row in rows if (row["truth"], row["half"]) == (truth, reported_on)]
+    if not choice or [row["params"] for row in choice] != [row["params"] for row in report]:
+        raise LeaveoutError(
+            f"the {rows[0]['metric']} of {rows[0]['method']} in {rows[0]['setting']} has no full set of rows "
+            f"for truth={truth}, half={chosen_on} and half={reported_on}. Delete its CSV and make it anew."
+        )
+    values = [float(row["value"]) for row in choice]
+    best = max(range(len(values)), key=lambda k: (not math.isnan(values[k]), values[k], -k))
+    return report[best]
+
+
+def held_out(rows: Sequence[Row]) -> Row:
+    """Return the row of the held-out protocol: the mean of the runs, chosen on one half, reported on the other."""
+    return select(rows, "mean", "select", "report")
+
+
+def as_published(rows: Sequence[Row]) -> Row:
+    """Return the row of the papers' protocol: one run each, chosen and reported on all test samples."""
+    return select(rows, "single", "all", "all")
+
+
+def _published(rows: Sequence[Row], metric: str, setting: str, method: str) -> tuple[str, str]:
+    """Return the published value and its source; several are joined, none is two empty strings."""
+    here = [row for row in rows if (row["setting"], row["metric"]) == (setting, metric)]
+    own = [row for row in here if row["method"] == method]
+    # One figure is one panel; values of other papers for the same setting have panels of their own.
+    own = [row for row in own if row["panel"] == f"{setting}_{metric}"] or own
+    match = own or [row for row in here if row["method"] == ALL_METHODS]
+    return "; ".join(row["value"] for row in match), "; ".join(row["source"] for row in match)
+
+
+def _four(value: float) -> str:
+    text = f"{value:.4f}"
+    return "0.0000" if text == "-0.0000" else text
+
+
+def _dropped(row: Row) -> tuple[str, str]:
+    causes = {"NaN": int(row["n_nan"]), "constant": int(row["n_constant"])}
+    return str(sum(causes.values())), ", ".join(f"{n} {why}" for why, n in causes.items() if n)
+
+
+def _panel_row(rows: Sequence[Row], published: str, source: str) -> Row:
+    ours, theirs = held_out(rows), as_published(rows)
+    value, ceiling = float(ours["value"]), float(ours["ceiling"])
+    n_dropped, why = _dropped(ours)
+    row = {column: ours[column] for column in ("setting", "method", "params", "ceiling_note")}
+    row |= {column: ours[column] for column in ("n_test", "n_samples", "n_runs")}
+    row |= {column: _four(float(ours[column])) for column in ("value", "ci_low", "ci_high", "ceiling")}
+    row |= {
+        f"as_published_{column}": _four(float(theirs[column]))
+        for column in ("value", "ci_low", "ci_high", "ceiling")
+    }
+    row |= {
+        # A ceiling of 0 (its interval's low end can be) leaves nothing to divide by.
+        "value_over_ceiling": _four(value / ceiling if ceiling else math.nan),
+        "n_dropped": n_dropped,
+        "dropped_why": why,
+        "as_published_params": theirs["params"],
+        "published": published,
+        "difference": "",
+        "inside_interval": "",
+        "source": source,
+    }
+    try:
+        known = float(published)
+    except ValueError:
+        return row  # none, or a text such as "<=0.02": nothing to subtract
+    inside = float(theirs["ci_low"]) <= known <= float(theirs["ci_high"])
+    row["difference"] = _four(float(theirs["value"]) - known)
+    row["inside_interval"] = "yes" if inside else "no"
+    return row
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def panel_table(metric: str, csvs: Sequence[Path], published: Path, out: Path) -> None:
+    """Write the table of a panel: one row per setting and method.
+
+    Undefined numbers are ``nan``; what does not apply, such as a value nobody published, is empty. ``difference`` is
+    ``as_published_value - published``, and ``inside_interval`` says whether the published value lies in the interval of
+    ours.
+
+    Args:
+        metric: ``lds`` or ``loo``.
+        csvs: The metric CSVs of ``leaveout.metrics.evaluate``, one per setting and method; they order the rows.
+        published: CSV of published values, with the columns ``PUBLISHED_COLUMNS``.
+        out: CSV to write, with the columns ``PANEL_COLUMNS``; numbers have 4 decimals.
+
+    Raises:
+        LeaveoutError: A file is missing or malformed.
+    """
+    known = read_csv(published, PUBLISHED_COLUMNS)
+    methods = read_metrics(metric, csvs)
+    rows = [
+        _panel_row(rows, *_published(known, metric, setting, method))
+        for (setting, method), rows in methods.items()
+    ]
+    _write(out, PANEL_COLUMNS, rows)
+
+
+def cost_table(cost_jsons: Sequence[Path], out: Path) -> None:
+    """Write the table of costs: one row per setting, method and hyper-parameters, in the order given.
+
+    Args:
+        cost_jsons: Files with the keys ``COST_COLUMNS`` (wall time in seconds, peak resident memory in MB) and, for jobs on an
+            accelerator, ``COST_OPTIONAL``.
+        out: CSV to write.
+
+    Raises:
+        LeaveoutError: A file is missing or malformed.
+    """
+    rows = []
+    for path in cost_jsons:
+        try:
+            cost = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise LeaveoutError(f"{path}: no such file. Make it with: snakemake {path}") from error
+        except (OSError, ValueError) as error:
+            raise LeaveoutError(
+                f"{path}: not readable JSON ({error}). Delete the file and make it anew."
+            ) from error
+        missing = [key for key in COST_COLUMNS if not isinstance(cost, dict) or key not in cost]
+        if missing:
+            raise LeaveoutError(
+                f"{path}: no key {', '.join(missing)}. Delete the file and make it anew."
+            )
+        rows.append({key: cost.get(key, "") for key in (*COST_COLUMNS, *COST_OPTIONAL)})
+    _write(out, (*COST_COLUMNS, *COST_OPTIONAL), rows)

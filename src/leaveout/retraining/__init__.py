@@ -1,0 +1,1 @@
+"""Ground truth the honest way: leave data out, train again, look."""

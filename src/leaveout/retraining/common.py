@@ -1,0 +1,109 @@
+"""What every retraining job shares: data on a device, a builder of models, targets, progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from leaveout import artefacts
+from leaveout.artefacts import Artefact, CorruptArtefactError
+from leaveout.config import Setting
+from leaveout.models.build import initialise
+from leaveout.training.engine import Trained, select_device, train
+from leaveout.training.losses import stacked_losses
+from leaveout.training.trials import Trial
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs and labels on a device, with the samples' ids."""
+
+    inputs: Tensor
+    labels: Tensor
+    ids: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A setting's prepared split.
+
+    Attributes:
+        artefact: Where it was read from.
+        train: Training samples.
+        test: Test samples.
+        build: Returns a freshly initialised model from an integer seed, on the CPU.
+    """
+
+    artefact: Artefact
+    train: Samples
+    test: Samples
+    build: Callable[[int], nn.Module]
+
+
+def load_data(setting: Setting, path: Path, device: str) -> Data:
+    """Read a setting's ``data`` artefact.
+
+    Args:
+        setting: Gives the architecture.
+        path: The artefact.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        LeaveoutError: The file is damaged, of another setting's size, or the device is missing.
+    """
+    where = select_device(device)
+    artefact = artefacts.read(path, "data")
+    arrays = artefact.tensors
+    expected = (setting.dataset.n_train, setting.dataset.n_test)
+    found = (len(arrays["train_id"]), len(arrays["test_id"]))
+    if found != expected:
+        raise CorruptArtefactError(path, f"it holds {found} train and test samples, not {expected}")
+    parts = [
+        Samples(
+            torch.from_numpy(arrays[f"{part}_inputs"]).to(where),
+            torch.from_numpy(arrays[f"{part}_labels"]).to(where),
+            arrays[f"{part}_id"],
+        )
+        for part in ("train", "test")
+    ]
+    shape = tuple(parts[0].inputs.shape[1:])
+    classes = int(artefact.meta["n_classes"])
+    return Data(artefact, *parts, lambda seed: initialise(setting.model, shape, classes, seed))
+
+
+def progress(stacks: Iterable[Trained], total: int, what: str) -> Iterator[Trained]:
+    """Show, on standard error, how many models have been trained."""
+    with tqdm(
+        total=total, desc=what, unit="model", mininterval=5, file=sys.stderr, ascii=True
+    ) as bar:
+        for trained in stacks:
+            yield trained
+            bar.update(len(trained.trials))
+
+
+def train_targets(
+    setting: Setting, data: Data, trials: list[Trial], what: str
+) -> NDArray[np.float32]:
+    """Train models and return the target (loss) of every test sample under each, (trials, test)."""
+    stacks = train(data.build, trials, data.train.inputs, data.train.labels, setting.recipe)
+    found = [
+        stacked_losses(trained.outputs(data.test.inputs), data.test.labels).cpu().numpy()
+        for trained in progress(stacks, len(trials), what)
+    ]
+    targets: NDArray[np.float32] = np.concatenate(found)
+    broken = int((~np.isfinite(targets).all(axis=1)).sum())
+    if broken:
+        print(
+            f"warning: {broken} of {len(trials)} models diverged (a loss that is not finite); they "
+            "are kept as they are, and counted wherever they are used",
+            file=sys.stderr,
+        )
+    return targets

@@ -1,0 +1,1 @@
+"""Training: one model at a time, or many as one stack."""

@@ -1,0 +1,112 @@
+"""Dropout whose masks come from a trial's own stream, the same in every engine.
+
+torch's own dropout draws from one global generator, in an order that depends on how models are batched. Here the masks of a
+step are drawn before its forward pass, from the trial's stream, layer by layer, for all positions of the row, holes included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+DropoutLayer = tuple[tuple[int, ...], float]
+"""Shape of one sample at a dropout layer, and its probability."""
+
+
+class StreamDropout(nn.Module):
+    """Dropout with a mask that is set from outside before every training step.
+
+    Attributes:
+        probability: Probability of dropping a unit.
+        mask: Units kept in this step, (samples, *units).
+        unit_shape: Shape of one sample here, set by ``use_streams``.
+    """
+
+    mask: Tensor | None
+    unit_shape: tuple[int, ...]
+
+    def __init__(self, probability: float) -> None:
+        """Take over the probability of an ``nn.Dropout``."""
+        super().__init__()
+        self.probability = probability
+        self.mask = None
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Drop units while training, and scale the others by 1 / (1 - p)."""
+        if not self.training:
+            return values
+        if self.mask is None:
+            raise RuntimeError("the training loop must set the dropout mask before each step")
+        return values * self.mask.to(values) / (1 - self.probability)
+
+
+def replace_modules(module: nn.Module, replace: Callable[[nn.Module], nn.Module | None]) -> None:
+    """Replace, in place, each submodule for which ``replace`` returns another."""
+    for name, child in module.named_children():
+        new = replace(child)
+        if new is None:
+            replace_modules(child, replace)
+        else:
+            setattr(module, name, new)
+
+
+def use_streams(module: nn.Module, sample: Tensor) -> list[StreamDropout]:
+    """Replace the dropout layers of a module, in place, and learn the shapes they see.
+
+    Args:
+        module: The model.
+        sample: A batch of one input.
+
+    Returns:
+        The new layers in the order of the forward pass. Each carries ``unit_shape``, the shape of one sample there.
+    """
+    replace_modules(
+        module, lambda child: StreamDropout(child.p) if isinstance(child, nn.Dropout) else None
+    )
+    seen: list[StreamDropout] = []
+
+    def note(layer: nn.Module, args: tuple[Tensor, ...], _: Tensor) -> None:
+        assert isinstance(layer, StreamDropout)
+        layer.unit_shape = tuple(args[0].shape[1:])
+        seen.append(layer)
+
+    layers = [layer for layer in module.modules() if isinstance(layer, StreamDropout)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    was_training = module.training
+    module.eval()
+    with torch.no_grad():
+        module(sample)
+    module.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    if len(seen) != len(layers):
+        raise ValueError("a dropout layer is used more than once, or never, in a forward pass")
+    return seen
+
+
+def draw_masks(
+    stream: np.random.Generator, samples: int, layers: list[DropoutLayer]
+) -> list[NDArray[np.bool_]]:
+    """Draw the masks of one step, 16 random bits a unit.
+
+    The probability is thus rounded to a multiple of 2**-16.
+
+    Args:
+        stream: The trial's dropout generator; steps, and layers within a step, draw from it in order.
+        samples: Positions in the row, holes included, padding excluded.
+        layers: The dropout layers.
+
+    Returns:
+        For each layer the units kept, (samples, *units).
+    """
+    masks = []
+    for shape, probability in layers:
+        size = samples * int(np.prod(shape))
+        drawn = stream.bytes(2 * size) if size else b""  # bytes(0) would still move the stream on
+        bits = np.frombuffer(drawn, dtype="<u2")
+        masks.append((bits >= round(probability * 65536)).reshape(samples, *shape))
+    return masks

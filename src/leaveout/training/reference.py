@@ -1,0 +1,69 @@
+"""One model at a time: the plain loop that every faster path is tested against.
+
+It uses torch's own modules and ``torch.optim.SGD``; only dropout is replaced, see :mod:`leaveout.training.dropout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+
+from leaveout.config import Recipe
+from leaveout.training.dropout import draw_masks, use_streams
+from leaveout.training.losses import sample_losses
+from leaveout.training.trials import Trial, epoch_rows
+
+State = dict[str, Tensor]
+
+
+def train_one(
+    module: nn.Module,
+    trial: Trial,
+    inputs: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    snapshot_epochs: Collection[int] = (),
+) -> list[State]:
+    """Train one model.
+
+    Args:
+        module: Freshly initialised, on the device of ``inputs``; trained in place.
+        trial: Which samples, order and dropout masks.
+        inputs: Training inputs, (samples, ...).
+        labels: Training labels, (samples,).
+        recipe: Optimiser and sizes.
+        snapshot_epochs: After which epochs, counted from 1, the state is kept; the last epoch always is.
+
+    Returns:
+        State dicts at ``snapshot_epochs`` and at the end, in order.
+    """
+    dropouts = use_streams(module, inputs[:1])
+    layers = [(layer.unit_shape, layer.probability) for layer in dropouts]
+    stream = trial.dropout_generator()
+    optimizer = torch.optim.SGD(
+        module.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+    kept_epochs = {*snapshot_epochs, recipe.epochs}
+    snapshots = []
+    module.train()
+    for epoch in range(recipe.epochs):
+        for row in epoch_rows(trial, len(inputs), epoch, recipe.batch_size):
+            row = row[row != -2]
+            stays = row != -1
+            masks = draw_masks(stream, len(row), layers)
+            if not stays.any():  # the removed sample was alone in its batch: no step
+                continue
+            for layer, mask in zip(dropouts, masks, strict=True):
+                layer.mask = torch.from_numpy(mask[stays]).to(inputs.device)
+            batch = torch.from_numpy(row[stays]).to(inputs.device)
+            optimizer.zero_grad()
+            sample_losses(module(inputs[batch]), labels[batch]).mean().backward()
+            optimizer.step()
+        if epoch + 1 in kept_epochs:
+            snapshots.append({k: v.detach().clone() for k, v in module.state_dict().items()})
+    return snapshots

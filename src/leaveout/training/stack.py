@@ -1,0 +1,414 @@
+"""Stacks of linear layers: many multi-layer perceptrons trained at once, gradients written by hand.
+
+All models are one tensor with a leading model dimension. Activations are kept feature-major, (models, features, samples): the
+matrix products then run at the machine's rate even for ten outputs, and the softmax reduces over a strided dimension, which
+vectorises (over a contiguous dimension of ten it costs as much as the layer itself).
+
+Two kinds of step:
+
+- *separate*: every model sees its own batch; the first layer is a batched product over gathered inputs.
+- *shared*: all models see the same window of one order, but for a few samples that some of them leave out (paired leave-one-out);
+  the first layer of all models is one matrix product, and a weight of zero takes a sample out of one model's mean.
+
+Both compute what :func:`leaveout.training.reference.train_one` computes, to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from leaveout.config import Recipe
+from leaveout.training.dropout import draw_masks
+from leaveout.training.trials import Index, Trial, epoch_order, epoch_rows
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer and what follows it.
+
+    Attributes:
+        name: Its name in the module, the prefix of its parameters.
+        width: Number of outputs.
+        hidden: Whether a ReLU follows.
+        dropout: Probability of the dropout that follows the ReLU, 0 if none does.
+    """
+
+    name: str
+    width: int
+    hidden: bool
+    dropout: float
+
+
+def parse(module: nn.Module) -> list[Layer] | None:
+    """Read a module as a stack of linear layers.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        Its layers, or None if it is anything but ``[Flatten] (Linear ReLU [Dropout])* Linear``, all with bias.
+    """
+    if not isinstance(module, nn.Sequential):
+        return None
+    kinds = ""
+    for child in module:
+        letter = {nn.Flatten: "F", nn.Linear: "L", nn.ReLU: "R", nn.Dropout: "D"}.get(type(child))
+        if letter is None or (letter == "L" and child.bias is None):
+            return None
+        kinds += letter
+    hidden_part = kinds.removeprefix("F").removesuffix("L")
+    if not kinds.endswith("L") or hidden_part.replace("LRD", "").replace("LR", ""):
+        return None
+    layers = []
+    named = [(name, child) for name, child in module.named_children() if type(child) is not nn.Flatten]
+    for position, (name, child) in enumerate(named):
+        if isinstance(child, nn.Linear):
+            following = [c for _, c in named[position + 1 : position + 3]]
+            dropout = (
+                following[1].p
+                if len(following) == 2 and isinstance(following[1], nn.Dropout)
+                else 0.0
+            )
+            layers.append(Layer(name, child.out_features, bool(following), dropout))
+    return layers
+
+
+def stack_outputs(layers: Sequence[Layer], state: State, inputs: Tensor) -> Tensor:
+    """Return the outputs of every model on the same samples, without dropout.
+
+    Args:
+        layers: From :func:`parse`.
+        state: Stacked parameters, (models, ...).
+        inputs: Samples, (samples, ...); flattened here.
+
+    Returns:
+        (models, samples, outputs).
+    """
+    flat = inputs.flatten(1)
+    first = state[f"{layers[0].name}.weight"]
+    values = (first.flatten(0, 1) @ flat.T).view(len(first), -1, len(flat))
+    for number, layer in enumerate(layers):
+        if number > 0:
+            values = torch.bmm(state[f"{layer.name}.weight"], values)
+        values += state[f"{layer.name}.bias"][:, :, None]
+        if layer.hidden:
+            values.relu_()
+    return values.transpose(1, 2)
+
+
+@dataclass
+class _Step:
+    """One step of all models.
+
+    Attributes:
+        inputs: (samples, features) when shared, otherwise (models, samples, features).
+        labels: (1 or models, samples).
+        weights: Weight of each sample in its model's mean, (models, samples).
+        idle: Models that see nothing in this step, or None.
+        masks: For each dropout layer 1 / (1 - p) where a unit is kept, else 0, (1 or models, units, samples).
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    weights: Tensor
+    idle: Tensor | None
+    masks: list[Tensor]
+
+
+def _is_shared(trials: Sequence[Trial], n: int, batch_size: int) -> int | None:
+    """Return how many samples a window must be longer than a batch if the trials can share one, else None."""
+    if len({trial.order_identity() for trial in trials}) > 1:
+        return None
+    left_out = max(n - len(trial.kept) if trial.kept is not None else 0 for trial in trials)
+    return left_out if left_out <= batch_size // 4 else None
+
+
+def _weights(member: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return 1 / count for members and 0 for others; (..., samples)."""
+    count = member.sum(axis=-1, keepdims=True)
+    return member / np.maximum(count, 1)
+
+
+class _Batches:
+    """The steps of a stack, epoch by epoch."""
+
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        inputs: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        dropouts: list[tuple[tuple[int, ...], float]],
+    ) -> None:
+        self.trials = trials
+        self.inputs = inputs.flatten(1).contiguous()
+        self.labels = labels
+        self.batch_size = batch_size
+        self.dropouts = dropouts
+        self.extra = _is_shared(trials, len(inputs), batch_size)
+        # trials of one identity and length draw the same masks: one stream then serves them all
+        same = len({(t.identity, None if t.kept is None else len(t.kept)) for t in trials}) == 1
+        self.streams = [t.dropout_generator() for t in (trials[:1] if same else trials)]
+
+    def epoch(self, epoch: int) -> Iterator[_Step]:
+        """Yield the steps of one epoch."""
+        return self._separate(epoch) if self.extra is None else self._shared(epoch, self.extra)
+
+    def _tensor(self, array: NDArray[np.generic]) -> Tensor:
+        tensor = torch.tensor(array)  # a copy: the array may be shared and read-only
+        if tensor.is_floating_point():
+            tensor = tensor.to(self.inputs.dtype)
+        return tensor.to(self.inputs.device)
+
+    def _separate(self, epoch: int) -> Iterator[_Step]:
+        n = len(self.inputs)
+        own = [epoch_rows(t, n, epoch, self.batch_size) for t in self.trials]
+        steps = max(len(rows) for rows in own)
+        rows = np.stack(
+            [np.pad(r, ((0, steps - len(r)), (0, 0)), constant_values=-2) for r in own]
+        )
+        member = rows >= 0
+        lengths = (rows != -2).sum(axis=2)
+        weights = self._tensor(_weights(member))
+        index = self._tensor(np.where(member, rows, 0))
+        idle = ~member.any(axis=2)
+        models = len(rows)
+        # one buffer for all steps: a fresh one each time costs more in page faults than the copy
+        buffer = self.inputs.new_empty((models * self.batch_size, self.inputs.shape[1]))
+        for step in range(steps):
+            width = int(lengths[:, step].max())
+            batch = index[:, step, :width]
+            flat = batch.reshape(-1)
+            gathered = buffer[: len(flat)]
+            torch.index_select(self.inputs, 0, flat, out=gathered)
+            yield _Step(
+                gathered.view(models, width, -1),
+                self.labels.index_select(0, flat).view(models, width),
+                weights[:, step, :width],
+                self._tensor(idle[:, step].nonzero()[0]) if idle[:, step].any() else None,
+                self._masks(lengths[:, step], width, None),
+            )
+
+    def _shared(self, epoch: int, extra: int) -> Iterator[_Step]:
+        n, size = len(self.inputs), self.batch_size
+        order = epoch_order(self.trials[0], n, epoch)
+        place = np.empty(n, dtype=np.int64)  # where a sample stands in the common order
+        place[order] = np.arange(n)
+        mine = np.broadcast_to(np.arange(n), (len(self.trials), n)).copy()
+        lengths = np.full(len(self.trials), n)
+        for model, trial in enumerate(self.trials):
+            if trial.kept is not None:
+                gone = np.ones(n, dtype=bool)
+                gone[place[trial.kept]] = False
+                mine[model] -= np.cumsum(gone)  # later samples move up by one place each
+                mine[model, gone] = -1
+                lengths[model] = len(trial.kept)
+        step_of, place_in_row = mine // size, mine % size  # -1 // size is -1: in no step
+        for model, trial in enumerate(self.trials):
+            if trial.removed is not None:
+                step_of[model, place[trial.removed]] = -1
+        steps = -(-int(lengths.max()) // size)
+        on_device = self._tensor(order)
+        for step in range(steps):
+            window = slice(step * size, min(n, (step + 1) * size + extra))
+            member = step_of[:, window] == step
+            idle = ~member.any(axis=1)
+            batch = on_device[window]
+            yield _Step(
+                self.inputs.index_select(0, batch),
+                self.labels.index_select(0, batch)[None],
+                self._tensor(_weights(member)),
+                self._tensor(idle.nonzero()[0]) if idle.any() else None,
+                self._masks(
+                    np.clip(lengths - step * size, 0, size),
+                    len(batch),
+                    place_in_row[:, window] if extra else None,
+                ),
+            )
+
+    def _masks(self, lengths: NDArray[np.int64], width: int, place: Index | None) -> list[Tensor]:
+        """Draw a step's masks.
+
+        Args:
+            lengths: Samples in each model's row, holes included, (models,).
+            width: Samples in the step's arrays.
+            place: Which position of its row a model's sample has, (models, width); None if it is the sample's own.
+        """
+        drawn = [
+            draw_masks(stream, int(length), self.dropouts)
+            for stream, length in zip(self.streams, lengths, strict=False)
+        ]
+        masks = []
+        for layer, (shape, probability) in enumerate(self.dropouts):
+            # beyond the end of a row lie padding and the next batch, whose weight is 0
+            rows = np.zeros((len(drawn), self.batch_size, *shape), dtype=bool)
+            for row, own in zip(rows, drawn, strict=True):
+                row[: len(own[layer])] = own[layer]
+            if place is None:
+                chosen = rows[:, :width]
+            elif len(rows) == 1:
+                chosen = rows[0][place]
+            else:
+                chosen = np.take_along_axis(rows, place[:, :, None], axis=1)
+            kept = torch.from_numpy(chosen).to(self.inputs.device).transpose(1, 2)
+            masks.append(kept.to(self.inputs.dtype) / (1 - probability))
+        return masks
+
+
+class _Optimizer:
+    """Stochastic gradient descent on stacked tensors, as torch.optim.SGD defines it.
+
+    Gradients come as factors and are never formed where the update can take them as a matrix product.
+    """
+
+    def __init__(self, recipe: Recipe, parameters: Sequence[Tensor]) -> None:
+        self.rate = recipe.learning_rate
+        self.momentum = recipe.momentum
+        self.decay = recipe.weight_decay
+        self.buffers = {id(p): torch.zeros_like(p) for p in parameters} if self.momentum else {}
+
+    def step_product(self, weight: Tensor, left: Tensor, right: Tensor) -> None:
+        """Step along the gradient ``left @ right``; matrices, or batches of them."""
+        product = weight.baddbmm_ if weight.dim() == 3 else weight.addmm_
+        if not self.momentum:
+            product(left, right, beta=1 - self.rate * self.decay, alpha=-self.rate)
+            return
+        buffer = self.buffers[id(weight)]
+        accumulate = buffer.baddbmm_ if weight.dim() == 3 else buffer.addmm_
+        accumulate(left, right, beta=self.momentum)
+        self._step_buffer(weight, buffer)
+
+    def step(self, weight: Tensor, gradient: Tensor) -> None:
+        """Step along a gradient."""
+        if not self.momentum:
+            weight.mul_(1 - self.rate * self.decay).sub_(gradient, alpha=self.rate)
+            return
+        buffer = self.buffers[id(weight)]
+        buffer.mul_(self.momentum).add_(gradient)
+        self._step_buffer(weight, buffer)
+
+    def _step_buffer(self, weight: Tensor, buffer: Tensor) -> None:
+        if self.decay:
+            buffer.add_(weight, alpha=self.decay)
+        weight.sub_(buffer, alpha=self.rate)
+
+
+def train_stack(
+    layers: Sequence[Layer],
+    state: State,
+    trials: Sequence[Trial],
+    inputs: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    snapshot_epochs: Collection[int] = (),
+) -> list[State]:
+    """Train many models at once.
+
+    Args:
+        layers: From :func:`parse`.
+        state: Initial parameters, stacked, (models, ...); trained in place.
+        trials: One a model. All take the same number of steps an epoch.
+        inputs: Training inputs, (samples, ...).
+        labels: Training labels, (samples,).
+        recipe: Optimiser and sizes.
+        snapshot_epochs: After which epochs, counted from 1, the state is kept; the last epoch always is.
+
+    Returns:
+        Stacked states at ``snapshot_epochs`` and at the end, in order.
+    """
+    dropouts = [((layer.width,), layer.dropout) for layer in layers if layer.dropout]
+    batches = _Batches(trials, inputs, labels, recipe.batch_size, dropouts)
+    weights = [state[f"{layer.name}.weight"] for layer in layers]
+    biases = [state[f"{layer.name}.bias"] for layer in layers]
+    shared = batches.extra is not None
+    if shared:
+        weights[0] = weights[0].flatten(0, 1)  # a view: one matrix for all models
+    optimizer = _Optimizer(recipe, [*weights, *biases])
+    kept_epochs = {*snapshot_epochs, recipe.epochs}
+    snapshots = []
+    for epoch in range(recipe.epochs):
+        for step in batches.epoch(epoch):
+            saved = _save(step.idle, [*state.values()], optimizer)
+            _train_step(layers, weights, biases, optimizer, step, shared, len(trials))
+            _restore(step.idle, [*state.values()], optimizer, saved)
+        if epoch + 1 in kept_epochs:
+            snapshots.append({name: value.clone() for name, value in state.items()})
+    return snapshots
+
+
+def _save(idle: Tensor | None, tensors: list[Tensor], optimizer: _Optimizer) -> list[Tensor]:
+    """Copy what idle models must keep through a step: momentum and weight decay would move them."""
+    if idle is None:
+        return []
+    return [tensor[idle] for tensor in [*tensors, *_buffers(optimizer, tensors)]]
+
+
+def _restore(
+    idle: Tensor | None, tensors: list[Tensor], optimizer: _Optimizer, saved: list[Tensor]
+) -> None:
+    if idle is not None:
+        for tensor, old in zip([*tensors, *_buffers(optimizer, tensors)], saved, strict=True):
+            tensor[idle] = old
+
+
+def _buffers(optimizer: _Optimizer, tensors: list[Tensor]) -> list[Tensor]:
+    """Return the momentum buffers with a leading model dimension."""
+    models = len(tensors[0])
+    return [b.view(models, -1) for b in optimizer.buffers.values()]
+
+
+def _train_step(
+    layers: Sequence[Layer],
+    weights: list[Tensor],
+    biases: list[Tensor],
+    optimizer: _Optimizer,
+    step: _Step,
+    shared: bool,
+    models: int,
+) -> None:
+    """Forward, backward and update; activations are (models, features, samples)."""
+    masks = iter(step.masks)
+    if shared:
+        samples = len(step.inputs)
+        values = torch.mm(weights[0], step.inputs.T).view(models, -1, samples)
+        values += biases[0][:, :, None]
+    else:
+        values = torch.baddbmm(biases[0][:, :, None], weights[0], step.inputs.transpose(1, 2))
+    activations = []
+    for number, layer in enumerate(layers):
+        if number > 0:
+            values = torch.baddbmm(biases[number][:, :, None], weights[number], values)
+        if layer.hidden:
+            values.relu_()
+            if layer.dropout:
+                values *= next(masks)
+            activations.append(values)
+    # d loss / d logits of a weighted mean of cross-entropies
+    delta = torch.softmax(values, dim=1)
+    labels = step.labels.expand(models, -1)[:, None, :]
+    delta.scatter_add_(1, labels, delta.new_full((1, 1, 1), -1.0).expand(labels.shape))
+    delta *= step.weights[:, None, :]
+    for number in reversed(range(len(layers))):
+        if number > 0:
+            below = activations[number - 1]
+            back = torch.bmm(weights[number].transpose(1, 2), delta)
+            # zero where the ReLU or the dropout was; elsewhere the dropout's scale
+            back = torch.ops.aten.threshold_backward(back, below, 0)
+            if layers[number - 1].dropout:
+                back /= 1 - layers[number - 1].dropout
+            optimizer.step_product(weights[number], delta, below.transpose(1, 2))
+        elif shared:
+            optimizer.step_product(weights[0], delta.view(-1, delta.shape[2]), step.inputs)
+        else:
+            optimizer.step_product(weights[0], delta, step.inputs)
+        optimizer.step(biases[number], delta.sum(dim=2))
+        if number > 0:
+            delta = back

@@ -1,0 +1,164 @@
+"""What the rules ask: which files a target needs, and which key a job has.
+
+The workflow's own Python, kept here so that it is tested and the rules stay thin. It knows configuration and paths, and imports neither Snakemake
+nor torch. Methods that take ``wildcards`` are input or parameter functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from leaveout import plan
+from leaveout.config import (
+    Config,
+    Method,
+    Setting,
+    label,
+    load_methods,
+    load_setting,
+    parse_config,
+    select_methods,
+)
+from leaveout.plan import Layer
+
+Wildcards = Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The configured settings, methods and metrics.
+
+    Attributes:
+        config: The top-level configuration.
+        settings: By name, in order.
+        methods: By name, in order.
+    """
+
+    config: Config
+    settings: dict[str, Setting]
+    methods: dict[str, Method]
+
+    @classmethod
+    def load(cls, values: Mapping[str, Any], folder: Path | str) -> Plan:
+        """Check the configuration and load all it names.
+
+        Args:
+            values: The top-level configuration.
+            folder: Holds ``settings`` and ``methods.yaml``.
+
+        Raises:
+            ConfigError: Something does not fit the schema.
+        """
+        config = parse_config(values)
+        folder = Path(folder)
+        settings = {
+            name: load_setting(folder / "settings" / f"{name}.yaml") for name in config.settings
+        }
+        methods = select_methods(config, load_methods(folder / "methods.yaml"))
+        return cls(config, settings, {method.name: method for method in methods})
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics shown."""
+        return self.config.metrics
+
+    def models(self, setting: str, kind: str) -> list[str]:
+        """Return the files of a setting's full or half models."""
+        count = len(plan.chunks(self.settings[setting], cast(Layer, kind)))
+        return [f"results/{setting}/models/{kind}/{i}.safetensors" for i in range(count)]
+
+    def retrained(self, metric: str) -> Callable[[Wildcards], list[str]]:
+        """Return the input function for the chunks behind a ground truth."""
+
+        def paths(wildcards: Wildcards) -> list[str]:
+            setting = self.settings[wildcards.setting]
+            count = len(plan.chunks(setting, cast(Layer, metric)))
+            return [
+                f"results/{wildcards.setting}/retrain/{metric}/{i}.safetensors" for i in range(count)
+            ]
+
+        return paths
+
+    def full_models(self, wildcards: Wildcards) -> list[str]:
+        """Return the full models of a setting."""
+        return self.models(wildcards.setting, "full")
+
+    def half_models(self, wildcards: Wildcards) -> list[str]:
+        """Return the half models of a setting, if the method needs them."""
+        needed = "half" in self.methods[wildcards.method].needs
+        return self.models(wildcards.setting, "half") if needed else []
+
+    def all_models(self) -> list[str]:
+        """Return all models of all settings."""
+        return [p for s in self.settings for kind in ("full", "half") for p in self.models(s, kind)]
+
+    def truths(self) -> list[str]:
+        """Return all ground truths."""
+        return [f"results/{s}/truth/{m}.safetensors" for s in self.settings for m in self.metrics]
+
+    def _scores(self, setting: str, method: str, ending: str) -> list[str]:
+        grid = self.methods[method].grid
+        return [f"results/{setting}/scores/{method}/{label(point)}{ending}" for point in grid]
+
+    def scores(self, wildcards: Wildcards) -> list[str]:
+        """Return the scores of one method, one file a grid point."""
+        return self._scores(wildcards.setting, wildcards.method, ".safetensors")
+
+    def all_scores(self, ending: str = ".safetensors") -> list[str]:
+        """Return all scores, or the files beside them."""
+        return [p for s in self.settings for m in self.methods for p in self._scores(s, m, ending)]
+
+    def metric_csvs(self, wildcards: Wildcards) -> list[str]:
+        """Return the metrics of all methods and settings."""
+        return [
+            f"results/{s}/metrics/{wildcards.metric}/{m}.csv"
+            for s in self.settings
+            for m in self.methods
+        ]
+
+    def prepare_key(self, wildcards: Wildcards) -> str:
+        """Return the key of data preparation."""
+        return plan.prepare_key(self.settings[wildcards.setting])
+
+    def train_key(self, layer: Layer) -> Callable[[Wildcards], str]:
+        """Return the parameter function for the key of a chunk of trainings."""
+
+        def key(wildcards: Wildcards) -> str:
+            return plan.train_key(self.settings[wildcards.setting], layer, int(wildcards.chunk))
+
+        return key
+
+    def truth_key(self, layer: Layer) -> Callable[[Wildcards], str]:
+        """Return the parameter function for the key of a ground truth."""
+
+        def key(wildcards: Wildcards) -> str:
+            return plan.truth_key(self.settings[wildcards.setting], layer)
+
+        return key
+
+    def attribute_key(self, wildcards: Wildcards) -> str:
+        """Return the key of one score matrix."""
+        method = self.methods[wildcards.method]
+        points = {label(point): point for point in method.grid}
+        setting = self.settings[wildcards.setting]
+        return plan.attribute_key(setting, method, points[wildcards.params])
+
+    def evaluate_key(self, wildcards: Wildcards) -> str:
+        """Return the key of one method's metric."""
+        return plan.evaluate_key(
+            self.settings[wildcards.setting],
+            wildcards.metric,
+            self.methods[wildcards.method],
+            self.config.bootstrap,
+        )
+
+    def table_key(self, wildcards: Wildcards) -> str:
+        """Return the key of a table."""
+        return plan.table_key(list(self.settings), list(self.methods))
+
+    def figure_key(self, wildcards: Wildcards) -> str:
+        """Return the key of a figure."""
+        return plan.figure_key(list(self.settings))

@@ -1,0 +1,32 @@
+# Scores: one job a method and grid point. A new method needs no new rule.
+
+
+rule attribute:
+    input:
+        data="results/{setting}/data.safetensors",
+        full=PLAN.full_models,
+        half=PLAN.half_models,
+    output:
+        score="results/{setting}/scores/{method}/{params}.safetensors",
+        cost="results/{setting}/scores/{method}/{params}.cost.json",
+    params:
+        key=PLAN.attribute_key,
+    log:
+        "logs/attribute/{setting}-{method}-{params}.log",
+    benchmark:
+        "benchmarks/attribute/{setting}-{method}-{params}.tsv"
+    threads: 1
+    resources:
+        gpu=GPUS,
+        mem_mb=8000,
+        runtime=60,
+    shell:
+        "leaveout attribute --setting " + SETTING + " --methods {CONFIG}/methods.yaml"
+        " --method {wildcards.method} --params {wildcards.params:q} --data {input.data:q}"
+        " --full {input.full:q} --half {input.half:q} --out {output.score:q} --cost {output.cost:q}"
+        " --device {DEVICE} --threads {threads} 2> {log:q}"
+
+
+rule scores:
+    input:
+        PLAN.all_scores(),

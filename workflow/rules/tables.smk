@@ -1,0 +1,64 @@
+# What people look at: tables and figures, all in the report.
+
+
+rule make_table:
+    input:
+        csvs=PLAN.metric_csvs,
+        published=f"{CONFIG}/published.csv",
+    output:
+        report(
+            "results/{metric}_table.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"metric": "{metric}", "shows": "all methods"},
+        ),
+    params:
+        key=PLAN.table_key,
+    log:
+        "logs/make_table/{metric}.log",
+    shell:
+        "leaveout table --metric {wildcards.metric} --published {input.published:q} --out {output:q}"
+        " {input.csvs:q} 2> {log:q}"
+
+
+rule make_cost_table:
+    input:
+        PLAN.all_scores(".cost.json"),
+    output:
+        report(
+            "results/cost_table.csv",
+            caption="../report/cost.rst",
+            category="Tables",
+            labels={"metric": "cost", "shows": "time and memory"},
+        ),
+    params:
+        key=PLAN.table_key,
+    log:
+        "logs/make_cost_table.log",
+    shell:
+        "leaveout cost-table --out {output:q} {input:q} 2> {log:q}"
+
+
+rule make_figure:
+    input:
+        table="results/{metric}_table.csv",
+        csvs=PLAN.metric_csvs,
+    output:
+        report(
+            "results/figures/{metric}.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"metric": "{metric}", "shows": "the panel"},
+        ),
+    params:
+        key=PLAN.figure_key,
+    log:
+        "logs/make_figure/{metric}.log",
+    shell:
+        "leaveout figure --metric {wildcards.metric} --table {input.table:q} --out {output:q} {input.csvs:q} 2> {log:q}"
+
+
+rule tables:
+    input:
+        expand("results/{metric}_table.csv", metric=PLAN.metrics),
+        "results/cost_table.csv",
