@@ -1,9 +1,11 @@
 """Artefacts: one self-describing safetensors file per output, written whole or not at all.
 
-A file holds named arrays and a JSON header. The header names the kind of artefact and the dims of each array, and carries
-the provenance its writer passes in. Coordinates are arrays too: dim ``train`` is labelled by the int64 array ``train_id``,
-so that everything is keyed by sample id and never by position in a loader. The header also holds the sha256 of the arrays,
-which is checked on every read: a truncated, altered or half-written file is never taken for whole. Nothing is ever pickled.
+A file holds named arrays and a JSON header. The header names the kind of artefact and the dims of
+each array, and carries the provenance its writer passes in. Coordinates are arrays too: dim
+``train`` is labelled by the int64 array ``train_id``, so that everything is keyed by sample id and
+never by position in a loader. The header also holds the sha256 of the arrays, which is checked on
+every read: a truncated, altered or half-written file is never taken for whole. Nothing is ever
+pickled.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ def digest(tensors: Mapping[str, Array]) -> str:
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
         sha.update(json.dumps([name, array.dtype.str, list(array.shape)]).encode())
-        sha.update(array.reshape(-1).view(np.uint8))
+        sha.update(array.reshape(-1).view(np.uint8).data)
     return sha.hexdigest()
 
 
@@ -89,8 +91,8 @@ def _check_dims(tensors: Mapping[str, Array], dims: Dims) -> None:
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside ``path``, moved over it on success and removed on failure.
 
-    The file is flushed to disk before it is renamed, so that ``path`` is either the old file or the whole new one, even
-    after a crash or a full disk.
+    The file is flushed to disk before it is renamed, so that ``path`` is either the old file or the
+    whole new one, even after a crash or a full disk.
 
     Args:
         path: The final path. Its folder is made if it is missing.
@@ -111,9 +113,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         remedy = {
-            errno.ENOSPC: "the disk is full: free some space, then run the same command again",
-            errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again",
-            errno.EACCES: "no permission to write there: change the folder's permissions or the results folder",
+            errno.ENOSPC: "the disk is full: free some space, then run the command again",
+            errno.EDQUOT: "the disk quota is used up: free some space, then run the command again",
+            errno.EACCES: "no permission to write there: change the permissions of the folder",
             errno.EROFS: "the file system is read-only: run in a folder that can be written to",
         }.get(error.errno or 0, str(error))
         raise LeaveoutError(f"could not write {path}: {remedy}.") from error
@@ -177,12 +179,20 @@ def read(path: Path | str, kind: str | None = None) -> Artefact:
         raise CorruptArtefactError(path, f"truncated or damaged ({error})") from error
     try:
         header = json.loads(metadata["leaveout"])
-        fields = (header["format"], header["kind"], header["dims"], header["sha256"], header["meta"])
+        fields = (
+            header["format"],
+            header["kind"],
+            header["dims"],
+            header["sha256"],
+            header["meta"],
+        )
     except (KeyError, ValueError, TypeError) as error:
         raise CorruptArtefactError(path, "it has no leaveout header") from error
     file_format, file_kind, dims, sha256, meta = fields
     if file_format != FORMAT:
-        raise CorruptArtefactError(path, f"it has format {file_format}, this version reads {FORMAT}")
+        raise CorruptArtefactError(
+            path, f"it has format {file_format}, this version reads {FORMAT}"
+        )
     if kind is not None and file_kind != kind:
         raise CorruptArtefactError(path, f"it is of kind {file_kind!r}, expected {kind!r}")
     if digest(tensors) != sha256:

@@ -1,6 +1,7 @@
 """The command line: every step of the workflow, to be run by hand just as the workflow runs it.
 
-Each command reads and writes the files it is given and nothing else. Heavy modules are imported by the command that needs them.
+Each command reads and writes the files it is given and nothing else. Heavy modules are imported by
+the command that needs them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def _train(args: argparse.Namespace) -> None:
     from leaveout.retraining.models import train_models
 
     _use_threads(args.threads)
-    train_models(load_setting(args.setting), args.kind, args.chunk, args.data, args.out, args.device)
+    train_models(
+        load_setting(args.setting), args.kind, args.chunk, args.data, args.out, args.device
+    )
 
 
 def _retrain_lds(args: argparse.Namespace) -> None:

@@ -1,8 +1,9 @@
 """The configuration: a closed schema, its defaults, and errors that name the key.
 
-Three kinds of file: ``config/config.yaml`` (which settings, methods and metrics), ``config/settings/NAME.yaml`` (one setting
-each) and ``config/methods.yaml`` (methods and their grids). The models below are the schema: an unknown or mistyped key is an
-error that names the key and the nearest valid one. The workflow, the command line and the editor schema all use them.
+Three kinds of file: ``config/config.yaml`` (which settings, methods and metrics),
+``config/settings/NAME.yaml`` (one setting each) and ``config/methods.yaml`` (methods and their
+grids). The models below are the schema: an unknown or mistyped key is an error that names the key
+and the nearest valid one. The workflow, the command line and the editor schema all use them.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Dataset(_Closed):
     name: Literal["mnist", "digits"]
     """Data set, see leaveout.data."""
     source: Literal["bundled", "hub"] = "bundled"
-    """`bundled` ships with the package and needs no network; `hub` downloads the pinned official files."""
+    """`bundled` ships with the package and needs no network; `hub` downloads the pinned files."""
     n_train: int = Field(gt=1)
     """Training samples: the first ones, in file order."""
     n_test: int = Field(gt=3)
@@ -147,8 +148,8 @@ class LDS(_Closed):
     runs: int = Field(default=2, gt=0)
     """Models per subset; two or more give a noise ceiling."""
     pairing: Literal["none", "drop"] = "none"
-    """`none`: independent initialisation and order. `drop`: run r of every subset is full run r with the other ids taken
-    out of its order (same initialisation, what stays is batched anew)."""
+    """`none`: independent initialisation and order. `drop`: run r of every subset is full run r
+    with the other ids taken out of its order (same initialisation, what stays is batched anew)."""
     chunk: int = Field(default=25, gt=0)
     """Subsets per job."""
 
@@ -166,12 +167,13 @@ class LOO(_Closed):
     ids: Literal["all"] | FirstIds | tuple[int, ...] = "all"
     """Which samples are left out, one at a time: `all`, `{first: n}`, or a list of ids."""
     pairing: Pairing = "mask"
-    """`mask`: the full run with the id taken out of its batch, all else equal. `drop`: the same initialisation and order,
-    what stays is batched anew. `none`: independent initialisation and order."""
+    """`mask`: the full run with the id taken out of its batch, all else equal. `drop`: the same
+    initialisation and order, what stays is batched anew. `none`: independent initialisation and
+    order."""
     shuffle: bool = True
     """Whether the order is shuffled every epoch; false keeps file order."""
     replicate: int = Field(default=500, ge=0)
-    """So many of the ids, evenly spaced, get a second run with another seed, for the noise ceiling."""
+    """So many ids, evenly spaced, get a second run with another seed, for the noise ceiling."""
     chunk: int = Field(default=500, gt=0)
     """Samples per job."""
 
@@ -277,7 +279,7 @@ Scalar = bool | int | float | str
 
 
 class Method(_Closed):
-    """A method of config/methods.yaml: one file in leaveout.attribution and the hyper-parameters to try."""
+    """A method: one file in leaveout.attribution, and the hyper-parameters to try."""
 
     name: str
     """The entry's name."""
@@ -307,9 +309,11 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
         options = [field.annotation, *getattr(field.annotation, "__args__", ())]
         models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
         tags = [m for m in models if "name" in m.model_fields and str(location[1]) in _tags(m)]
-        current = (tags or models or [None])[0]
+        current = next(iter(tags or models), None)
     if isinstance(current, type) and issubclass(current, BaseModel):
-        return [name for name in current.model_fields if not (current is Setting and name == "name")]
+        return [
+            name for name in current.model_fields if not (current is Setting and name == "name")
+        ]
     return []
 
 
@@ -383,10 +387,11 @@ def parse_config(values: Mapping[str, Any], where: Path | str = "config") -> Con
 
 @cache
 def _signature(module: str) -> tuple[dict[str, tuple[str, bool]], tuple[str, ...]]:
-    """Return what a method's file says of it, without importing it: parsing the workflow loads no torch.
+    """Return what a method's file says of it, without importing it (and torch with it).
 
     Returns:
-        The keyword-only parameters of its ``attribute``, name -> (type, has a default), and its ``NEEDS``.
+        The keyword-only parameters of its ``attribute``, name -> (type, has a default), and its
+        ``NEEDS``.
     """
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
@@ -399,11 +404,16 @@ def _signature(module: str) -> tuple[dict[str, tuple[str, bool]], tuple[str, ...
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == "attribute":
             takes = {
-                arg.arg: (ast.unparse(arg.annotation) if arg.annotation else "str", value is not None)
+                arg.arg: (
+                    ast.unparse(arg.annotation) if arg.annotation else "str",
+                    value is not None,
+                )
                 for arg, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
             }
             return takes, needs
-    raise ConfigError(f"{spec.origin}: defines no function 'attribute'; see the README, add a method")
+    raise ConfigError(
+        f"{spec.origin}: defines no function 'attribute'; see the README, add a method"
+    )
 
 
 def _coerce(value: Any, kind: str, where: str) -> Scalar:
@@ -424,8 +434,8 @@ def _coerce(value: Any, kind: str, where: str) -> Scalar:
 def load_methods(path: Path | str) -> dict[str, Method]:
     """Load the methods and expand their grids.
 
-    An entry is ``NAME: {hyper-parameter: value or list of values}``; the code is ``leaveout.attribution.NAME`` unless the
-    entry names a ``module``.
+    An entry is ``NAME: {hyper-parameter: value or list of values}``; the code is
+    ``leaveout.attribution.NAME`` unless the entry names a ``module``.
 
     Raises:
         ConfigError: A module is missing, or a hyper-parameter is not one its ``attribute`` takes.
@@ -434,14 +444,18 @@ def load_methods(path: Path | str) -> dict[str, Method]:
     methods = {}
     for name, entry in _load_yaml(path).items():
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise ConfigError(f"{path}: {name}: a method's name has lower-case letters, digits and _")
+            raise ConfigError(
+                f"{path}: {name}: a method's name has lower-case letters, digits and _"
+            )
         values = dict(entry or {})
         module = values.pop("module", f"leaveout.attribution.{name}")
         try:
             takes, needs = _signature(module)
         except ModuleNotFoundError as error:
             known = [] if "module" in (entry or {}) else _known_methods()
-            raise ConfigError(f"{path}: {name}: no module {module}{_nearest(name, known)}") from error
+            raise ConfigError(
+                f"{path}: {name}: no module {module}{_nearest(name, known)}"
+            ) from error
         for key in values:
             if key not in takes:
                 raise ConfigError(
@@ -492,5 +506,7 @@ def select_methods(config: Config, methods: Mapping[str, Method]) -> list[Method
         return list(methods.values())
     for name in config.methods:
         if name not in methods:
-            raise ConfigError(f"config: methods: unknown method {name!r}{_nearest(name, list(methods))}")
+            raise ConfigError(
+                f"config: methods: unknown method {name!r}{_nearest(name, list(methods))}"
+            )
     return [methods[name] for name in config.methods]

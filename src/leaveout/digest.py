@@ -1,7 +1,7 @@
-"""Digests of code: a job's result depends on the modules it runs, not on when their files were saved.
+"""Digests of code: a result depends on the modules behind it, not on when they were saved.
 
-The modules are found by following imports inside the package, read and never executed, so that parsing the workflow loads none
-of them. Comments, docstrings and layout do not count.
+The modules are found by following imports inside the package, read and never executed, so that
+parsing the workflow loads none of them. Comments, docstrings and layout do not count.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ PACKAGE = "leaveout"
 
 # Their outcome is already in a job's key (configuration, chunks), or does not touch numbers.
 LEFT_OUT = frozenset(
-    f"{PACKAGE}{name}" for name in ("", ".config", ".errors", ".plan", ".provenance", ".digest", ".cli")
+    f"{PACKAGE}{name}"
+    for name in ("", ".config", ".errors", ".plan", ".provenance", ".digest", ".cli")
 )
 
 
 @cache
 def _path(module: str) -> Path | None:
-    """Return a module's file, found beside this one for the package itself and by the import system otherwise."""
+    """Return a module's file: beside this one for the package itself, else as Python finds it."""
     if module == PACKAGE or module.startswith(f"{PACKAGE}."):
         base = Path(__file__).parent.joinpath(*module.split(".")[1:])
         for candidate in (base.with_suffix(".py"), base / "__init__.py"):
@@ -70,7 +71,7 @@ def _read(module: str) -> tuple[str, frozenset[str]]:
 
 
 def modules_behind(*modules: str) -> list[str]:
-    """Return the modules themselves and all of the package that they import, directly or not, sorted."""
+    """Return the modules and all of the package that they import, directly or not, sorted."""
     found: set[str] = set()
     waiting = list(modules)
     while waiting:

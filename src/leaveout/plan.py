@@ -1,8 +1,9 @@
 """The plan: which jobs a setting needs, and what decides the result of each.
 
-A job's *key* is a JSON text of all that decides its output beside its input files: the parts of the configuration it uses, the
-items of its chunk, and the digest of its code. The workflow passes it as the job's parameter, so that a job runs again exactly when
-its key or an input changes; the job writes it into the artefact's header. Nothing here loads torch.
+A job's *key* is a JSON text of all that decides its output beside its input files: the parts of the
+configuration it uses, the items of its chunk, and the digest of its code. The workflow passes it as
+the job's parameter, so that a job runs again exactly when its key or an input changes; the job
+writes it into the artefact's header. Nothing here loads torch.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ CODE = {
 def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:
     """Return all trainings of a layer as (item, run), in the order they are cut into chunks.
 
-    The item is a run for full and half models (run is then the same), a subset for LDS (all its runs are trained together;
-    run is 0), and a sample id for LOO, whose replicated ids follow as run 1.
+    The item is a run for full and half models (run is then the same), a subset for LDS (all its
+    runs are trained together; run is 0), and a sample id for LOO, whose replicated ids follow as
+    run 1.
     """
     match layer:
         case "full" | "half":
@@ -48,7 +50,7 @@ def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:
 
 
 def _replicated(setting: Setting) -> list[int]:
-    """Return the ids that get a second run: evenly spaced, so that a sorted data set is covered evenly."""
+    """Return the ids that get a second run: evenly spaced, lest a sorted data set mislead."""
     ids = setting.loo_ids()
     count = min(setting.loo.replicate, len(ids))
     return [ids[len(ids) * i // count] for i in range(count)]
@@ -100,11 +102,13 @@ def prepare_key(setting: Setting) -> str:
 
 
 def train_key(setting: Setting, layer: Layer, number: int) -> str:
-    """Return the key of one chunk of trainings: what it trains, not how many other chunks there are."""
+    """Return the key of one chunk of trainings: what it trains, not how many others there are."""
     section = getattr(setting, layer).model_dump(
         exclude={"chunk", "subsets", "ids", "replicate"} | ({"runs"} if layer != "lds" else set())
     )
-    return _key(layer, **_training(setting), **{layer: section}, items=chunk(setting, layer, number))
+    return _key(
+        layer, **_training(setting), **{layer: section}, items=chunk(setting, layer, number)
+    )
 
 
 def truth_key(setting: Setting, layer: Layer) -> str:

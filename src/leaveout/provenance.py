@@ -1,4 +1,4 @@
-"""Where an artefact comes from: the part of its header that leads from a number back to raw data."""
+"""Where an artefact comes from: what leads from a number back to raw data."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from leaveout.config import Setting
 
 @cache
 def _commit() -> str:
-    """Return the git commit of the code, marked ``-dirty`` if it has changes, or ``unknown`` outside a checkout."""
+    """Return the git commit of the code (``-dirty`` with changes), ``unknown`` outside git."""
     here = Path(__file__).parent
     try:
         commit, changes = (
             subprocess.run(
-                ["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=10
+                ["git", *arguments],
+                cwd=here,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=10,
             ).stdout.strip()
             for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "."])
         )
@@ -42,7 +47,8 @@ def provenance(
 ) -> dict[str, Any]:
     """Return the provenance entries of a header.
 
-    Nothing in them depends on the clock, so that the same code on the same inputs writes the same bytes.
+    Nothing in them depends on the clock, so that the same code on the same inputs writes the same
+    bytes.
 
     Args:
         setting: The setting.

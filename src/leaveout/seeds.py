@@ -1,8 +1,9 @@
 """Randomness as an argument, derived from identity.
 
-Every random stream has an identity, such as ``("mnist_lr", "lds", 17, 0, "order")``: setting, purpose, subset, run, stream. Its
-seed is a function of the root seed and that identity alone, never of the order of execution, a chunk or a clock. Two
-streams share numbers only if they share root and identity, which is by design where it happens (paired counterfactuals).
+Every random stream has an identity, such as ``("mnist_lr", "lds", 17, 0, "order")``: setting,
+purpose, subset, run, stream. Its seed is a function of the root seed and that identity alone, never
+of the order of execution, a chunk or a clock. Two streams share numbers only if they share root and
+identity, which is by design where it happens (paired counterfactuals).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import numpy as np
 def seed_sequence(root: int, *identity: str | int) -> np.random.SeedSequence:
     """Return the seed sequence of an identity.
 
-    The identity is hashed (sha256) into the spawn key of ``SeedSequence(root)``, so that neither neighbouring roots nor
-    neighbouring ids give overlapping streams (adding numbers to a seed does).
+    The identity is hashed (sha256) into the spawn key of ``SeedSequence(root)``, so that neither
+    neighbouring roots nor neighbouring ids give overlapping streams (adding numbers to a seed
+    does).
 
     Args:
         root: The root seed of the setting.

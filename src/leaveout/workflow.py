@@ -1,7 +1,8 @@
 """What the rules ask: which files a target needs, and which key a job has.
 
-The workflow's own Python, kept here so that it is tested and the rules stay thin. It knows configuration and paths, and imports neither Snakemake
-nor torch. Methods that take ``wildcards`` are input or parameter functions.
+The workflow's own Python, kept here so that it is tested and the rules stay thin. It knows
+configuration and paths, and imports neither Snakemake nor torch. Methods that take ``wildcards``
+are input or parameter functions.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class Plan:
             setting = self.settings[wildcards.setting]
             count = len(plan.chunks(setting, cast(Layer, metric)))
             return [
-                f"results/{wildcards.setting}/retrain/{metric}/{i}.safetensors" for i in range(count)
+                f"results/{wildcards.setting}/retrain/{metric}/{i}.safetensors"
+                for i in range(count)
             ]
 
         return paths

@@ -3,7 +3,8 @@
 Paper: Charpiat et al. 2019, Input Similarity from the Neural Network Perspective (NeurIPS).
 Formula: score[i, j] = <g_i, g_j> / (|g_i| |g_j|) at the final state of full run 0.
 Cost: as Grad-Dot.
-Approximated: magnitudes are discarded, so a sample already fitted counts as much as one that is not. A zero gradient has cosine 0.
+Approximated: magnitudes are discarded, so a sample already fitted counts as much as one that is
+not. A zero gradient has cosine 0.
 """
 
 from __future__ import annotations

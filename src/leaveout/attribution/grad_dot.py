@@ -1,8 +1,10 @@
 """Grad-Dot: inner product of the gradients of a training and a test sample, at one trained model.
 
 Paper: Charpiat et al. 2019, Input Similarity from the Neural Network Perspective (NeurIPS).
-Formula: score[i, j] = <g_i, g_j>, g the gradient of a sample's loss at the final state of full run 0.
-Cost: one backward pass a sample; products factor for linear layers, elsewhere they cost n_train x n_test x parameters.
+Formula: score[i, j] = <g_i, g_j>, g the gradient of a sample's loss at the final state of full run
+0.
+Cost: one backward pass a sample; products factor for linear layers, elsewhere they cost n_train x
+n_test x parameters.
 Approximated: the inverse Hessian of the influence function is replaced by the identity.
 """
 

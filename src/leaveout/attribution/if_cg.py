@@ -1,10 +1,12 @@
 """Influence function with conjugate gradients.
 
 Paper: Koh and Liang 2017, arXiv:1703.04730, after Martens 2010 (Hessian-free optimisation).
-Formula: score[i, j] = g_i' x_j with (H + damping I) x_j = g_j solved by a fixed number of conjugate gradient steps, H the Hessian of the
-mean training loss at the final state of full run 0, always over all training samples.
+Formula: score[i, j] = g_i' x_j with (H + damping I) x_j = g_j solved by a fixed number of conjugate
+gradient steps, H the Hessian of the mean training loss at the final state of full run 0, always
+over all training samples.
 Cost: iterations x n_test Hessian-vector products; memory of a few n_test x parameters matrices.
-Approximated: the inverse, by the Krylov space of so many steps (the panel takes 10): eigendirections with little of g_j are left out.
+Approximated: the inverse, by the Krylov space of so many steps (the panel takes 10):
+eigendirections with little of g_j are left out.
 """
 
 from __future__ import annotations

@@ -1,12 +1,18 @@
 """Influence function with the explicit Hessian.
 
-Paper: Koh and Liang 2017, Understanding Black-box Predictions via Influence Functions, arXiv:1703.04730.
-Formula: score[i, j] = g_j' (H + damping I)^-1 g_i, H the Hessian of the mean training loss at the final state of full run 0.
-Cost: parameters^2 memory and parameters^3 time, in float64; for models of up to about 10,000 parameters.
-Approximated: nothing but the model's own optimality; the damping makes H invertible and stands for training that has not converged.
+Paper: Koh and Liang 2017, Understanding Black-box Predictions via Influence Functions,
+arXiv:1703.04730.
+Formula: score[i, j] = g_j' (H + damping I)^-1 g_i, H the Hessian of the mean training loss at the
+final state of full run 0.
+Cost: parameters^2 memory and parameters^3 time, in float64; for models of up to about 10,000
+parameters.
+Approximated: nothing but the model's own optimality; the damping makes H invertible and stands for
+training that has not converged.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,15 +32,24 @@ def attribute(task: Task, *, damping: float) -> Tensor:
     Returns:
         (train, test).
     """
-    state = task.full[0].final
-    matrix = hessian(task.module, state, task.train.inputs, task.train.labels)
-    matrix.diagonal().add_(damping)
+    state, samples = task.full[0].final, (task.train.inputs, task.train.labels)
     right = per_sample_gradients(task.module, state, task.test.inputs, task.test.labels)
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if failed:  # the Hessian of a deep model need not be positive definite
-        solved = torch.linalg.solve(matrix, right.double().T)
-    else:
-        solved = torch.cholesky_solve(right.double().T, factor)
-    return gradient_products(
-        task.module, state, task.train.inputs, task.train.labels, solved.T.to(right.dtype)
-    )
+    solved = _solve(lambda: hessian(task.module, state, *samples), damping, right.double().T)
+    return gradient_products(task.module, state, *samples, solved.T.to(right.dtype))
+
+
+def _solve(build: Callable[[], Tensor], damping: float, right: Tensor) -> Tensor:
+    """Solve (H + damping I) x = b for the columns of ``right``, by Cholesky where H allows it."""
+    matrix = build()
+    matrix.diagonal().add_(damping)
+    # in place, for a second matrix of this size would double the memory; the transpose of a
+    # symmetric matrix is itself, and already in the order of columns that LAPACK wants
+    lower, failed = matrix.mT, torch.zeros((), dtype=torch.int32, device=matrix.device)
+    torch.linalg.cholesky_ex(lower, out=(lower, failed))
+    if not failed:
+        return torch.cholesky_solve(right, lower)
+    # the Hessian of a deep model need not be positive definite
+    matrix = build()
+    matrix.diagonal().add_(damping)
+    solved: Tensor = torch.linalg.solve(matrix, right)
+    return solved

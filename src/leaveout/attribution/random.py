@@ -1,6 +1,7 @@
 """Random scores: the floor every method must beat.
 
-Formula: score[i, j] ~ N(0, 1), independent. Cost: none. Its LDS and LOO correlation are 0 up to noise, and show how wide that noise is.
+Formula: score[i, j] ~ N(0, 1), independent. Cost: none. Its LDS and LOO correlation are 0 up to
+noise, and show how wide that noise is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run one method with one choice of hyper-parameters: load the task, score, write, and note the cost."""
+"""Run one method with one choice of hyper-parameters: score, write, and note the cost."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def run_method(
     """
     data = load_data(setting, data_path, device)
     where = data.train.inputs.device
-    models = [[artefacts.read(path, "models") for path in paths] for paths in (full_paths, half_paths)]
+    models = [
+        [artefacts.read(path, "models") for path in paths] for paths in (full_paths, half_paths)
+    ]
     module = data.build(0).to(where).eval().requires_grad_(False)
     task = Task(
         setting=setting.name,
@@ -102,8 +104,8 @@ def run_method(
     expected = (len(data.train.ids), len(data.test.ids))
     if tuple(score.shape) != expected:
         raise LeaveoutError(
-            f"{method.module}.attribute returned shape {tuple(score.shape)}, expected (train, test) = "
-            f"{expected}"
+            f"{method.module}.attribute returned shape {tuple(score.shape)}, "
+            f"expected (train, test) = {expected}"
         )
     name = {"setting": setting.name, "method": method.name, "label": label(params)}
     artefacts.write(
@@ -141,4 +143,3 @@ def run_method(
         record["peak_device_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     with artefacts.atomic_path(cost) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-

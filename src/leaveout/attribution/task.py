@@ -1,8 +1,8 @@
 """What a method gets, and what it must give: the protocol of all attribution methods.
 
-A method is a module with a function ``attribute``. Its hyper-parameters are keyword-only arguments with types; the entry in
-``config/methods.yaml`` gives their values. It returns score[train, test], positive where the training sample helps: removing it makes the
-test sample's loss larger.
+A method is a module with a function ``attribute``. Its hyper-parameters are keyword-only arguments
+with types; the entry in ``config/methods.yaml`` gives their values. It returns score[train, test],
+positive where the training sample helps: removing it makes the test sample's loss larger.
 """
 
 from __future__ import annotations
@@ -47,11 +47,13 @@ class Task:
     Attributes:
         setting: Name of the setting, for seeds.
         seed: Root seed of the setting.
-        module: The architecture, in evaluation mode; call it with a state through ``torch.func.functional_call``. Methods leave it as it was.
+        module: The architecture, in evaluation mode; call it with a state through
+            ``torch.func.functional_call``. Methods leave it as it was.
         train: Training samples.
         test: Test samples; what is attributed is the loss of each.
         full: Models trained on all training samples.
-        half: Models trained on random halves; empty unless the method names ``"half"`` in a module-level ``NEEDS``.
+        half: Models trained on random halves; empty unless the method names ``"half"`` in a
+            module-level ``NEEDS``.
     """
 
     setting: str

@@ -1,9 +1,12 @@
 """TracIn as published in the panel: Grad-Dot summed over the final models of several full runs.
 
-Paper: Pruthi et al. 2020, arXiv:2002.08484, as benchmarked by Deng et al. 2024 (dattri): not a trajectory but an ensemble of seeds.
-Formula: score[i, j] = sum over runs r of weight x <g_i(r), g_j(r)>, at the final state of full run r.
+Paper: Pruthi et al. 2020, arXiv:2002.08484, as benchmarked by Deng et al. 2024 (dattri): not a
+trajectory but an ensemble of seeds.
+Formula: score[i, j] = sum over runs r of weight x <g_i(r), g_j(r)>, at the final state of full run
+r.
 Cost: Grad-Dot times the number of runs.
-Approximated: training's own steps are replaced by what their ends have in common; see tracin_cp for the trajectory.
+Approximated: training's own steps are replaced by what their ends have in common; see tracin_cp for
+the trajectory.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """TracInCP: Grad-Dot summed along one training trajectory, weighted by its learning rates.
 
-Paper: Pruthi et al. 2020, Estimating Training Data Influence by Tracing Gradient Descent, arXiv:2002.08484 (Section 3.2).
+Paper: Pruthi et al. 2020, Estimating Training Data Influence by Tracing Gradient Descent,
+arXiv:2002.08484 (Section 3.2).
 Formula: score[i, j] = sum over checkpoints c of lr_c x <g_i(c), g_j(c)>, along full run 0.
 Cost: Grad-Dot times the number of checkpoints.
-Approximated: the steps between two checkpoints are taken to be alike, and each step to be first order in its learning rate.
+Approximated: the steps between two checkpoints are taken to be alike, and each step to be first
+order in its learning rate.
 """
 
 from __future__ import annotations

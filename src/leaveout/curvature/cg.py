@@ -13,8 +13,9 @@ def conjugate_gradients(
 ) -> Tensor:
     """Solve A x = b for many b with the same symmetric matrix A, from x = 0.
 
-    A column stops where its residual has fallen below ``tolerance`` times its right-hand side, or where its direction has no
-    positive curvature (A is then not positive definite along it): going on would divide by zero and turn it into NaN.
+    A column stops where its residual has fallen below ``tolerance`` times its right-hand side, or
+    where its direction has no positive curvature (A is then not positive definite along it): going
+    on would divide by zero and turn it into NaN.
 
     Args:
         product: Returns A v for rows v, (columns, size) -> (columns, size).

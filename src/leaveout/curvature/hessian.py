@@ -16,8 +16,8 @@ State = Mapping[str, Tensor]
 def hessian(module: nn.Module, state: State, inputs: Tensor, labels: Tensor) -> Tensor:
     """Return the Hessian of the mean loss, in float64.
 
-    For one linear layer it is the closed form mean_i (diag p_i - p_i p_i') kron x_i x_i', in blocks of classes; otherwise it is
-    assembled from Hessian-vector products with unit vectors.
+    For one linear layer it is the closed form mean_i (diag p_i - p_i p_i') kron x_i x_i', in blocks
+    of classes; otherwise it is assembled from Hessian-vector products with unit vectors.
 
     Args:
         module: The architecture, in evaluation mode.
@@ -28,9 +28,7 @@ def hessian(module: nn.Module, state: State, inputs: Tensor, labels: Tensor) -> 
     Returns:
         (parameters, parameters), symmetric.
     """
-    state = {
-        k: v.double() if v.is_floating_point() else v for k, v in state.items()
-    }
+    state = {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
     inputs = inputs.double()
     layers = parse(module)
     if layers is not None and len(layers) == 1:
@@ -47,7 +45,7 @@ def hessian(module: nn.Module, state: State, inputs: Tensor, labels: Tensor) -> 
 
 
 def _softmax_hessian(weight: Tensor, bias: Tensor, inputs: Tensor) -> Tensor:
-    """Return the Hessian of softmax regression; parameters in the order weight (class by class), bias.
+    """Return the Hessian of softmax regression; parameters: weight (class by class), then bias.
 
     Args:
         weight: (classes, features).

@@ -1,7 +1,7 @@
 """Hessian-vector products of the mean loss over all training samples, many vectors at once.
 
-Exact (Pearlmutter 1994: the directional derivative of the gradient), never from one batch: the result does not depend on how samples
-are batched beyond rounding.
+Exact (Pearlmutter 1994: the directional derivative of the gradient), never from one batch: the
+result does not depend on how samples are batched beyond rounding.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
+from leaveout.curvature.stack_hvp import forward_backward, stack_products
 from leaveout.training.losses import sample_losses
+from leaveout.training.stack import Layer, parse
 
 State = Mapping[str, Tensor]
 
-CHUNK_BYTES = 256 << 20
-"""Aim for the largest intermediate: vectors x samples x outputs."""
+CHUNK_BYTES = 64 << 20
+"""Aim for the largest intermediate: vectors x width x samples; bounds memory, not the result."""
 
 
 def mean_loss(
@@ -49,8 +51,7 @@ def hessian_products(
     inputs: Tensor,
     labels: Tensor,
     vectors: Tensor,
-    vector_chunk: int = 50,
-    sample_chunk: int = 5000,
+    by_hand: bool = True,
 ) -> Tensor:
     """Return H v for many vectors, H the Hessian of the mean loss over the given samples.
 
@@ -60,24 +61,51 @@ def hessian_products(
         inputs: (samples, ...).
         labels: (samples,).
         vectors: (vectors, parameters).
-        vector_chunk: Vectors at once; bounds memory, not the result.
-        sample_chunk: Samples at once; bounds memory, not the result.
+        by_hand: Whether stacks of linear layers take the hand-written way; any other module takes
+            ``torch.func``.
 
     Returns:
         (vectors, parameters).
     """
     params = {name: state[name].detach() for name, _ in module.named_parameters()}
+    layers = parse(module) if by_hand else None
+    samples, at_once = _chunks(inputs, vectors)
     out = torch.zeros_like(vectors)
-    for start in range(0, len(inputs), sample_chunk):
-        part = slice(start, start + sample_chunk)
-        gradient = grad(mean_loss(module, state, inputs[part], labels[part]))
-
-        def product(v: dict[str, Tensor], gradient: Callable = gradient) -> dict[str, Tensor]:
-            return jvp(gradient, (params,), (v,))[1]  # type: ignore[no-any-return]
-
-        share = len(inputs[part]) / len(inputs)
-        for first in range(0, len(vectors), vector_chunk):
-            rows = slice(first, first + vector_chunk)
-            found = vmap(product)(split(module, vectors[rows]))
-            out[rows] += share * torch.cat([found[name].flatten(1) for name in params], dim=1)
+    share = 1 / len(inputs)
+    for start in range(0, len(inputs), samples):
+        x, y = inputs[start : start + samples], labels[start : start + samples]
+        product = _product(module, state, params, layers, x, y, share)
+        for first in range(0, len(vectors), at_once):
+            rows = slice(first, first + at_once)
+            found = product(split(module, vectors[rows]))
+            out[rows] += torch.cat([found[name].flatten(1) for name in params], dim=1)
     return out
+
+
+def _chunks(inputs: Tensor, vectors: Tensor) -> tuple[int, int]:
+    """Return how many samples and vectors to take at once, to stay within CHUNK_BYTES."""
+    width = 128 * vectors.element_size()  # a typical layer's width
+    samples = min(len(inputs), 5000)
+    return samples, max(1, min(len(vectors), CHUNK_BYTES // (samples * width)))
+
+
+def _product(
+    module: nn.Module,
+    state: State,
+    params: dict[str, Tensor],
+    layers: list[Layer] | None,
+    inputs: Tensor,
+    labels: Tensor,
+    share: float,
+) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """Return the product with the Hessian of ``share`` times the sum of some samples' losses."""
+    if layers is not None:
+        known = forward_backward(layers, params, inputs.flatten(1), labels, share)
+        return lambda v: stack_products(layers, params, known, v, share)
+    gradient = grad(mean_loss(module, state, inputs, labels))
+    weight = share * len(inputs)
+
+    def product(vector: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: weight * t for k, t in jvp(gradient, (params,), (vector,))[1].items()}
+
+    return vmap(product)

@@ -1,7 +1,9 @@
-"""Factored gradients of linear layers: the gradient of one sample is d a', with input a and output gradient d.
+"""Factored gradients of linear layers.
 
-So the inner product of two samples' gradients is <a_i, a_j><d_i, d_j> a layer (plus <d_i, d_j> for the bias), and no gradient
-needs to be formed: n_train x n_test products cost two small matrix products instead of one over all parameters.
+The gradient of one sample is d a', with the layer's input a and output gradient d. So the inner
+product of two samples' gradients is <a_i, a_j><d_i, d_j> a layer (plus <d_i, d_j> for the bias),
+and no gradient needs to be formed: n_train x n_test products cost two small matrix products instead
+of one over all parameters.
 """
 
 from __future__ import annotations
@@ -55,8 +57,8 @@ def gradient_factors(
         labels: (samples,).
 
     Returns:
-        One factor a layer, in the order of ``module.named_parameters()``; None if the module has other parameters than
-        those of linear layers used once on (samples, features) inputs.
+        One factor a layer, in the order of ``module.named_parameters()``; None if the module has
+        other parameters than those of linear layers used once on (samples, features) inputs.
     """
     if not is_linear(module):
         return None
@@ -104,14 +106,15 @@ def factored_dots(left: list[Factor], right: list[Factor]) -> Tensor:
 def factored_norms(factors: list[Factor]) -> Tensor:
     """Return the Euclidean norm of each sample's gradient, (samples,)."""
     squares = sum(
-        (f.inputs.square().sum(1) + (1 if f.bias else 0)) * f.deltas.square().sum(1) for f in factors
+        (f.inputs.square().sum(1) + (1 if f.bias else 0)) * f.deltas.square().sum(1)
+        for f in factors
     )
     assert isinstance(squares, Tensor)
     return squares.sqrt()
 
 
 def form(factors: list[Factor]) -> Tensor:
-    """Form the gradients, (samples, parameters), in the order of ``named_parameters()``: weight, then bias, of each layer."""
+    """Form the gradients, (samples, parameters), in the order of ``named_parameters()``."""
     parts = []
     for f in factors:
         parts.append((f.deltas[:, :, None] * f.inputs[:, None, :]).flatten(1))

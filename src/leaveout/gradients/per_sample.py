@@ -22,7 +22,7 @@ from leaveout.training.losses import sample_losses
 
 State = Mapping[str, Tensor]
 
-CHUNK_BYTES = 256 << 20
+CHUNK_BYTES = 64 << 20
 """Formed gradients held at once, at most."""
 
 

@@ -1,7 +1,8 @@
 """Correlation per test sample, with undefined ones marked and their cause counted.
 
-Both ground-truth metrics correlate, for every test sample, predictions with outcomes over some units: subsets for the
-linear datamodelling score, removed samples for leave-one-out. Arrays here are ``(unit, test)``.
+Both ground-truth metrics correlate, for every test sample, predictions with outcomes over some
+units: subsets for the linear datamodelling score, removed samples for leave-one-out. Arrays here
+are ``(unit, test)``.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ Bools = NDArray[np.bool_]
 
 
 def is_broken(x: Floats) -> Bools:
-    """Return, per test sample, whether any of its values is NaN or infinite: (unit, test) -> (test,)."""
-    return ~np.isfinite(x).all(axis=0)
+    """Return which test samples have a NaN or infinite value: (unit, test) -> (test,)."""
+    return np.asarray(~np.isfinite(x).all(axis=0))
 
 
 def is_constant(x: Floats) -> Bools:
-    """Return, per test sample, whether all its values are equal: (unit, test) -> (test,)."""
+    """Return which test samples have all values equal: (unit, test) -> (test,)."""
     return np.asarray((x == x[:1]).all(axis=0))
 
 

@@ -1,11 +1,13 @@
-"""Evaluate one method against one ground truth: its value, interval and noise ceiling for each of its hyper-parameters.
+"""Evaluate one method against one ground truth: values, intervals and noise ceilings.
 
-Two truths are compared with. ``mean`` is the mean of the target over the runs of a unit (a subset, or a removed sample);
-``single`` compares with each run alone and averages the correlations, which is the published protocol's one run per unit.
-Values are given over ``all`` test samples and over two halves, ``select`` for choosing hyper-parameters and ``report``.
+Two truths are compared with. ``mean`` is the mean of the target over the runs of a unit (a subset,
+or a removed sample); ``single`` compares with each run alone and averages the correlations, which
+is the published protocol's one run per unit. Values are given over ``all`` test samples and over
+two halves, ``select`` for choosing hyper-parameters and ``report``.
 
-Everything is aligned by sample id and sorted by it, so the order of a file's rows changes nothing; and all resampling is
-drawn from (setting, metric) alone, so that all methods of a setting are resampled alike and can be compared in pairs.
+Everything is aligned by sample id and sorted by it, so the order of a file's rows changes nothing;
+and all resampling is drawn from (setting, metric) alone, so that all methods of a setting are
+resampled alike and can be compared in pairs.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class GroundTruth:
         test_id: Test samples.
         predict: Turns scores (train, test) into predictions (unit, test).
         runs: What a good prediction correlates with positively, for each run: (run, unit, test).
-        repeats: The same for two or more runs over the same units, for the noise ceiling: (run, unit, test).
+        repeats: The same for two or more runs over the same units, for the noise ceiling: (run,
+            unit, test).
         repeats_note: Why there are no repeats, if there are none.
     """
 
@@ -178,17 +181,15 @@ def _aligned_score(
         extra = np.setdiff1d(have, wanted)
         if what == "train" and metric == "lds" and len(extra):
             raise LeaveoutError(
-                f"{artefact.path}: scores train ids {_listed(extra)}, which no subset of {truth_path} "
-                "draws from. Make the scores and the ground truth from the same setting."
+                f"{artefact.path}: scores train ids {_listed(extra)}, which no subset of "
+                f"{truth_path} draws from. Make scores and ground truth from the same setting."
             )
         positions.append(order[np.searchsorted(have, wanted)])
     aligned: NDArray[Any] = score[np.ix_(*positions)]
     return aligned
 
 
-def _read_scores(
-    paths: Sequence[Path], setting: str, method: str
-) -> dict[str, Artefact]:
+def _read_scores(paths: Sequence[Path], setting: str, method: str) -> dict[str, Artefact]:
     """Read the scores of one method by the label of their hyper-parameters."""
     scores: dict[str, Artefact] = {}
     for path in paths:
@@ -201,7 +202,9 @@ def _read_scores(
                 )
         label = artefact.meta.get("label")
         if not isinstance(label, str):
-            raise CorruptArtefactError(Path(path), "its header has no label of its hyper-parameters")
+            raise CorruptArtefactError(
+                Path(path), "its header has no label of its hyper-parameters"
+            )
         if label in scores:
             raise LeaveoutError(
                 f"{path}: {label!r} is also the label of {scores[label].path}. Give each once."
@@ -233,10 +236,10 @@ def evaluate(
     root_seed: int,
     bootstrap: int = 1000,
 ) -> None:
-    """Evaluate all score files of one method and write one row per hyper-parameters, truth and half.
+    """Evaluate all score files of one method; one row per hyper-parameters, truth and half.
 
-    A test sample whose predictions or outcomes hold NaN or inf, or are constant, has no correlation: it is left out of the
-    mean and counted by its cause.
+    A test sample whose predictions or outcomes hold NaN or inf, or are constant, has no
+    correlation: it is left out of the mean and counted by its cause.
 
     Args:
         metric: ``lds`` (Spearman, Park et al. 2303.14186) or ``loo`` (Pearson).
@@ -245,11 +248,13 @@ def evaluate(
         out: CSV to write, with the columns ``COLUMNS``.
         setting: Name of the setting.
         method: Name of the method.
-        root_seed: Root seed of the setting; resampling and halves derive from it and (setting, metric).
+        root_seed: Root seed of the setting; resampling and halves derive from it and (setting,
+            metric).
         bootstrap: Number of bootstrap replicates.
 
     Raises:
-        LeaveoutError: A file is missing or damaged, or ids, setting, method or labels do not fit together.
+        LeaveoutError: A file is missing or damaged, or ids, setting, method or labels do not fit
+            together.
     """
     ground = load_ground_truth(metric, truth)
     artefacts = _read_scores(scores, setting, method)
@@ -264,7 +269,9 @@ def evaluate(
     halves = split(ground.test_id, setting, root_seed)
     counts = {
         units: resample_counts(
-            seeds.generator(root_seed, setting, "bootstrap", metric, "units", units), units, bootstrap
+            seeds.generator(root_seed, setting, "bootstrap", metric, "units", units),
+            units,
+            bootstrap,
         )
         for units in {n_units, ground.repeats.shape[1]}
     }
@@ -294,10 +301,12 @@ def evaluate(
         low, high = interval(replicates[p * len(TRUTHS) + t, h], _mean(value))
         top, top_low, top_high, note = ceilings[name, half]
         rows.append(
-            (setting, metric, method, label, name, half)
-            + tuple(map(_number, (_mean(value), low, high, top, top_low, top_high)))
-            + (len(value), int(broken.sum()), int((np.isnan(value) & ~broken).sum()))
-            + (n_units, n_runs, note)
+            (
+                *(setting, metric, method, label, name, half),
+                *map(_number, (_mean(value), low, high, top, top_low, top_high)),
+                *(len(value), int(broken.sum()), int((np.isnan(value) & ~broken).sum())),
+                *(n_units, n_runs, note),
+            )
         )
     with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
@@ -324,13 +333,11 @@ def _ceilings(
     runs = {"mean": len(ground.runs), "single": 1}
     if ground.repeats_note:
         none = (float("nan"),) * 3
-        return {cell: (*none, ground.repeats_note) for cell in itertools.product(TRUTHS, HALVES)}
+        return dict.fromkeys(itertools.product(TRUTHS, HALVES), (*none, ground.repeats_note))
     columns = list(ground.repeats)
     pairs = [list(itertools.combinations(range(len(columns)), 2))]
     values = _per_test(ground.kind, columns, pairs)
-    drawn = replicate_means(
-        ground.kind, columns, pairs, counts, test_counts, np.isfinite(values)
-    )
+    drawn = replicate_means(ground.kind, columns, pairs, counts, test_counts, np.isfinite(values))
     return {
         (name, half): ceiling(_mean(values[0][halves[half]]), drawn[0, h], runs[name])
         for name in TRUTHS

@@ -1,8 +1,9 @@
 """The linear datamodelling score (LDS; Park et al., TRAK, arXiv 2303.14186).
 
-A subset s of the training samples is kept and a model trained on it alone. A score predicts the outcome as the sum of the
-scores of the kept samples, and a positive score means a helpful sample, so the prediction is compared with minus the loss:
-for each test sample j, Spearman over the subsets of ``sum_{i in s} score[i, j]`` and ``-loss[s, j]``; then the mean over j.
+A subset s of the training samples is kept and a model trained on it alone. A score predicts the
+outcome as the sum of the scores of the kept samples, and a positive score means a helpful sample,
+so the prediction is compared with minus the loss: for each test sample j, Spearman over the subsets
+of ``sum_{i in s} score[i, j]`` and ``-loss[s, j]``; then the mean over j.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from leaveout.metrics.correlation import Floats, correlate, is_broken
 def predictions(score: Floats, mask: ArrayLike) -> NDArray[np.float64]:
     """Sum the scores of the kept samples of every subset.
 
-    A column with a NaN or inf anywhere is NaN throughout. A column whose sums differ by no more than the rounding error of
-    the sum is made exactly constant: otherwise equal scores would be ranked by their rounding.
+    A column with a NaN or inf anywhere is NaN throughout. A column whose sums differ by no more
+    than the rounding error of the sum is made exactly constant: otherwise equal scores would be
+    ranked by their rounding.
 
     Args:
         score: (train, test).
@@ -37,7 +39,7 @@ def predictions(score: Floats, mask: ArrayLike) -> NDArray[np.float64]:
 
 
 def outcomes(target: Floats) -> NDArray[np.float64]:
-    """Return what a good prediction correlates with positively: minus the loss of each subset's model."""
+    """Return what a good prediction rises with: minus the loss of each subset's model."""
     return -target.astype(np.float64)
 
 

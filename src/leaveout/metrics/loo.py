@@ -1,7 +1,8 @@
-"""Leave-one-out correlation (the counterfactual of Koh and Liang, arXiv 1703.04730, as dattri scores it).
+"""Leave-one-out correlation (the counterfactual of Koh and Liang, arXiv 1703.04730).
 
-One training sample i is left out and the model trained again. For each test sample j: Pearson over the removed i of
-``score[i, j]`` and ``loss without i - loss of the full model``; then the mean over j. Run r is compared with the full run r.
+One training sample i is left out and the model trained again. For each test sample j: Pearson over
+the removed i of ``score[i, j]`` and ``loss without i - loss of the full model``; then the mean over
+j. Run r is compared with the full run r.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from leaveout.metrics.correlation import Floats, correlate
 
 
 def outcomes(target: Floats, full_target: Floats) -> NDArray[np.float64]:
-    """Return how much the loss rises when each sample is left out, which a good score correlates with positively.
+    """Return how much the loss rises when each sample is left out: what a good score predicts.
 
     Args:
         target: (removed, run, test), losses without the sample.

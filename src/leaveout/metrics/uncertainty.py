@@ -1,12 +1,14 @@
 """Bootstrap intervals and the noise ceiling of a mean of per-test-sample correlations.
 
-Test samples and units (subsets, or removed samples) are resampled together: a replicate draws both with replacement. A draw
-is only ever a vector of counts, and correlations are computed under those counts, exactly as if the drawn rows had been
-copied out; nothing is copied, and Spearman is ranked anew in every replicate.
+Test samples and units (subsets, or removed samples) are resampled together: a replicate draws both
+with replacement. A draw is only ever a vector of counts, and correlations are computed under those
+counts, exactly as if the drawn rows had been copied out; nothing is copied, and Spearman is ranked
+anew in every replicate.
 
-The noise ceiling (split-half reliability, Spearman 1910, Brown 1910): two runs of the same units agree only up to training
-noise. If rho is their correlation, R runs averaged have reliability ``R rho / (1 + (R - 1) rho)``, and even a predictor that
-knows the expected outcome can correlate with them no better than its square root.
+The noise ceiling (split-half reliability, Spearman 1910, Brown 1910): two runs of the same units
+agree only up to training noise. If rho is their correlation, R runs averaged have reliability ``R
+rho / (1 + (R - 1) rho)``, and even a predictor that knows the expected outcome can correlate with
+them no better than its square root.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from leaveout.metrics.correlation import Floats, Kind, standardise
 _F = TypeVar("_F", float, NDArray[np.float64])
 Pair = tuple[int, int]
 LEVEL = 0.95
-# Below this share of a column's variance what is left is cancellation error, so the drawn values count as constant.
+# Below this share of a column's variance what is left is cancellation error, so the drawn values
+# count as constant.
 _NO_VARIANCE = 1e-12
 _CHUNK_BYTES = 48 * 2**20
 
@@ -46,8 +49,9 @@ def _spearman(
 ) -> NDArray[np.float64]:
     """Return Spearman under the counts for one chunk of test samples: (pair, test, replicate).
 
-    ``sum_t sign(x_s - x_t) counts_t`` is twice the centred midrank of s among the drawn values. These and the sums of
-    their products are integers, so float32 is exact as long as units^3 < 2^24.
+    ``sum_t sign(x_s - x_t) counts_t`` is twice the centred midrank of s among the drawn values.
+    These and the sums of their products are integers, so float32 is exact as long as units^3 <
+    2^24.
     """
     units, replicates = counts.shape
     counts = counts.astype(np.float32 if units**3 < 2**24 else np.float64)
@@ -99,8 +103,8 @@ def replicate_correlations(
         counts: (unit, replicate), how often each unit was drawn.
 
     Yields:
-        A slice of test samples and their correlations (pair, test, replicate); NaN where the drawn values are constant.
-        Chunks keep the memory bounded whatever the number of test samples.
+        A slice of test samples and their correlations (pair, test, replicate); NaN where the drawn
+        values are constant. Chunks keep the memory bounded whatever the number of test samples.
     """
     units, replicates = counts.shape
     tests = columns[0].shape[1]
@@ -125,9 +129,11 @@ def replicate_means(
     Args:
         kind: ``pearson`` or ``spearman``.
         columns: Arrays (unit, test).
-        groups: Each group of pairs gives one quantity per test sample: the mean of its pairs' correlations.
+        groups: Each group of pairs gives one quantity per test sample: the mean of its pairs'
+            correlations.
         counts: (unit, replicate).
-        test_counts: (half, test, replicate): how often each test sample was drawn, for each set of them to average over.
+        test_counts: (half, test, replicate): how often each test sample was drawn, for each set of
+            them to average over.
         defined: (group, test): False leaves the test sample out.
 
     Returns:
@@ -144,15 +150,18 @@ def replicate_means(
             value[~known] = 0.0
             total[g] += np.einsum("htb,tb->hb", test_counts[:, tests], value)
             weight[g] += np.einsum("htb,tb->hb", test_counts[:, tests], known.astype(np.float64))
-    return np.divide(total, weight, out=np.full(shape, np.nan), where=weight > 0)
+    means = np.full(shape, np.nan)
+    np.divide(total, weight, out=means, where=weight > 0)
+    return means
 
 
 def recentre(replicates: NDArray[np.float64], estimate: float) -> NDArray[np.float64]:
     """Shift the defined replicates so that their mean is the estimate, and drop the others.
 
-    Units drawn twice are tied, which lowers a rank correlation: Spearman's replicates lie about .005 below the estimate at
-    100 subsets. Averaged over many test samples that is as much as the half-width, and unshifted percentiles would hold the
-    truth in as few as two intervals of three (simulated; 94% to 99% with the shift).
+    Units drawn twice are tied, which lowers a rank correlation: Spearman's replicates lie about
+    .005 below the estimate at 100 subsets. Averaged over many test samples that is as much as the
+    half-width, and unshifted percentiles would hold the truth in as few as two intervals of three
+    (simulated; 94% to 99% with the shift).
     """
     known = replicates[np.isfinite(replicates)]
     return known - known.mean() + estimate if len(known) else known
@@ -173,14 +182,14 @@ def interval(replicates: NDArray[np.float64], estimate: float) -> tuple[float, f
 
 
 def spearman_brown(reliability: _F, runs: int) -> _F:
-    """Return the reliability of the mean of ``runs`` runs from that of one (Spearman 1910, Brown 1910)."""
+    """Return the reliability of the mean of ``runs`` runs, given that of one."""
     return runs * reliability / (1 + (runs - 1) * reliability)
 
 
 def ceiling(
     agreement: float, replicates: NDArray[np.float64], runs: int
 ) -> tuple[float, float, float, str]:
-    """Return the highest correlation a noiseless predictor can reach, its interval, and why it is NaN if it is.
+    """Return what a noiseless predictor can reach at most, its interval, and why if it is NaN.
 
     Args:
         agreement: Mean over test samples and pairs of runs of the correlation between two runs.

@@ -26,13 +26,11 @@ def build_model(model: Model, input_shape: tuple[int, ...], n_outputs: int) -> n
             return cnn.build(input_shape, n_outputs, channels, batch_norm)
 
 
-def initialise(
-    model: Model, input_shape: tuple[int, ...], n_outputs: int, seed: int
-) -> nn.Module:
+def initialise(model: Model, input_shape: tuple[int, ...], n_outputs: int, seed: int) -> nn.Module:
     """Build a model whose initial weights depend on ``seed`` alone.
 
-    The weights are drawn on the CPU, so that every device starts from the same ones, and torch's global generator is left
-    as it was.
+    The weights are drawn on the CPU, so that every device starts from the same ones, and torch's
+    global generator is left as it was.
 
     Args:
         model: The architecture section of a setting.

@@ -1,4 +1,4 @@
-"""Small convolutional network: 3x3 convolutions, optional batch norm, ReLU and 2x2 pooling, then one linear layer."""
+"""Small convolutional network: blocks of 3x3 convolution, ReLU and pooling, then a linear layer."""
 
 from __future__ import annotations
 

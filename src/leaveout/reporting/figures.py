@@ -1,7 +1,8 @@
 """Figures: the published panel redrawn from our table, and each method's value along its grid.
 
-Colours are Okabe and Ito's; every series also has a mark or a line style of its own, so that a grey print reads the same.
-An SVG is the same byte for byte whenever its data are, and keeps its text as text.
+Colours are Okabe and Ito's; every series also has a mark or a line style of its own, so that a grey
+print reads the same. An SVG is the same byte for byte whenever its data are, and keeps its text as
+text.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from leaveout.reporting.tables import (
 )
 
 HELD_OUT, AS_PUBLISHED, PUBLISHED = "#D55E00", "#0072B2", "#000000"
-# Okabe-Ito without yellow, which is too light for a line; orange and vermillion are last as they resemble the held-out mark.
+# Okabe-Ito without yellow, which is too light for a line; orange and vermillion are last as they
+# resemble the held-out mark.
 SERIES = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00", "#D55E00")
 MARKS = ("o", "s", "^", "v", "P", "X", "D")
 DASHES = ("-", "--", "-.", ":")
@@ -40,7 +42,7 @@ AXIS = {
     "loo": "leave-one-out (mean Pearson correlation)",
 }
 SHORT = {"lds": "LDS", "loo": "LOO"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "leaveout",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -50,45 +52,56 @@ STYLE = {
     "axes.linewidth": 0.6,
     "legend.frameon": False,
 }
-WIDTH, ROW, MARGIN = 10.0, 0.34, 1.15  # inches: figure, one method, and what a panel needs beside its methods
+WIDTH, ROW, MARGIN = (
+    10.0,
+    0.34,
+    1.15,
+)  # inches: figure, one method, and what a panel needs beside its methods
 
 
 def panel_figure(metric: str, table_csv: Path, metric_csvs: Sequence[Path], out: Path) -> None:
-    """Draw the panel of a metric: a row per setting, its methods on the left, their grids on the right.
+    """Draw the panel of a metric: a row per setting, methods on the left, grids on the right.
 
-    Left, per method: our value under the papers' protocol beside the published one, and under the held-out protocol; 95%
-    intervals; a noise ceiling for each protocol. Right: the value along every one-parameter grid (held-out truth, the half on
-    which hyper-parameters are chosen), with the chosen point ringed.
+    Left, per method: our value under the papers' protocol beside the published one, and under the
+    held-out protocol; 95% intervals; a noise ceiling for each protocol. Right: the value along
+    every one-parameter grid (held-out truth, the half on which hyper-parameters are chosen), with
+    the chosen point ringed.
 
     Args:
         metric: ``lds`` or ``loo``.
-        table_csv: The table of ``leaveout.reporting.tables.panel_table``; orders settings and methods.
+        table_csv: The table of ``leaveout.reporting.tables.panel_table``; orders settings and
+            methods.
         metric_csvs: The metric CSVs it was made from.
         out: File to write; its suffix (``.svg``, ``.png``, ``.pdf``) decides the format.
 
     Raises:
-        LeaveoutError: A file is missing or malformed, they do not fit together, or the suffix is unknown.
+        LeaveoutError: A file is missing or malformed, they do not fit together, or the suffix is
+            unknown.
     """
     rows = read_csv(table_csv, PANEL_COLUMNS)
     metrics = read_metrics(metric, metric_csvs)
     if sorted(metrics) != sorted((row["setting"], row["method"]) for row in rows) or not rows:
         raise LeaveoutError(
-            f"{table_csv}: it was not made from the {metric} files given (other settings or methods). "
+            f"{table_csv}: it was not made from the {metric} files given; other methods. "
             "Delete it and make it anew."
         )
     settings = {row["setting"]: [r for r in rows if r["setting"] == row["setting"]] for row in rows}
     out = Path(out)
     with rc_context(STYLE):
         heights = [MARGIN + ROW * max(len(methods), 4) for methods in settings.values()]
-        figure = Figure(figsize=(WIDTH, sum(heights) + 0.55), layout="constrained")
+        figure = Figure(figsize=(WIDTH, sum(heights) + 0.75), layout="constrained")
         if out.suffix[1:] not in figure.canvas.get_supported_filetypes():
-            raise LeaveoutError(f"{out}: cannot draw a {out.suffix or 'file without suffix'}; use .svg")
+            raise LeaveoutError(
+                f"{out}: cannot draw a {out.suffix or 'file without suffix'}; use .svg"
+            )
         grid = figure.add_gridspec(len(settings), 2, width_ratios=[1.55, 1], height_ratios=heights)
         for i, (setting, methods) in enumerate(settings.items()):
             left, right = figure.add_subplot(grid[i, 0]), figure.add_subplot(grid[i, 1])
-            own = {method: metrics[setting, method] for method in (row["method"] for row in methods)}
+            own = {
+                method: metrics[setting, method] for method in (row["method"] for row in methods)
+            }
             _draw_methods(left, metric, methods, own, table_csv)
-            left.set_title(setting, loc="left", fontweight="bold", pad=22)
+            left.set_title(setting, loc="left", fontweight="bold", pad=18)
             _draw_grids(right, metric, own)
         _legend(figure, rows)
         # No date, so that the same data give the same file.
@@ -117,11 +130,16 @@ def _draw_methods(
         for prefix, place, mark, colour in marks:
             value, bounds = _bounds(row, prefix, path)
             if math.isnan(value):
-                axes.text(0, place, f" no value: {row['dropped_why']}", va="center", color=colour)
                 continue
             axes.errorbar(
                 value, place, xerr=bounds, fmt=mark, color=colour, markersize=4.5, elinewidth=1.2,
                 capsize=2, zorder=3,
+            )  # fmt: skip
+        if math.isnan(number(row, "value", path)):
+            axes.text(
+                0.99, y + 0.2, f"no value: {row['dropped_why']} of {row['n_test']} test samples",
+                ha="right", va="center", color=HELD_OUT, fontsize=8,
+                transform=axes.get_yaxis_transform(),
             )  # fmt: skip
         bound = row["published"].startswith("<=")
         try:
@@ -136,34 +154,40 @@ def _draw_methods(
     axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    low = min(0.0, axes.get_xlim()[0])
-    axes.set_xlim(low, 1.0)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.0), 1.0 if high > 0.5 else high)
     axes.axvline(0, color="0.6", linewidth=0.6, zorder=1)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.set_xlabel(AXIS[metric])
 
 
 def _draw_ceilings(axes: Axes, rows: Sequence[Row]) -> None:
-    """Draw each protocol's noise ceiling with its interval; it is the same for all methods of a setting."""
-    protocols = (
-        (as_published(rows), AS_PUBLISHED, "--", "right", "1 run"),
-        (held_out(rows), HELD_OUT, ":", "left", f"mean of {rows[0]['n_runs']}"),
-    )
-    for row, colour, dash, side, what in protocols:
+    """Draw each protocol's noise ceiling and its interval: the same for all methods."""
+    one, several = as_published(rows), held_out(rows)
+    if one["n_runs"] == "1":
+        ceilings = [(one, "0.35", "--", "right", "noise ceiling")]
+    else:
+        # The ceiling of several runs is never the lower one, so that labels on outer sides cannot
+        # meet.
+        ceilings = [
+            (one, AS_PUBLISHED, "--", "right", "noise ceiling, 1 run"),
+            (several, HELD_OUT, ":", "left", f"mean of {several['n_runs']}"),
+        ]
+    for row, colour, dash, side, what in ceilings:
         top, low, high = (float(row[name]) for name in ("ceiling", "ceiling_low", "ceiling_high"))
-        if math.isnan(top) or (side == "left" and row["n_runs"] == "1"):
+        if math.isnan(top):
             continue
         axes.axvspan(low, high, color=colour, alpha=0.13, linewidth=0, zorder=1)
         axes.axvline(top, color=colour, linestyle=dash, linewidth=1.2, zorder=2)
-        # The ceiling of several runs is never the lower one, so that labels on outer sides cannot meet.
         axes.annotate(
             f"{what}: {top:.2f}", (top, 1), (-3 if side == "right" else 3, 3), ha=side, va="bottom",
-            xycoords=("data", "axes fraction"), textcoords="offset points", color=colour, fontsize=8,
+            xycoords=("data", "axes fraction"), textcoords="offset points",
+            color=colour, fontsize=8,
         )  # fmt: skip
 
 
 def _grid(rows: Sequence[Row]) -> tuple[str, list[float], list[Row]] | None:
-    """Return the one numeric hyper-parameter that varies, its values and their rows, in order of value."""
+    """Return the one numeric hyper-parameter that varies, its sorted values and their rows."""
     chosen_on = [row for row in rows if (row["truth"], row["half"]) == ("mean", "select")]
     grid = [
         dict(item.split("=", 1) for item in row["params"].split(",") if "=" in item)
@@ -191,21 +215,23 @@ def _draw_grids(axes: Axes, metric: str, metrics: dict[str, list[Row]]) -> None:
         y, low, high = ([float(row[c]) for row in rows] for c in ("value", "ci_low", "ci_high"))
         axes.fill_between(values, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(
-            values, y, marker=MARKS[k % len(MARKS)], linestyle=DASHES[k % len(DASHES)], color=colour,
-            markersize=4, linewidth=1.2, label=method,
+            values, y, marker=MARKS[k % len(MARKS)], linestyle=DASHES[k % len(DASHES)],
+            color=colour, markersize=4, linewidth=1.2, label=method,
         )  # fmt: skip
         best = held_out(metrics[method])["params"]
-        chosen = [(x, v) for x, v, row in zip(values, y, rows, strict=True) if row["params"] == best]
+        chosen = [
+            (x, v) for x, v, row in zip(values, y, rows, strict=True) if row["params"] == best
+        ]
         axes.plot(*chosen[0], "o", markersize=10, markerfacecolor="none", color=colour)
     if min(min(values) for _, values, _ in lines.values()) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=8))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(axis="y", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel(" or ".join(dict.fromkeys(name for name, _, _ in lines.values())))
-    axes.set_ylabel(f"{SHORT[metric]}, half for choosing")
+    axes.set_ylabel(f"{SHORT[metric]} on the half used to choose")
     axes.legend(loc="best", fontsize=8)
 
 
@@ -214,18 +240,22 @@ def _legend(figure: Figure, rows: Sequence[Row]) -> None:
         return Line2D([], [], linestyle="", marker=marker, color=colour, markersize=size, **more)
 
     entries: list[tuple[Any, str]] = [
-        (mark("o", AS_PUBLISHED, 5), "ours, as published: chosen and\nreported on all test samples, 1 run"),
-        (mark("s", HELD_OUT, 5), "ours, held out: chosen on one half,\nreported on the other, mean of runs"),
+        (
+            mark("o", AS_PUBLISHED, 5),
+            "ours, as published: 1 run, hyper-parameters\nchosen and reported on all test samples",
+        ),
+        (
+            mark("s", HELD_OUT, 5),
+            "ours, held out: mean of runs, hyper-parameters\n"
+            "chosen on one half, reported on the other",
+        ),
     ]
     if any(row["published"] and not row["published"].startswith("<=") for row in rows):
         entries.append((mark("D", PUBLISHED, 8, markerfacecolor="none"), "published"))
     if any(row["published"].startswith("<=") for row in rows):
         entries.append((mark("<", PUBLISHED, 8, markerfacecolor="none"), "published: at most"))
-    entries.append(
-        ((Line2D([], [], color="0.3", linestyle="--"), Patch(color="0.3", alpha=0.15)), "noise ceiling, 95% interval")
-    )
-    entries.append((mark("o", "0.3", 10, markerfacecolor="none"), "chosen"))
+    band = (Line2D([], [], color="0.3", linestyle="--"), Patch(color="0.3", alpha=0.15))
+    entries.append((band, "noise ceiling (bars and bands: 95%)"))
+    entries.append((mark("o", "0.3", 10, markerfacecolor="none"), "hyper-parameter chosen"))
     handles, labels = zip(*entries, strict=True)
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(entries), fontsize=8, columnspacing=1.4
-    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, columnspacing=2)

@@ -1,8 +1,9 @@
-"""Tables: one row per method with its interval, noise ceiling and published value; and what each method cost.
+"""Tables: a row per method with interval, noise ceiling and published value; and its cost.
 
-A panel shows two protocols side by side. ``value`` is the held-out one: hyper-parameters are chosen on one half of the test
-samples and reported on the other, against the mean of all runs. ``as_published_value`` is the papers' habit, for comparison
-with their numbers: one run each, hyper-parameters chosen and reported on the same test samples.
+A panel shows two protocols side by side. ``value`` is the held-out one: hyper-parameters are chosen
+on one half of the test samples and reported on the other, against the mean of all runs.
+``as_published_value`` is the papers' habit, for comparison with their numbers: one run each,
+hyper-parameters chosen and reported on the same test samples.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def read_csv(path: Path | str, columns: Iterable[str]) -> list[Row]:
     """Read a CSV that must have some columns.
 
     Raises:
-        LeaveoutError: The file is missing, is not text, lacks a column, or has a row of another length; names it.
+        LeaveoutError: The file is missing, is not text, lacks a column, or has a row of another
+            length; names it.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8") as handle:
@@ -102,12 +104,13 @@ def number(row: Mapping[str, str], column: str, path: Path | str) -> float:
         return float(row[column])
     except ValueError as error:
         raise LeaveoutError(
-            f"{path}, column {column}: {row[column]!r} is not a number. Delete the file and make it anew."
+            f"{path}, column {column}: {row[column]!r} is not a number. "
+            "Delete the file and make it anew."
         ) from error
 
 
 def read_metrics(metric: str, paths: Sequence[Path]) -> dict[tuple[str, str], list[Row]]:
-    """Read metric CSVs, by (setting, method): settings in order of first appearance, methods in the order given.
+    """Read metric CSVs by (setting, method), in the order given but settings together.
 
     Raises:
         LeaveoutError: A file is malformed, of another metric, or two hold the same method.
@@ -123,7 +126,9 @@ def read_metrics(metric: str, paths: Sequence[Path]) -> dict[tuple[str, str], li
             )
         key = keys.pop()
         if key in found:
-            raise LeaveoutError(f"{path}: {key[1]} of {key[0]} is given twice. Give each file once.")
+            raise LeaveoutError(
+                f"{path}: {key[1]} of {key[0]} is given twice. Give each file once."
+            )
         for row in rows:
             for column in NUMBERS:
                 number(row, column, path)
@@ -138,15 +143,17 @@ def select(rows: Sequence[Row], truth: str, chosen_on: str, reported_on: str) ->
     Args:
         rows: The rows of one method, in grid order.
         truth: ``mean`` or ``single``.
-        chosen_on: The half with whose values they are chosen; the first of equals wins, and NaN only if all are NaN.
+        chosen_on: The half with whose values they are chosen; the first of equals wins, and NaN
+            only if all are NaN.
         reported_on: The half whose row is returned.
     """
     choice = [row for row in rows if (row["truth"], row["half"]) == (truth, chosen_on)]
     report = [row for row in rows if (row["truth"], row["half"]) == (truth, reported_on)]
     if not choice or [row["params"] for row in choice] != [row["params"] for row in report]:
         raise LeaveoutError(
-            f"the {rows[0]['metric']} of {rows[0]['method']} in {rows[0]['setting']} has no full set of rows "
-            f"for truth={truth}, half={chosen_on} and half={reported_on}. Delete its CSV and make it anew."
+            f"the {rows[0]['metric']} of {rows[0]['method']} in {rows[0]['setting']} has no full "
+            f"set of rows for truth={truth}, half={chosen_on} and half={reported_on}. "
+            "Delete its CSV and make it anew."
         )
     values = [float(row["value"]) for row in choice]
     best = max(range(len(values)), key=lambda k: (not math.isnan(values[k]), values[k], -k))
@@ -154,12 +161,12 @@ def select(rows: Sequence[Row], truth: str, chosen_on: str, reported_on: str) ->
 
 
 def held_out(rows: Sequence[Row]) -> Row:
-    """Return the row of the held-out protocol: the mean of the runs, chosen on one half, reported on the other."""
+    """Return the held-out row: mean of the runs, chosen on one half, reported on the other."""
     return select(rows, "mean", "select", "report")
 
 
 def as_published(rows: Sequence[Row]) -> Row:
-    """Return the row of the papers' protocol: one run each, chosen and reported on all test samples."""
+    """Return the row of the papers' protocol: one run, chosen and reported on all samples."""
     return select(rows, "single", "all", "all")
 
 
@@ -169,7 +176,9 @@ def _published(rows: Sequence[Row], metric: str, setting: str, method: str) -> t
     own = [row for row in here if row["method"] == method]
     # One figure is one panel; values of other papers for the same setting have panels of their own.
     own = [row for row in own if row["panel"] == f"{setting}_{metric}"] or own
-    match = own or [row for row in here if row["method"] == ALL_METHODS]
+    # "All methods" are the source's own, not ours.
+    theirs = {row["source"] for row in rows if row["method"] == method}
+    match = own or [row for row in here if row["method"] == ALL_METHODS and row["source"] in theirs]
     return "; ".join(row["value"] for row in match), "; ".join(row["source"] for row in match)
 
 
@@ -189,7 +198,9 @@ def _panel_row(rows: Sequence[Row], published: str, source: str) -> Row:
     n_dropped, why = _dropped(ours)
     row = {column: ours[column] for column in ("setting", "method", "params", "ceiling_note")}
     row |= {column: ours[column] for column in ("n_test", "n_samples", "n_runs")}
-    row |= {column: _four(float(ours[column])) for column in ("value", "ci_low", "ci_high", "ceiling")}
+    row |= {
+        column: _four(float(ours[column])) for column in ("value", "ci_low", "ci_high", "ceiling")
+    }
     row |= {
         f"as_published_{column}": _four(float(theirs[column]))
         for column in ("value", "ci_low", "ci_high", "ceiling")
@@ -216,7 +227,10 @@ def _panel_row(rows: Sequence[Row], published: str, source: str) -> Row:
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as handle,
+    ):
         writer = csv.DictWriter(handle, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -225,13 +239,14 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, objec
 def panel_table(metric: str, csvs: Sequence[Path], published: Path, out: Path) -> None:
     """Write the table of a panel: one row per setting and method.
 
-    Undefined numbers are ``nan``; what does not apply, such as a value nobody published, is empty. ``difference`` is
-    ``as_published_value - published``, and ``inside_interval`` says whether the published value lies in the interval of
-    ours.
+    Undefined numbers are ``nan``; what does not apply, such as a value nobody published, is empty.
+    ``difference`` is ``as_published_value - published``, and ``inside_interval`` says whether the
+    published value lies in the interval of ours.
 
     Args:
         metric: ``lds`` or ``loo``.
-        csvs: The metric CSVs of ``leaveout.metrics.evaluate``, one per setting and method; they order the rows.
+        csvs: The metric CSVs of ``leaveout.metrics.evaluate``, one per setting and method; they
+            order the rows.
         published: CSV of published values, with the columns ``PUBLISHED_COLUMNS``.
         out: CSV to write, with the columns ``PANEL_COLUMNS``; numbers have 4 decimals.
 
@@ -248,11 +263,11 @@ def panel_table(metric: str, csvs: Sequence[Path], published: Path, out: Path) -
 
 
 def cost_table(cost_jsons: Sequence[Path], out: Path) -> None:
-    """Write the table of costs: one row per setting, method and hyper-parameters, in the order given.
+    """Write the table of costs: one row per cost file, in the order given.
 
     Args:
-        cost_jsons: Files with the keys ``COST_COLUMNS`` (wall time in seconds, peak resident memory in MB) and, for jobs on an
-            accelerator, ``COST_OPTIONAL``.
+        cost_jsons: Files with the keys ``COST_COLUMNS`` (wall time in seconds, peak resident memory
+            in MB) and, for jobs on an accelerator, ``COST_OPTIONAL``.
         out: CSV to write.
 
     Raises:

@@ -18,7 +18,7 @@ from leaveout.artefacts import Artefact, CorruptArtefactError
 from leaveout.config import Setting
 from leaveout.models.build import initialise
 from leaveout.training.engine import Trained, select_device, train
-from leaveout.training.losses import stacked_losses
+from leaveout.training.losses import stacked_targets
 from leaveout.training.trials import Trial
 
 
@@ -66,17 +66,22 @@ def load_data(setting: Setting, path: Path, device: str) -> Data:
     found = (len(arrays["train_id"]), len(arrays["test_id"]))
     if found != expected:
         raise CorruptArtefactError(path, f"it holds {found} train and test samples, not {expected}")
-    parts = [
+    train_samples, test_samples = (
         Samples(
             torch.from_numpy(arrays[f"{part}_inputs"]).to(where),
             torch.from_numpy(arrays[f"{part}_labels"]).to(where),
             arrays[f"{part}_id"],
         )
         for part in ("train", "test")
-    ]
-    shape = tuple(parts[0].inputs.shape[1:])
+    )
+    shape = tuple(train_samples.inputs.shape[1:])
     classes = int(artefact.meta["n_classes"])
-    return Data(artefact, *parts, lambda seed: initialise(setting.model, shape, classes, seed))
+    return Data(
+        artefact,
+        train_samples,
+        test_samples,
+        lambda seed: initialise(setting.model, shape, classes, seed),
+    )
 
 
 def progress(stacks: Iterable[Trained], total: int, what: str) -> Iterator[Trained]:
@@ -95,10 +100,10 @@ def train_targets(
     """Train models and return the target (loss) of every test sample under each, (trials, test)."""
     stacks = train(data.build, trials, data.train.inputs, data.train.labels, setting.recipe)
     found = [
-        stacked_losses(trained.outputs(data.test.inputs), data.test.labels).cpu().numpy()
+        stacked_targets(trained.outputs(data.test.inputs), data.test.labels).cpu().numpy()
         for trained in progress(stacks, len(trials), what)
     ]
-    targets: NDArray[np.float32] = np.concatenate(found)
+    targets = np.concatenate(found).astype(np.float32)
     broken = int((~np.isfinite(targets).all(axis=1)).sum())
     if broken:
         print(

@@ -1,4 +1,4 @@
-"""Retraining on random subsets: the ground truth of the linear datamodeling score (Park et al. 2023, arXiv:2303.14186)."""
+"""Retraining on random subsets: the ground truth of LDS (Park et al. 2023, arXiv:2303.14186)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from leaveout.retraining.layout import LDS_DIMS
 from leaveout.retraining.subsets import subset_mask
 from leaveout.training.trials import Identity, Trial
 
+
 def _identity(setting: Setting, subset: int, run: int) -> Identity:
-    """Return whose random streams a run of a subset uses: its own, or (paired) those of the full run."""
+    """Return whose random streams a run of a subset uses: its own, or (paired) the full run's."""
     if setting.lds.pairing == "drop":
         return (setting.name, "full", run)
     return (setting.name, "lds", subset, run)
 
 
 def retrain_lds(setting: Setting, number: int, data_path: Path, out: Path, device: str) -> None:
-    """Train the runs of one chunk of subsets and write their targets: an ``lds`` artefact of these subsets.
+    """Train the runs of one chunk of subsets and write the ``lds`` artefact of these subsets.
 
     Args:
         setting: The setting.

@@ -37,7 +37,8 @@ def loo_trial(setting: Setting, position: int | None, run: int) -> Trial:
 def retrain_loo(setting: Setting, number: int, data_path: Path, out: Path, device: str) -> None:
     """Train one chunk of leave-one-out models and write their targets: a ``loo-chunk`` artefact.
 
-    It holds ``target`` (removed, test) and, of the full run trained beside them, ``full_target`` (test,).
+    It holds ``target`` (removed, test) and, of the full run trained beside them, ``full_target``
+    (test,).
 
     Args:
         setting: The setting.

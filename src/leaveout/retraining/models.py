@@ -1,4 +1,4 @@
-"""Full and half models: what methods attribute, with checkpoints along the trajectory of full ones."""
+"""Full models, with checkpoints along their trajectories, and models of random halves."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def train_models(
 ) -> None:
     """Train one chunk of full or half models and write the ``models`` artefact.
 
-    It holds ``state.NAME`` (run, checkpoint, ...) for every parameter and buffer, ``epoch`` and ``learning_rate`` by checkpoint, and
-    ``mask`` (run, train), the samples each run was trained on.
+    It holds ``state.NAME`` (run, checkpoint, ...) for every parameter and buffer, ``epoch`` and
+    ``learning_rate`` by checkpoint, and ``mask`` (run, train), the samples each run was trained on.
 
     Args:
         setting: The setting.
@@ -56,9 +56,7 @@ def train_models(
         )
         for run, mask in zip(runs, masks, strict=True)
     ]
-    stacks = train(
-        data.build, trials, data.train.inputs, data.train.labels, setting.recipe, epochs
-    )
+    stacks = train(data.build, trials, data.train.inputs, data.train.labels, setting.recipe, epochs)
     parts = [
         {
             name: torch.stack([state[name] for state in trained.snapshots], dim=1).cpu().numpy()
@@ -66,9 +64,7 @@ def train_models(
         }
         for trained in progress(stacks, len(trials), f"{kind} models")
     ]
-    states = {
-        f"state.{name}": np.concatenate([part[name] for part in parts]) for name in parts[0]
-    }
+    states = {f"state.{name}": np.concatenate([part[name] for part in parts]) for name in parts[0]}
     dims = {
         name: ("run", "checkpoint", *(f"{name}.{d}" for d in range(array.ndim - 2)))
         for name, array in states.items()

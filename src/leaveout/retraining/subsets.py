@@ -11,7 +11,9 @@ from leaveout.config import Setting
 from leaveout.seeds import generator
 
 
-def subset_mask(setting: Setting, purpose: Literal["lds", "half"], subset: int) -> NDArray[np.bool_]:
+def subset_mask(
+    setting: Setting, purpose: Literal["lds", "half"], subset: int
+) -> NDArray[np.bool_]:
     """Return which training positions a random subset keeps, (train,).
 
     Args:

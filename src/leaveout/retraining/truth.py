@@ -16,6 +16,7 @@ from leaveout.plan import items, truth_key
 from leaveout.provenance import by_name, provenance
 from leaveout.retraining.layout import LDS_DIMS, LOO_DIMS
 
+
 def _check_ids(chunks: Sequence[Artefact]) -> None:
     first = chunks[0]
     for other in chunks[1:]:

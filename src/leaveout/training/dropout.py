@@ -1,7 +1,8 @@
 """Dropout whose masks come from a trial's own stream, the same in every engine.
 
-torch's own dropout draws from one global generator, in an order that depends on how models are batched. Here the masks of a
-step are drawn before its forward pass, from the trial's stream, layer by layer, for all positions of the row, holes included.
+torch's own dropout draws from one global generator, in an order that depends on how models are
+batched. Here the masks of a step are drawn before its forward pass, from the trial's stream, layer
+by layer, for all positions of the row, holes included.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def use_streams(module: nn.Module, sample: Tensor) -> list[StreamDropout]:
         sample: A batch of one input.
 
     Returns:
-        The new layers in the order of the forward pass. Each carries ``unit_shape``, the shape of one sample there.
+        The new layers in the order of the forward pass. Each carries ``unit_shape``, the shape of
+        one sample there.
     """
     replace_modules(
         module, lambda child: StreamDropout(child.p) if isinstance(child, nn.Dropout) else None
@@ -96,7 +98,8 @@ def draw_masks(
     The probability is thus rounded to a multiple of 2**-16.
 
     Args:
-        stream: The trial's dropout generator; steps, and layers within a step, draw from it in order.
+        stream: The trial's dropout generator; steps, and layers within a step, draw from it in
+            order.
         samples: Positions in the row, holes included, padding excluded.
         layers: The dropout layers.
 

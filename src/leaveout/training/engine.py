@@ -1,14 +1,16 @@
-"""The retraining engine: many trials in, their trained states out, by the path that is fastest for the architecture.
+"""The retraining engine: trials in, trained models out, by the fastest path there is.
 
-Three paths compute the same models to rounding: ``stack`` (hand-written, stacks of linear layers), ``functional``
-(``torch.func``, any module) and ``reference`` (one model at a time). On a CPU a convolution mapped over models is slower than a loop
-over them, so other modules than stacks of linear layers are trained one at a time there, and by ``functional`` on CUDA.
+Three paths compute the same models to rounding: ``stack`` (hand-written, stacks of linear layers),
+``functional`` (``torch.func``, any module) and ``reference`` (one model at a time). On a CPU a
+convolution mapped over models is slower than a loop over them, so other modules than stacks of
+linear layers are trained one at a time there, and by ``functional`` on CUDA.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -78,10 +80,12 @@ def _stack_size(path: Path, module: nn.Module, sample: Tensor, recipe: Recipe, s
         numbers += recipe.batch_size * sample.numel()
     size = numbers * sample.element_size()
     if sample.is_cuda:
-        # activations and gradients of a general module are unknown: take a small part of what is free
+        # activations and gradients of a general module are unknown: take a small part of what is
+        # free
         free, _ = torch.cuda.mem_get_info(sample.device)
         return max(1, min(4096, free // (16 * size)))
-    # on a CPU: the working set should stay in cache, but be large enough to hide the dispatch of a step
+    # on a CPU: the working set should stay in cache, but be large enough to hide the dispatch of a
+    # step
     return max(8, min(128, (4 << 20) // size))
 
 
@@ -105,7 +109,8 @@ def train(
         inputs: Training inputs, (samples, ...); their device and dtype are the models'.
         labels: Training labels, (samples,), on the same device.
         recipe: Optimiser and sizes.
-        snapshot_epochs: After which epochs, counted from 1, the states are kept; the last epoch always is.
+        snapshot_epochs: After which epochs, counted from 1, the states are kept; the last epoch
+            always is.
         path: ``stack``, ``functional`` or ``reference``; by default the fastest.
         stack_size: Models at once; by default chosen by working set.
 
@@ -136,14 +141,12 @@ def train(
         if path == "stack":
             assert layers is not None
             snapshots = train_stack(layers, state, part, inputs, labels, recipe, snapshot_epochs)
-            yield Trained(part, snapshots, lambda x, s=snapshots[-1]: stack_outputs(layers, s, x))
+            yield Trained(part, snapshots, partial(stack_outputs, layers, snapshots[-1]))
         else:
             snapshots = train_functional(
                 module, state, part, inputs, labels, recipe, snapshot_epochs
             )
-            yield Trained(
-                part, snapshots, lambda x, s=snapshots[-1]: functional_outputs(module, s, x)
-            )
+            yield Trained(part, snapshots, partial(functional_outputs, module, snapshots[-1]))
 
 
 def _one_output(module: nn.Module) -> Callable[[Tensor], Tensor]:

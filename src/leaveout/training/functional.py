@@ -1,8 +1,10 @@
-"""Stacks of any module, through ``torch.func``: the parameters gain a model dimension and the training step is mapped over it.
+"""Stacks of any module, through ``torch.func``.
 
-In a step the models are grouped by how many samples they see, and each group is one ``vmap`` over compact batches, so that
-layers whose outputs depend on the whole batch (batch norm) see exactly what they would see alone. Batch norm keeps its
-running statistics out of place, because ``vmap`` does not allow them to be updated in place under ``grad``.
+The parameters gain a model dimension and the training step is mapped over it.
+In a step the models are grouped by how many samples they see, and each group is one ``vmap`` over
+compact batches, so that layers whose outputs depend on the whole batch (batch norm) see exactly
+what they would see alone. Batch norm keeps its running statistics out of place, because ``vmap``
+does not allow them to be updated in place under ``grad``.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class FunctionalBatchNorm(nn.Module):
     """
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
-        """Take over parameters, buffers and options of a batch norm that tracks running statistics."""
+        """Take over a batch norm that tracks running statistics."""
         super().__init__()
         if norm.running_mean is None or norm.momentum is None:
             raise ValueError("batch norm without running statistics or with cumulative averages")
@@ -94,7 +96,7 @@ def functional_outputs(module: nn.Module, state: State, inputs: Tensor) -> Tenso
     module = copy.deepcopy(module)
     replace_modules(module, _functional_norm)
     module.eval()
-    return vmap(lambda s: functional_call(module, s, (inputs,)))(state)  # type: ignore[no-any-return]
+    return vmap(lambda s: functional_call(module, s, (inputs,)))(state)
 
 
 def train_functional(
@@ -115,7 +117,8 @@ def train_functional(
         inputs: Training inputs, (samples, ...).
         labels: Training labels, (samples,).
         recipe: Optimiser and sizes.
-        snapshot_epochs: After which epochs, counted from 1, the state is kept; the last epoch always is.
+        snapshot_epochs: After which epochs, counted from 1, the state is kept; the last epoch
+            always is.
 
     Returns:
         Stacked states at ``snapshot_epochs`` and at the end, in order.

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def sample_losses(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of each sample; training takes their mean, attribution targets one test sample's.
+    """Return the cross-entropy of each sample: training takes their mean, a target is one.
 
     Args:
         outputs: Logits, (samples, classes).
@@ -20,15 +20,20 @@ def sample_losses(outputs: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, labels, reduction="none")
 
 
-def stacked_losses(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the losses of many models on the same samples.
+def stacked_targets(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the losses of many models on the same samples, in float64.
+
+    Leaving one sample out changes the loss of a sample that is fitted well by less than float32 can
+    tell from rounding when two logits near 10 are subtracted; from the same logits, float64 keeps
+    it.
 
     Args:
         outputs: Logits, (models, samples, classes).
         labels: Classes, (samples,).
 
     Returns:
-        Losses, (models, samples).
+        Losses, (models, samples), float64.
     """
-    chosen = outputs.gather(2, labels.expand(len(outputs), -1)[..., None])[..., 0]
-    return torch.logsumexp(outputs, dim=2) - chosen
+    outputs = outputs.double()
+    chosen = outputs.gather(2, labels.expand(len(outputs), -1)[..., None])
+    return torch.logsumexp(outputs - chosen, dim=2)

@@ -1,6 +1,7 @@
 """One model at a time: the plain loop that every faster path is tested against.
 
-It uses torch's own modules and ``torch.optim.SGD``; only dropout is replaced, see :mod:`leaveout.training.dropout`.
+It uses torch's own modules and ``torch.optim.SGD``; only dropout is replaced, see
+:mod:`leaveout.training.dropout`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def train_one(
         inputs: Training inputs, (samples, ...).
         labels: Training labels, (samples,).
         recipe: Optimiser and sizes.
-        snapshot_epochs: After which epochs, counted from 1, the state is kept; the last epoch always is.
+        snapshot_epochs: After which epochs, counted from 1, the state is kept; the last epoch
+            always is.
 
     Returns:
         State dicts at ``snapshot_epochs`` and at the end, in order.

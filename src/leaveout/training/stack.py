@@ -1,14 +1,17 @@
 """Stacks of linear layers: many multi-layer perceptrons trained at once, gradients written by hand.
 
-All models are one tensor with a leading model dimension. Activations are kept feature-major, (models, features, samples): the
-matrix products then run at the machine's rate even for ten outputs, and the softmax reduces over a strided dimension, which
-vectorises (over a contiguous dimension of ten it costs as much as the layer itself).
+All models are one tensor with a leading model dimension. Activations are kept feature-major,
+(models, features, samples): the matrix products then run at the machine's rate even for ten
+outputs, and the softmax reduces over a strided dimension, which vectorises (over a contiguous
+dimension of ten it costs as much as the layer itself).
 
 Two kinds of step:
 
-- *separate*: every model sees its own batch; the first layer is a batched product over gathered inputs.
-- *shared*: all models see the same window of one order, but for a few samples that some of them leave out (paired leave-one-out);
-  the first layer of all models is one matrix product, and a weight of zero takes a sample out of one model's mean.
+- *separate*: every model sees its own batch; the first layer is a batched product over gathered
+  inputs.
+- *shared*: all models see the same window of one order, but for a few samples that some of them
+  leave out (paired leave-one-out); the first layer of all models is one matrix product, and a
+  weight of zero takes a sample out of one model's mean.
 
 Both compute what :func:`leaveout.training.reference.train_one` computes, to rounding.
 """
@@ -24,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leaveout.config import Recipe
-from leaveout.training.dropout import draw_masks
+from leaveout.training.dropout import DropoutLayer, draw_masks
 from leaveout.training.trials import Index, Trial, epoch_order, epoch_rows
 
 State = dict[str, Tensor]
@@ -54,7 +57,8 @@ def parse(module: nn.Module) -> list[Layer] | None:
         module: Any module.
 
     Returns:
-        Its layers, or None if it is anything but ``[Flatten] (Linear ReLU [Dropout])* Linear``, all with bias.
+        Its layers, or None if it is anything but ``[Flatten] (Linear ReLU [Dropout])* Linear``, all
+        with bias.
     """
     if not isinstance(module, nn.Sequential):
         return None
@@ -68,7 +72,9 @@ def parse(module: nn.Module) -> list[Layer] | None:
     if not kinds.endswith("L") or hidden_part.replace("LRD", "").replace("LR", ""):
         return None
     layers = []
-    named = [(name, child) for name, child in module.named_children() if type(child) is not nn.Flatten]
+    named = [
+        (name, child) for name, child in module.named_children() if type(child) is not nn.Flatten
+    ]
     for position, (name, child) in enumerate(named):
         if isinstance(child, nn.Linear):
             following = [c for _, c in named[position + 1 : position + 3]]
@@ -113,7 +119,8 @@ class _Step:
         labels: (1 or models, samples).
         weights: Weight of each sample in its model's mean, (models, samples).
         idle: Models that see nothing in this step, or None.
-        masks: For each dropout layer 1 / (1 - p) where a unit is kept, else 0, (1 or models, units, samples).
+        masks: For each dropout layer 1 / (1 - p) where a unit is kept, else 0, (1 or models, units,
+            samples).
     """
 
     inputs: Tensor
@@ -124,7 +131,7 @@ class _Step:
 
 
 def _is_shared(trials: Sequence[Trial], n: int, batch_size: int) -> int | None:
-    """Return how many samples a window must be longer than a batch if the trials can share one, else None."""
+    """Return how much longer than a batch a window all trials share must be, or None."""
     if len({trial.order_identity() for trial in trials}) > 1:
         return None
     left_out = max(n - len(trial.kept) if trial.kept is not None else 0 for trial in trials)
@@ -134,7 +141,8 @@ def _is_shared(trials: Sequence[Trial], n: int, batch_size: int) -> int | None:
 def _weights(member: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return 1 / count for members and 0 for others; (..., samples)."""
     count = member.sum(axis=-1, keepdims=True)
-    return member / np.maximum(count, 1)
+    weights: NDArray[np.float64] = member / np.maximum(count, 1)
+    return weights
 
 
 class _Batches:
@@ -146,7 +154,7 @@ class _Batches:
         inputs: Tensor,
         labels: Tensor,
         batch_size: int,
-        dropouts: list[tuple[tuple[int, ...], float]],
+        dropouts: list[DropoutLayer],
     ) -> None:
         self.trials = trials
         self.inputs = inputs.flatten(1).contiguous()
@@ -172,14 +180,12 @@ class _Batches:
         n = len(self.inputs)
         own = [epoch_rows(t, n, epoch, self.batch_size) for t in self.trials]
         steps = max(len(rows) for rows in own)
-        rows = np.stack(
-            [np.pad(r, ((0, steps - len(r)), (0, 0)), constant_values=-2) for r in own]
-        )
+        rows = np.stack([np.pad(r, ((0, steps - len(r)), (0, 0)), constant_values=-2) for r in own])
         member = rows >= 0
         lengths = (rows != -2).sum(axis=2)
         weights = self._tensor(_weights(member))
         index = self._tensor(np.where(member, rows, 0))
-        idle = ~member.any(axis=2)
+        idle: NDArray[np.bool_] = np.logical_not(member.any(axis=2))
         models = len(rows)
         # one buffer for all steps: a fresh one each time costs more in page faults than the copy
         buffer = self.inputs.new_empty((models * self.batch_size, self.inputs.shape[1]))
@@ -220,7 +226,7 @@ class _Batches:
         for step in range(steps):
             window = slice(step * size, min(n, (step + 1) * size + extra))
             member = step_of[:, window] == step
-            idle = ~member.any(axis=1)
+            idle: NDArray[np.bool_] = np.logical_not(member.any(axis=1))
             batch = on_device[window]
             yield _Step(
                 self.inputs.index_select(0, batch),
@@ -240,7 +246,8 @@ class _Batches:
         Args:
             lengths: Samples in each model's row, holes included, (models,).
             width: Samples in the step's arrays.
-            place: Which position of its row a model's sample has, (models, width); None if it is the sample's own.
+            place: Which position of its row a model's sample has, (models, width); None if it is
+                the sample's own.
         """
         drawn = [
             draw_masks(stream, int(length), self.dropouts)
@@ -266,7 +273,8 @@ class _Batches:
 class _Optimizer:
     """Stochastic gradient descent on stacked tensors, as torch.optim.SGD defines it.
 
-    Gradients come as factors and are never formed where the update can take them as a matrix product.
+    Gradients come as factors and are never formed where the update can take them as a matrix
+    product.
     """
 
     def __init__(self, recipe: Recipe, parameters: Sequence[Tensor]) -> None:
@@ -319,12 +327,15 @@ def train_stack(
         inputs: Training inputs, (samples, ...).
         labels: Training labels, (samples,).
         recipe: Optimiser and sizes.
-        snapshot_epochs: After which epochs, counted from 1, the state is kept; the last epoch always is.
+        snapshot_epochs: After which epochs, counted from 1, the state is kept; the last epoch
+            always is.
 
     Returns:
         Stacked states at ``snapshot_epochs`` and at the end, in order.
     """
-    dropouts = [((layer.width,), layer.dropout) for layer in layers if layer.dropout]
+    dropouts: list[DropoutLayer] = [
+        ((layer.width,), layer.dropout) for layer in layers if layer.dropout
+    ]
     batches = _Batches(trials, inputs, labels, recipe.batch_size, dropouts)
     weights = [state[f"{layer.name}.weight"] for layer in layers]
     biases = [state[f"{layer.name}.bias"] for layer in layers]

@@ -1,10 +1,12 @@
 """Trials: which training is meant, and which samples its steps see.
 
-A trial is one training of one model. Its three random streams (initialisation, order, dropout) are named by identities, so
-two trials share a stream exactly where their identities are equal: by design in paired counterfactuals, never by accident.
+A trial is one training of one model. Its three random streams (initialisation, order, dropout) are
+named by identities, so two trials share a stream exactly where their identities are equal: by
+design in paired counterfactuals, never by accident.
 
-A trial's *rows* are its batches: for each step of an epoch, the positions (in the training arrays) of the samples seen, with
--1 where a sample was taken out of its batch. Every engine trains from the same rows.
+A trial's *rows* are its batches: for each step of an epoch, the positions (in the training arrays)
+of the samples seen, with -1 where a sample was taken out of its batch. Every engine trains from the
+same rows.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class Trial:
         root: Root seed of the setting.
         identity: Whose random streams it uses, e.g. ``("mnist_lr", "lds", 17, 0)``.
         kept: Positions of the training samples it sees, ascending; None means all.
-        removed: Position taken out of its batch while all other batches stay as they are; None means no one.
+        removed: Position taken out of its batch while all other batches stay as they are; None
+            means no one.
         shuffle: Whether the order is drawn anew every epoch; otherwise it is file order.
     """
 
@@ -44,7 +47,7 @@ class Trial:
         return torch_seed(self.root, *self.identity, "init")
 
     def order_identity(self) -> Identity:
-        """Return the identity of the order stream; trials that share it share the order of what they keep."""
+        """Return the identity of the order stream; trials that share it share their order."""
         return (self.root, *self.identity, self.shuffle)
 
     def dropout_generator(self) -> np.random.Generator:
@@ -69,8 +72,8 @@ def epoch_order(trial: Trial, n: int, epoch: int) -> Index:
 def epoch_rows(trial: Trial, n: int, epoch: int, batch_size: int) -> Index:
     """Return the batches of one epoch.
 
-    The order is a permutation of all ``n`` samples, from which those not kept are dropped before it is cut into batches; a
-    removed sample leaves a hole in its batch instead.
+    The order is a permutation of all ``n`` samples, from which those not kept are dropped before it
+    is cut into batches; a removed sample leaves a hole in its batch instead.
 
     Args:
         trial: The training.
@@ -79,7 +82,8 @@ def epoch_rows(trial: Trial, n: int, epoch: int, batch_size: int) -> Index:
         batch_size: Samples per step.
 
     Returns:
-        Positions, (steps, batch_size); -1 marks the hole of a removed sample, -2 the padding of a short last batch.
+        Positions, (steps, batch_size); -1 marks the hole of a removed sample, -2 the padding of a
+        short last batch.
     """
     order = epoch_order(trial, n, epoch)
     if trial.kept is not None:
@@ -91,4 +95,3 @@ def epoch_rows(trial: Trial, n: int, epoch: int, batch_size: int) -> Index:
     if trial.removed is not None:
         rows[rows == trial.removed] = -1
     return rows.reshape(-1, batch_size)
-

@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from leaveout import artefacts
+from leaveout.errors import LeaveoutError
+from leaveout.metrics import uncertainty
+from leaveout.metrics.evaluate import COLUMNS, evaluate, split
+from leaveout.metrics.lds import lds
+from leaveout.metrics.loo import loo
+
+TRAIN, TEST, UNITS = 40, 24, 30
+TRAIN_ID = np.arange(100, 100 + TRAIN)
+TEST_ID = np.arange(7, 7 + TEST)
+
+
+@pytest.fixture
+def truth():
+    """Scores that are true, and the losses of both ground truths with training noise."""
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=(TRAIN, TEST))
+    mask = (np.argsort(rng.random((UNITS, TRAIN)), axis=1) < TRAIN // 2).astype(np.uint8)
+    full, again_full = rng.random((1, TEST)), rng.random((1, TEST))
+    again_id = TRAIN_ID[::2]
+    return {
+        "score": score,
+        "lds": {
+            "target": -(mask @ score)[:, None] + 3 * rng.normal(size=(UNITS, 2, TEST)),
+            "mask": mask,
+            "train_id": TRAIN_ID,
+            "test_id": TEST_ID,
+            "subset_id": np.arange(UNITS),
+        },
+        "loo": {
+            "target": full + score[:, None] + rng.normal(size=(TRAIN, 1, TEST)),
+            "full_target": full,
+            "removed_id": TRAIN_ID,
+            "replicate_target": again_full
+            + score[::2, None]
+            + rng.normal(size=(len(again_id), 1, TEST)),
+            "replicate_full_target": again_full,
+            "replicate_removed_id": again_id,
+            "train_id": TRAIN_ID,
+            "test_id": TEST_ID,
+        },
+    }
+
+
+DIMS = {
+    "score": ("train", "test"),
+    "mask": ("subset", "train"),
+    "train_id": ("train",),
+    "test_id": ("test",),
+    "subset_id": ("subset",),
+    "removed_id": ("removed",),
+    "full_target": ("run", "test"),
+    "replicate_target": ("replicate_removed", "replicate_run", "test"),
+    "replicate_full_target": ("replicate_run", "test"),
+    "replicate_removed_id": ("replicate_removed",),
+}
+
+
+def write_truth(path, kind, tensors):
+    dims = {name: DIMS.get(name, ()) for name in tensors}
+    dims["target"] = ("subset" if kind == "lds" else "removed", "run", "test")
+    artefacts.write(path, kind, tensors, dims, {"setting": "toy"})
+    return path
+
+
+def write_score(path, score, label="default", train_id=TRAIN_ID, test_id=TEST_ID, **meta):
+    artefacts.write(
+        path,
+        "score",
+        {"score": score, "train_id": train_id, "test_id": test_id},
+        {name: DIMS[name] for name in ("score", "train_id", "test_id")},
+        {"setting": "toy", "method": "grad_dot", "label": label, "params": {}} | meta,
+    )
+    return path
+
+
+def run(tmp_path, metric, tensors, *scores, bootstrap=50, seed=3, method="grad_dot"):
+    path = write_truth(tmp_path / f"{metric}.safetensors", metric, tensors)
+    out = tmp_path / "out.csv"
+    evaluate(
+        metric, path, scores, out, setting="toy", method=method, root_seed=seed, bootstrap=bootstrap
+    )
+    with out.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def cell(rows, truth, half, params="default"):
+    (row,) = (r for r in rows if (r["truth"], r["half"], r["params"]) == (truth, half, params))
+    return row
+
+
+@pytest.mark.parametrize("metric", ["lds", "loo"])
+def test_values_are_those_of_the_metric_per_truth_and_half(tmp_path, truth, metric):
+    noisy = truth["score"] + np.random.default_rng(1).normal(size=(TRAIN, TEST))
+    scores = [
+        write_score(tmp_path / "a", truth["score"], "damping=1"),
+        write_score(tmp_path / "b", noisy, "damping=0.1"),
+    ]
+    rows = run(tmp_path, metric, truth[metric], *scores)
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["params"] for row in rows] == ["damping=1"] * 6 + ["damping=0.1"] * 6
+    tensors = truth[metric]
+    target = tensors["target"]
+
+    def per_test(score, losses, full):
+        if metric == "lds":
+            return lds(score, tensors["mask"], losses)
+        return loo(score, losses, full)
+
+    full = tensors.get("full_target", np.zeros((2, TEST)))
+    halves = split(TEST_ID, "toy", 3)
+    for label, score in (("damping=1", truth["score"]), ("damping=0.1", noisy)):
+        mean = per_test(score, target.mean(axis=1), full.mean(axis=0))
+        runs = range(target.shape[1])
+        single = np.mean([per_test(score, target[:, r], full[r]) for r in runs], axis=0)
+        for half, mask in halves.items():
+            for name, values in (("mean", mean), ("single", single)):
+                row = cell(rows, name, half, label)
+                # Six decimals are written.
+                assert float(row["value"]) == pytest.approx(values[mask].mean(), abs=6e-7)
+                assert float(row["ci_low"]) < float(row["value"]) < float(row["ci_high"])
+                assert (row["n_test"], row["n_nan"], row["n_constant"]) == (
+                    str(mask.sum()),
+                    "0",
+                    "0",
+                )
+                assert row["n_samples"] == str(len(target))
+                assert row["n_runs"] == str(target.shape[1])
+
+
+@pytest.mark.parametrize("metric", ["lds", "loo"])
+def test_order_of_rows_in_any_file_changes_nothing(tmp_path, truth, metric):
+    score = truth["score"] + np.random.default_rng(1).normal(size=(TRAIN, TEST))
+    rows = run(tmp_path, metric, truth[metric], write_score(tmp_path / "a", score))
+    rng = np.random.default_rng(2)
+    train, test = rng.permutation(TRAIN), rng.permutation(TEST)
+    moved = write_score(
+        tmp_path / "b", score[train][:, test], train_id=TRAIN_ID[train], test_id=TEST_ID[test]
+    )
+    assert run(tmp_path, metric, truth[metric], moved) == rows
+    order = {name: rng.permutation(size) for name, size in
+             {"train": TRAIN, "test": TEST, "subset": UNITS, "removed": TRAIN,
+              "replicate_removed": TRAIN // 2}.items()}  # fmt: skip
+    shuffled = {}
+    for name, array in truth[metric].items():
+        first = "subset" if metric == "lds" else "removed"
+        for axis, dim in enumerate(DIMS.get(name, (first, "run", "test"))):
+            array = np.take(array, order[dim], axis=axis) if dim in order else array
+        shuffled[name] = array
+    assert run(tmp_path, metric, shuffled, moved) == rows
+
+
+@pytest.mark.parametrize("metric", ["lds", "loo"])
+def test_a_perfect_predictor_gives_one_and_its_negative_minus_one(tmp_path, truth, metric):
+    tensors = truth[metric].copy()
+    if metric == "lds":
+        tensors["target"] = np.repeat(-(tensors["mask"] @ truth["score"])[:, None], 2, axis=1)
+    else:
+        tensors["target"] = tensors["full_target"] + truth["score"][:, None]
+    for sign in (1, -1):
+        rows = run(tmp_path, metric, tensors, write_score(tmp_path / "a", sign * truth["score"]))
+        assert {float(row["value"]) for row in rows} == {sign}
+        assert {float(row["ci_low"]) for row in rows} == {sign}
+
+
+@pytest.mark.parametrize("metric", ["lds", "loo"])
+def test_undefined_test_samples_are_counted_by_cause_and_left_out(tmp_path, truth, metric):
+    score = truth["score"].copy()
+    score[5, 0], score[6, 1], score[:, 2], score[:, 3] = np.nan, np.inf, 0.1, np.nan
+    tensors = truth[metric] | {"target": truth[metric]["target"].copy()}
+    tensors["target"][4, 0, 4] = np.nan
+    tensors["target"][:, :, 5] = 2.0
+    rows = run(tmp_path, metric, tensors, write_score(tmp_path / "a", score))
+    for name in ("mean", "single"):
+        row = cell(rows, name, "all")
+        assert (row["n_test"], row["n_nan"], row["n_constant"]) == ("24", "4", "2")
+        parts = [cell(rows, name, half) for half in ("select", "report")]
+        assert sum(int(part["n_nan"]) for part in parts) == 4
+        assert sum(int(part["n_constant"]) for part in parts) == 2
+    keep = np.arange(6, TEST)
+    if metric == "lds":
+        expected = lds(score[:, keep], tensors["mask"], tensors["target"].mean(axis=1)[:, keep])
+    else:
+        expected = loo(
+            score[:, keep], tensors["target"][:, 0, keep], tensors["full_target"][0, keep]
+        )
+    assert float(cell(rows, "mean", "all")["value"]) == pytest.approx(expected.mean(), abs=6e-7)
+
+
+def test_all_nan_scores_give_nan_everywhere_and_are_all_counted(tmp_path, truth):
+    rows = run(tmp_path, "lds", truth["lds"], write_score(tmp_path / "a", truth["score"] * np.nan))
+    for row in rows:
+        assert (row["value"], row["ci_low"], row["ci_high"]) == ("nan", "nan", "nan")
+        assert row["n_nan"] == row["n_test"]
+        assert float(row["ceiling"]) > 0  # the truth is sound all the same
+
+
+def test_a_constant_beside_one_bad_run_is_left_out_of_single_as_of_mean(tmp_path, truth):
+    tensors = truth["lds"] | {"target": truth["lds"]["target"].copy()}
+    tensors["target"][:, 1, 0] = 1.0  # constant in one run only: no correlation against that run
+    rows = run(tmp_path, "lds", tensors, write_score(tmp_path / "a", truth["score"]))
+    assert cell(rows, "single", "all")["n_constant"] == "1"
+    assert cell(rows, "mean", "all")["n_constant"] == "0"
+
+
+@pytest.mark.parametrize("metric", ["lds", "loo"])
+def test_ceiling_comes_from_pairs_of_runs(tmp_path, truth, metric):
+    rows = run(tmp_path, metric, truth[metric], write_score(tmp_path / "a", truth["score"]))
+    single, mean = (float(cell(rows, name, "all")["ceiling"]) for name in ("single", "mean"))
+    tensors = truth[metric]
+    if metric == "lds":
+        from scipy.stats import spearmanr
+
+        pairs = [spearmanr(*tensors["target"][:, :, j].T).statistic for j in range(TEST)]
+        rho = np.mean(pairs)
+        assert mean == pytest.approx(np.sqrt(2 * rho / (1 + rho)), abs=1e-6)
+    else:
+        one = tensors["target"][::2, 0] - tensors["full_target"][0]
+        two = tensors["replicate_target"][:, 0] - tensors["replicate_full_target"][0]
+        rho = np.mean([np.corrcoef(one[:, j], two[:, j])[0, 1] for j in range(TEST)])
+        assert mean == pytest.approx(single, abs=1e-6)  # its truth is one run
+    assert single == pytest.approx(np.sqrt(rho), abs=1e-6)
+    row = cell(rows, "single", "all")
+    assert float(row["ceiling_low"]) < single < float(row["ceiling_high"])
+
+
+def test_without_a_second_run_the_ceiling_is_nan_with_a_reason(tmp_path, truth):
+    score = write_score(tmp_path / "a", truth["score"])
+    tensors = truth["lds"] | {"target": truth["lds"]["target"][:, :1]}
+    rows = run(tmp_path, "lds", tensors, score)
+    assert {row["ceiling"] for row in rows} == {"nan"}
+    assert all("one run of each subset" in row["ceiling_note"] for row in rows)
+    assert cell(rows, "mean", "all")["value"] == cell(rows, "single", "all")["value"]
+    tensors = {k: v for k, v in truth["loo"].items() if not k.startswith("replicate")}
+    rows = run(tmp_path, "loo", tensors, score)
+    assert all("one run of each removed" in row["ceiling_note"] for row in rows)
+
+
+def test_methods_share_the_draws_so_that_a_monotone_rescaling_has_the_same_interval(
+    tmp_path, truth
+):
+    one = run(tmp_path, "lds", truth["lds"], write_score(tmp_path / "a", truth["score"]))
+    scaled = write_score(tmp_path / "b", 5 * truth["score"] + 1, method="x")
+    other = run(tmp_path, "lds", truth["lds"], scaled, method="x")
+    assert [r["ci_low"] for r in one] == [r["ci_low"] for r in other]
+    moved = run(tmp_path, "lds", truth["lds"], write_score(tmp_path / "a", truth["score"]), seed=4)
+    assert cell(moved, "mean", "all")["value"] == cell(one, "mean", "all")["value"]
+    assert cell(moved, "mean", "all")["ci_low"] != cell(one, "mean", "all")["ci_low"]
+
+
+def test_chunks_of_test_samples_change_nothing(tmp_path, truth, monkeypatch):
+    score = write_score(tmp_path / "a", truth["score"])
+    rows = run(tmp_path, "loo", truth["loo"], score)
+    monkeypatch.setattr(uncertainty, "_CHUNK_BYTES", 1)
+    assert run(tmp_path, "loo", truth["loo"], score) == rows
+
+
+@pytest.mark.parametrize("size", [2, 24, 501])
+def test_the_halves_are_disjoint_cover_all_and_are_stable(size):
+    halves = split(np.arange(size), "toy", 0)
+    assert not (halves["select"] & halves["report"]).any()
+    assert (halves["select"] | halves["report"]).all()
+    assert halves["all"].all()
+    assert halves["select"].sum() == size // 2
+    again = split(np.arange(size), "toy", 0)
+    np.testing.assert_array_equal(again["select"], halves["select"])
+    if size > 2:
+        assert (split(np.arange(size), "other", 0)["select"] != halves["select"]).any()
+        assert (split(np.arange(size), "toy", 1)["select"] != halves["select"]).any()
+
+
+@pytest.mark.parametrize(
+    ("metric", "part", "message"),
+    [
+        ("lds", "train", r"no score for train ids 100, 103"),
+        ("loo", "train", r"no score for train ids 100, 103"),
+        ("lds", "test", r"no score for test ids 7, 10"),
+    ],
+)
+def test_missing_ids_are_named(tmp_path, truth, metric, part, message):
+    keep_train = np.setdiff1d(np.arange(TRAIN), [0, 3] if part == "train" else [])
+    keep_test = np.setdiff1d(np.arange(TEST), [0, 3] if part == "test" else [])
+    path = write_score(
+        tmp_path / "short",
+        truth["score"][keep_train][:, keep_test],
+        train_id=TRAIN_ID[keep_train],
+        test_id=TEST_ID[keep_test],
+    )
+    with pytest.raises(LeaveoutError, match=rf"short: {message}"):
+        run(tmp_path, metric, truth[metric], path)
+
+
+def test_scores_of_other_training_samples_do_not_fit_lds_but_loo_may_remove_a_few(tmp_path, truth):
+    wide = np.vstack([truth["score"], truth["score"][:1]])
+    path = write_score(tmp_path / "wide", wide, train_id=np.append(TRAIN_ID, 999))
+    with pytest.raises(LeaveoutError, match=r"wide: scores train ids 999"):
+        run(tmp_path, "lds", truth["lds"], path)
+    narrow = write_score(tmp_path / "narrow", truth["score"])
+    rows = run(tmp_path, "loo", truth["loo"], path)
+    assert rows == run(tmp_path, "loo", truth["loo"], narrow)
+
+
+def test_wrong_inputs_are_errors_that_name_the_file(tmp_path, truth):
+    score = write_score(tmp_path / "a", truth["score"])
+    with pytest.raises(LeaveoutError, match="method is 'grad_dot', expected 'tracin'"):
+        run(tmp_path, "lds", truth["lds"], score, method="tracin")
+    with pytest.raises(LeaveoutError, match="'default' is also the label"):
+        run(tmp_path, "lds", truth["lds"], score, write_score(tmp_path / "b", truth["score"]))
+    with pytest.raises(LeaveoutError, match="no score file"):
+        run(tmp_path, "lds", truth["lds"])
+    twice = write_score(tmp_path / "twice", truth["score"], test_id=np.zeros(TEST, dtype=int))
+    with pytest.raises(LeaveoutError, match="twice: test_id"):
+        run(tmp_path, "lds", truth["lds"], twice)
+    with pytest.raises(LeaveoutError, match="has no array 'mask'"):
+        run(tmp_path, "lds", {k: v for k, v in truth["lds"].items() if k != "mask"}, score)
+    with pytest.raises(LeaveoutError, match="gone: no such file"):
+        run(tmp_path, "lds", truth["lds"], tmp_path / "gone")
+    with pytest.raises(LeaveoutError, match="unknown 'auc'"):
+        evaluate("auc", score, [score], tmp_path / "o", setting="toy", method="m", root_seed=0)
+    loo_truth = write_truth(tmp_path / "truth", "loo", truth["loo"])
+    with pytest.raises(LeaveoutError, match="kind 'loo', expected 'lds'"):
+        evaluate("lds", loo_truth, [score], tmp_path / "o", setting="toy", method="m", root_seed=0)
+    assert not (tmp_path / "o").exists()

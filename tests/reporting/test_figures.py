@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import csv
+import re
+from itertools import combinations
+from xml.etree import ElementTree
+
+import matplotlib.figure
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+
+from leaveout.errors import LeaveoutError
+from leaveout.metrics.evaluate import COLUMNS
+from leaveout.reporting.figures import panel_figure
+from leaveout.reporting.tables import PUBLISHED_COLUMNS, panel_table
+
+GRID = ("1", "0.1", "0.01", "0.005", "0.001", "0.0001", "1e-05")
+METHODS = {"random": 0.0, "grad_dot": 0.31, "grad_cos": 0.19, "broken": float("nan"), "if_cg": 0.78}
+
+
+def make(folder, settings=("toy",), n_runs=2, ceiling=0.84, scale=1.0):
+    """Write metric CSVs and their table."""
+    paths = []
+    for setting in settings:
+        for method, value in METHODS.items():
+            labels = (
+                [f"damping={d},iterations=10" for d in GRID] if method == "if_cg" else ["default"]
+            )
+            rows = []
+            for k, label in enumerate(labels):
+                for truth in ("mean", "single"):
+                    top = min(1.0, ceiling + 0.07 * (truth == "mean" and n_runs > 1))
+                    for half in ("select", "report", "all"):
+                        v = scale * value * (1 - 0.1 * abs(k - 1)) + 0.03 * (truth == "mean")
+                        rows.append(
+                            (
+                                *(setting, "lds", method, label, truth, half),
+                                *(v, v - 0.02, v + 0.02, top, top - 0.01, top + 0.01),
+                                *(500, 500 if v != v else 0, 0, 100, n_runs, ""),
+                            )
+                        )
+            paths.append(folder / f"{setting}.{method}.csv")
+            with paths[-1].open("w", newline="") as handle:
+                csv.writer(handle).writerows([COLUMNS, *rows])
+    published = folder / "published.csv"
+    with published.open("w", newline="") as handle:
+        csv.writer(handle).writerows(
+            [PUBLISHED_COLUMNS]
+            + [("toy_lds", "toy", "lds", m, v, "paper") for m, v in
+               (("grad_dot", "0.33"), ("grad_cos", "<=0.02"), ("if_cg", "0.8"))]
+        )  # fmt: skip
+    table = folder / "table.csv"
+    panel_table("lds", paths, published, table)
+    return table, paths
+
+
+def test_svg_is_the_same_bytes_each_time_undated_with_text_as_text(tmp_path):
+    table, paths = make(tmp_path)
+    for name in ("a.svg", "b.svg"):
+        panel_figure("lds", table, paths, tmp_path / name)
+    content = (tmp_path / "a.svg").read_bytes()
+    assert content == (tmp_path / "b.svg").read_bytes()
+    assert b"dc:date" not in content
+    texts = [e.text for e in ElementTree.fromstring(content).iter() if e.tag.endswith("}text")]
+    for expected in (*METHODS, "toy", "damping", "noise ceiling, 1 run: 0.84", "mean of 2: 0.91"):
+        assert expected in texts
+    assert "no value: 500 NaN of 500 test samples" in texts
+    assert "published: at most" in texts
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_the_suffix_decides_the_format(tmp_path, suffix):
+    table, paths = make(tmp_path)
+    out = tmp_path / f"panel.{suffix}"
+    panel_figure("lds", table, paths, out)
+    assert out.read_bytes()[:4] in (b"\x89PNG", b"%PDF")
+
+
+def test_the_figure_follows_the_data(tmp_path):
+    table, paths = make(tmp_path)
+    panel_figure("lds", table, paths, tmp_path / "a.svg")
+    make(tmp_path, scale=0.9)
+    panel_figure("lds", table, paths, tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_bytes() != (tmp_path / "b.svg").read_bytes()
+
+
+@pytest.mark.parametrize("n_runs", [1, 2])
+@pytest.mark.parametrize("ceiling", [0.08, 0.5, 0.97])
+def test_no_two_labels_overlap_and_none_is_cut_off(tmp_path, monkeypatch, n_runs, ceiling):
+    figures = []
+    save = matplotlib.figure.Figure.savefig
+    monkeypatch.setattr(
+        matplotlib.figure.Figure, "savefig",
+        lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw))[1],
+    )  # fmt: skip
+    table, paths = make(
+        tmp_path, settings=("toy", "another_setting"), n_runs=n_runs, ceiling=ceiling
+    )
+    panel_figure("lds", table, paths, tmp_path / "a.png")
+    (figure,) = figures
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [
+        (text.get_text(), text.get_window_extent())
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip()
+    ]
+    assert len(boxes) > 30
+    for name, box in boxes:
+        # Ticks outside the limits are kept by matplotlib but never drawn: those are plain numbers.
+        if not re.fullmatch(r"[−\d.]+|\$.*\$", name):
+            assert box.x0 >= 0, name
+            assert box.y0 >= 0, name
+            assert box.x1 <= figure.bbox.x1, name
+            assert box.y1 <= figure.bbox.y1, name
+    named = [(name, box) for name, box in boxes if not re.fullmatch(r"[−\d.]+|\$.*\$", name)]
+    for (one, a), (other, b) in combinations(named, 2):
+        assert not a.overlaps(b), (one, other)
+
+
+def test_a_table_of_other_files_is_refused(tmp_path):
+    table, paths = make(tmp_path)
+    with pytest.raises(LeaveoutError, match=r"table\.csv: it was not made from"):
+        panel_figure("lds", table, paths[1:], tmp_path / "a.svg")
+    with pytest.raises(LeaveoutError, match=r"gone\.csv: no such file"):
+        panel_figure("lds", tmp_path / "gone.csv", paths, tmp_path / "a.svg")
+    with pytest.raises(LeaveoutError, match=r"a\.xyz: cannot draw"):
+        panel_figure("lds", table, paths, tmp_path / "a.xyz")
+    assert not list(tmp_path.glob("a.*"))

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from leaveout.errors import LeaveoutError
+from leaveout.metrics.evaluate import COLUMNS
+from leaveout.reporting.tables import (
+    COST_COLUMNS,
+    PANEL_COLUMNS,
+    PUBLISHED_COLUMNS,
+    cost_table,
+    panel_table,
+    read_csv,
+)
+
+COMMITTED = Path(__file__).parents[2] / "config" / "published.csv"
+
+
+def metric_csv(path, method, cells, *, setting="toy", metric="lds", **more):
+    """Write a metric CSV; cells[label] holds values by (truth, half), .5 where none is given."""
+    rows = []
+    for label, values in cells.items():
+        for truth in ("mean", "single"):
+            for half in ("select", "report", "all"):
+                value = values.get((truth, half), 0.5)
+                row = {
+                    "setting": setting, "metric": metric, "method": method, "params": label,
+                    "truth": truth, "half": half, "value": value, "ci_low": value - 0.1,
+                    "ci_high": value + 0.1, "ceiling": 0.8, "ceiling_low": 0.7,
+                    "ceiling_high": 0.9, "n_test": 10, "n_nan": 0, "n_constant": 0,
+                    "n_samples": 100, "n_runs": 2, "ceiling_note": "",
+                }  # fmt: skip
+                rows.append(row | more)
+    write(path, COLUMNS, rows)
+    return path
+
+
+def write(path, columns, rows):
+    with path.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def published(tmp_path):
+    rows = [
+        ("toy_lds", "toy", "lds", "grad_dot", "0.55", "a paper"),
+        ("toy_lds", "toy", "lds", "if_cg", "0.70", "a paper"),
+        ("toy_loo", "toy", "loo", "all methods", "<=0.02", "a paper"),
+        ("toy_lds_other", "toy", "lds", "grad_dot", "0.99", "another paper"),
+        ("a", "toy", "lds", "ekfac", "0.1", "one"),
+        ("b", "toy", "lds", "ekfac", "0.2", "two"),
+    ]
+    path = tmp_path / "published.csv"
+    return write(
+        path, PUBLISHED_COLUMNS, [dict(zip(PUBLISHED_COLUMNS, r, strict=True)) for r in rows]
+    )
+
+
+def table(tmp_path, published, *csvs, metric="lds"):
+    out = tmp_path / "table.csv"
+    panel_table(metric, csvs, published, out)
+    rows = read_csv(out, PANEL_COLUMNS)
+    assert tuple(rows[0]) == PANEL_COLUMNS
+    return rows
+
+
+def test_held_out_is_chosen_on_one_half_and_reported_on_the_other(tmp_path, published):
+    cells = {
+        "damping=1": {("mean", "select"): 0.6, ("mean", "report"): 0.41},
+        "damping=0.1": {("mean", "select"): 0.5, ("mean", "report"): 0.9, ("single", "all"): 0.72},
+    }
+    (row,) = table(tmp_path, published, metric_csv(tmp_path / "a.csv", "if_cg", cells))
+    assert (row["params"], row["value"]) == ("damping=1", "0.4100")
+    assert (row["ci_low"], row["ci_high"]) == ("0.3100", "0.5100")
+    assert row["value_over_ceiling"] == "0.5125"
+    assert (row["as_published_params"], row["as_published_value"]) == ("damping=0.1", "0.7200")
+    assert (row["published"], row["difference"], row["inside_interval"]) == (
+        "0.70",
+        "0.0200",
+        "yes",
+    )
+    assert row["source"] == "a paper"
+
+
+def test_the_first_of_equals_is_chosen_and_nan_never_unless_alone(tmp_path, published):
+    nan = float("nan")
+    cells = {
+        "nan": {("mean", "select"): nan, ("single", "all"): nan},
+        "low": {("mean", "select"): -0.3, ("single", "all"): -0.4},
+        "equal": {("mean", "select"): -0.3, ("single", "all"): -0.4},
+    }
+    (row,) = table(tmp_path, published, metric_csv(tmp_path / "a.csv", "m", cells))
+    assert (row["params"], row["as_published_params"]) == ("low", "low")
+    cells = {"x": dict.fromkeys([("mean", "select"), ("mean", "report"), ("single", "all")], nan)}
+    path = metric_csv(tmp_path / "b.csv", "grad_dot", cells, n_nan=7, n_constant=3)
+    (row,) = table(tmp_path, published, path)
+    assert (row["params"], row["value"], row["difference"]) == ("x", "nan", "nan")
+    assert (row["n_dropped"], row["dropped_why"]) == ("10", "7 NaN, 3 constant")
+    assert row["inside_interval"] == "no"
+
+
+def test_rows_keep_the_order_given_with_settings_together(tmp_path, published):
+    given = [("s2", "z"), ("s1", "z"), ("s2", "a"), ("s1", "b")]
+    paths = [metric_csv(tmp_path / f"{s}{m}.csv", m, {"default": {}}, setting=s) for s, m in given]
+    rows = table(tmp_path, published, *paths)
+    assert [(row["setting"], row["method"]) for row in rows] == [
+        ("s2", "z"), ("s2", "a"), ("s1", "z"), ("s1", "b"),
+    ]  # fmt: skip
+
+
+def test_published_value_is_the_panels_own_or_all_that_there_are(tmp_path, published):
+    names = ["grad_dot", "ekfac", "random"]
+    rows = table(
+        tmp_path, published,
+        *(metric_csv(tmp_path / f"{name}.csv", name, {"default": {}}) for name in names),
+    )  # fmt: skip
+    assert [row["published"] for row in rows] == ["0.55", "0.1; 0.2", ""]
+    assert [row["difference"] for row in rows] == ["-0.0500", "", ""]
+    assert rows[1]["source"] == "one; two"
+
+
+def test_a_bound_for_all_of_a_papers_methods_is_kept_as_text(tmp_path, published):
+    paths = [
+        metric_csv(tmp_path / f"{name}.csv", name, {"default": {}}, metric="loo")
+        for name in ("if_cg", "random")
+    ]
+    rows = table(tmp_path, published, *paths, metric="loo")
+    assert [row["published"] for row in rows] == ["<=0.02", ""]  # the paper has no random
+    assert rows[0]["difference"] == rows[0]["inside_interval"] == ""
+
+
+def test_an_undefined_ceiling_keeps_its_reason(tmp_path, published):
+    path = metric_csv(
+        tmp_path / "a.csv", "m", {"default": {}}, ceiling=float("nan"), ceiling_note="one run"
+    )
+    (row,) = table(tmp_path, published, path)
+    assert (row["ceiling"], row["value_over_ceiling"], row["ceiling_note"]) == (
+        "nan",
+        "nan",
+        "one run",
+    )
+
+
+def test_malformed_metrics_are_errors_that_name_the_file(tmp_path, published):
+    good = metric_csv(tmp_path / "good.csv", "m", {"default": {}})
+    lines = good.read_text().splitlines()
+    bad = tmp_path / "bad.csv"
+
+    def fails(text, match, *more):
+        bad.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(LeaveoutError, match=match):
+            panel_table("lds", [*more, bad], published, tmp_path / "out.csv")
+        assert not (tmp_path / "out.csv").exists()
+
+    fails("", "bad.csv: no column setting")
+    fails("\n".join([lines[0].replace("value", "val"), *lines[1:]]), "bad.csv: no column value")
+    fails("\n".join([*lines[:3], lines[3][:30]]), "bad.csv, line 4: expected 18 fields")
+    fails(
+        good.read_text().replace("0.5,", "half,"), "bad.csv, column value: 'half' is not a number"
+    )
+    fails(b"\xff\xfe\x00", "bad.csv: not a readable CSV")
+    fails(lines[0] + "\n", "bad.csv: expected lds of one method")
+    fails(good.read_text().replace(",lds,", ",loo,"), "bad.csv: expected lds of one method")
+    fails(good.read_text(), "bad.csv: m of toy is given twice", good)
+    fails("\n".join(line for line in lines if "report" not in line), "no full set of rows")
+    with pytest.raises(LeaveoutError, match=r"gone\.csv: no such file"):
+        panel_table("lds", [tmp_path / "gone.csv"], published, tmp_path / "out.csv")
+
+
+def test_malformed_published_values_are_named(tmp_path):
+    published = tmp_path / "p.csv"
+    published.write_text("panel,setting,metric,method,value\n")
+    path = metric_csv(tmp_path / "a.csv", "m", {"default": {}})
+    with pytest.raises(LeaveoutError, match=r"p\.csv: no column source"):
+        panel_table("lds", [path], published, tmp_path / "out.csv")
+
+
+def test_committed_published_values_are_whole():
+    rows = read_csv(COMMITTED, PUBLISHED_COLUMNS)
+    assert len(rows) == 85
+    assert len({(row["panel"], row["method"]) for row in rows}) == 85
+    for row in rows:
+        assert -1 <= float(row["value"].removeprefix("<=")) <= 1
+        assert len(row["source"]) > 10  # every row says where it is from
+
+
+def test_cost_table_keeps_order_and_names_what_is_missing(tmp_path):
+    paths = []
+    for k, device in enumerate(("cpu", "a GPU")):
+        cost = dict.fromkeys(COST_COLUMNS, k) | {"device": device, "params": f"damping={k}"}
+        if device != "cpu":
+            cost["peak_device_mb"] = 12.5
+        paths.append(tmp_path / f"{k}.cost.json")
+        paths[-1].write_text(json.dumps(cost | {"note": "left out"}))
+    out = tmp_path / "cost.csv"
+    cost_table(paths, out)
+    rows = read_csv(out, COST_COLUMNS)
+    assert [row["device"] for row in rows] == ["cpu", "a GPU"]
+    assert [row["peak_device_mb"] for row in rows] == ["", "12.5"]
+    assert "note" not in rows[0]
+    for text, match in (
+        ("{", "bad.json: not readable JSON"),
+        ("[]", "bad.json: no key setting"),
+        (json.dumps(dict.fromkeys(COST_COLUMNS[1:])), "bad.json: no key setting"),
+    ):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(LeaveoutError, match=match):
+            cost_table([tmp_path / "bad.json"], tmp_path / "none.csv")
+    with pytest.raises(LeaveoutError, match=r"gone\.json: no such file"):
+        cost_table([tmp_path / "gone.json"], tmp_path / "none.csv")
+    assert not (tmp_path / "none.csv").exists()
