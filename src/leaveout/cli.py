@@ -1,7 +1,9 @@
 """The command line: every step of the workflow, to be run by hand just as the workflow runs it.
 
-Each command reads and writes the files it is given and nothing else. Heavy modules are imported by
-the command that needs them.
+Each command reads and writes the files it is given and nothing else. A setting is named by its file
+in the configuration folder (``config``, or the environment variable LEAVEOUT_CONFIG); the device is
+``cpu`` unless --device or LEAVEOUT_DEVICE says otherwise. Heavy modules are imported by the command
+that needs them.
 """
 
 from __future__ import annotations
@@ -14,54 +16,58 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leaveout import __version__
-from leaveout.config import Method, Scalar, label, load_methods, load_setting
+from leaveout.config import Method, Scalar, Setting, label, load_methods, load_setting
 from leaveout.errors import LeaveoutError
 
 METRICS = ("lds", "loo")
+CONFIG = Path(os.environ.get("LEAVEOUT_CONFIG", "config"))
+DEVICE = os.environ.get("LEAVEOUT_DEVICE", "cpu")
+
+
+def _setting(args: argparse.Namespace) -> Setting:
+    return load_setting(CONFIG / "settings" / f"{args.setting}.yaml")
 
 
 def _prepare(args: argparse.Namespace) -> None:
     from leaveout.data.prepare import prepare
 
-    prepare(load_setting(args.setting), args.out)
+    prepare(_setting(args), args.out)
 
 
 def _train(args: argparse.Namespace) -> None:
     from leaveout.retraining.models import train_models
 
     _use_threads(args.threads)
-    train_models(
-        load_setting(args.setting), args.kind, args.chunk, args.data, args.out, args.device
-    )
+    train_models(_setting(args), args.kind, args.chunk, args.data, args.out, args.device)
 
 
 def _retrain_lds(args: argparse.Namespace) -> None:
     from leaveout.retraining.lds import retrain_lds
 
     _use_threads(args.threads)
-    retrain_lds(load_setting(args.setting), args.chunk, args.data, args.out, args.device)
+    retrain_lds(_setting(args), args.chunk, args.data, args.out, args.device)
 
 
 def _retrain_loo(args: argparse.Namespace) -> None:
     from leaveout.retraining.loo import retrain_loo
 
     _use_threads(args.threads)
-    retrain_loo(load_setting(args.setting), args.chunk, args.data, args.out, args.device)
+    retrain_loo(_setting(args), args.chunk, args.data, args.out, args.device)
 
 
 def _merge_truth(args: argparse.Namespace) -> None:
     from leaveout.retraining.truth import merge_truth
 
-    merge_truth(load_setting(args.setting), args.kind, args.chunks, args.out)
+    merge_truth(_setting(args), args.kind, args.chunks, args.out)
 
 
 def _attribute(args: argparse.Namespace) -> None:
     from leaveout.attribution.run import run_method
 
     _use_threads(args.threads)
-    method, params = _grid_point(load_methods(args.methods), args.method, args.params)
+    method, params = _grid_point(load_methods(CONFIG / "methods.yaml"), args.method, args.params)
     run_method(
-        load_setting(args.setting),
+        _setting(args),
         method,
         params,
         args.data,
@@ -88,7 +94,7 @@ def _grid_point(
 def _evaluate(args: argparse.Namespace) -> None:
     from leaveout.metrics.evaluate import evaluate
 
-    setting = load_setting(args.setting)
+    setting = _setting(args)
     evaluate(
         args.metric,
         args.truth,
@@ -149,14 +155,14 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     shared: dict[str, dict[str, object]] = {
-        "setting": {"type": Path, "required": True, "help": "the setting's YAML file"},
+        "setting": {"required": True, "help": "the setting, such as mnist_lr"},
         "data": {"type": Path, "required": True, "help": "the setting's data artefact"},
         "out": {"type": Path, "required": True, "help": "the file to write"},
         "chunk": {"type": int, "required": True, "help": "which chunk, from 0"},
-        "device": {"choices": ("cpu", "cuda"), "default": "cpu"},
+        "device": {"choices": ("cpu", "cuda"), "default": DEVICE},
         "threads": {"type": int, "default": 1, "help": "CPU threads (default 1)"},
         "metric": {"choices": METRICS, "required": True},
-        "method": {"required": True, "help": "the method's entry in the methods file"},
+        "method": {"required": True, "help": "the method, such as grad_dot"},
     }
     trains = ("setting", "data", "chunk", "out", "device", "threads")
     command("prepare", _prepare, "load, split and normalise a data set", "setting", "out")
@@ -173,7 +179,6 @@ def _parser() -> argparse.ArgumentParser:
         "score all training samples by one method",
         *("setting", "data", "method", "out", "device", "threads"),
     )
-    sub.add_argument("--methods", type=Path, required=True, help="the methods file")
     sub.add_argument("--params", default="default", help="the grid point, such as damping=0.01")
     sub.add_argument("--full", type=Path, nargs="+", required=True, help="full models")
     sub.add_argument("--half", type=Path, nargs="*", default=[], help="half models")

@@ -125,8 +125,13 @@ class Plan:
         """Return the key of data preparation."""
         return plan.prepare_key(self.settings[wildcards.setting])
 
+    def model_key(self, wildcards: Wildcards) -> str:
+        """Return the key of a chunk of full or half models."""
+        setting = self.settings[wildcards.setting]
+        return plan.train_key(setting, wildcards.kind, int(wildcards.chunk))
+
     def train_key(self, layer: Layer) -> Callable[[Wildcards], str]:
-        """Return the parameter function for the key of a chunk of trainings."""
+        """Return the parameter function for the key of a chunk of retrainings."""
 
         def key(wildcards: Wildcards) -> str:
             return plan.train_key(self.settings[wildcards.setting], layer, int(wildcards.chunk))

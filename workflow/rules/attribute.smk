@@ -9,22 +9,24 @@ rule attribute:
     output:
         score="results/{setting}/scores/{method}/{params}.safetensors",
         cost="results/{setting}/scores/{method}/{params}.cost.json",
-    params:
-        key=PLAN.attribute_key,
     log:
         "logs/attribute/{setting}-{method}-{params}.log",
     benchmark:
         "benchmarks/attribute/{setting}-{method}-{params}.tsv"
+    conda:
+        "leaveout"
     threads: 1
     resources:
         gpu=GPUS,
         mem_mb=8000,
         runtime=60,
+    params:
+        key=PLAN.attribute_key,
     shell:
-        "leaveout attribute --setting " + SETTING + " --methods {CONFIG}/methods.yaml"
+        "leaveout attribute --setting {wildcards.setting}"
         " --method {wildcards.method} --params {wildcards.params:q} --data {input.data:q}"
         " --full {input.full:q} --half {input.half:q} --out {output.score:q} --cost {output.cost:q}"
-        " --device {DEVICE} --threads {threads} 2> {log:q}"
+        " --threads {threads} 2> {log:q}"
 
 
 rule scores:

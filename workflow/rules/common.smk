@@ -1,28 +1,28 @@
 # What all rules share. The configuration is checked here; every helper is a one-line call into the package.
-import os
 import sys
 from pathlib import Path
+from shlex import quote
 
 from leaveout import runlock
 from leaveout.workflow import Plan
 
-# jobs find the `leaveout` of the environment Snakemake runs in, activated or not
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-
-CONFIG = (
-    os.path.relpath(Path(workflow.basedir).parent / "config")
-    if Path(workflow.basedir).parent == Path.cwd()
-    else Path(workflow.basedir).parent / "config"
-)
+REPOSITORY = Path(workflow.basedir).parent
+CONFIG = "config" if REPOSITORY == Path.cwd() else REPOSITORY / "config"
 PLAN = Plan.load(config, CONFIG)
-SETTING = f"{CONFIG}/settings/{{wildcards.setting}}.yaml"
-DEVICE = PLAN.config.device
-GPUS = 1 if DEVICE == "cuda" else 0
+GPUS = 1 if PLAN.config.device == "cuda" else 0
+
+# Jobs find the `leaveout` of the environment Snakemake runs in, activated or not. Where the configuration lies and
+# which device is used decide no result, so they are no parameters: a job must not run again because of them.
+shell.prefix(
+    f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH"
+    f" LEAVEOUT_CONFIG={quote(str(CONFIG))} LEAVEOUT_DEVICE={PLAN.config.device}; "
+)
 
 
 wildcard_constraints:
     setting="|".join(PLAN.settings),
     method="|".join(PLAN.methods),
     metric="lds|loo",
+    kind="full|half",
     chunk=r"\d+",
     params=r"[^/]+",

@@ -4,9 +4,11 @@
 rule prepare_data:
     output:
         "results/{setting}/data.safetensors",
-    params:
-        key=PLAN.prepare_key,
     log:
         "logs/prepare_data/{setting}.log",
+    conda:
+        "leaveout"
+    params:
+        key=PLAN.prepare_key,
     shell:
-        "leaveout prepare --setting " + SETTING + " --out {output:q} 2> {log:q}"
+        "leaveout prepare --setting {wildcards.setting} --out {output:q} 2> {log:q}"

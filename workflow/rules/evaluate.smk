@@ -7,13 +7,16 @@ rule evaluate:
         scores=PLAN.scores,
     output:
         "results/{setting}/metrics/{metric}/{method}.csv",
-    params:
-        key=PLAN.evaluate_key,
     log:
         "logs/evaluate/{setting}-{metric}-{method}.log",
+    conda:
+        "leaveout"
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        key=PLAN.evaluate_key,
+        bootstrap=PLAN.config.bootstrap,
     shell:
-        "leaveout evaluate --setting " + SETTING + " --metric {wildcards.metric} --method {wildcards.method}"
-        " --truth {input.truth:q} --bootstrap {PLAN.config.bootstrap} --out {output:q} {input.scores:q} 2> {log:q}"
+        "leaveout evaluate --setting {wildcards.setting} --metric {wildcards.metric} --method {wildcards.method}"
+        " --truth {input.truth:q} --bootstrap {params.bootstrap} --out {output:q} {input.scores:q} 2> {log:q}"

@@ -6,20 +6,22 @@ rule retrain_lds:
         data="results/{setting}/data.safetensors",
     output:
         "results/{setting}/retrain/lds/{chunk}.safetensors",
-    params:
-        key=PLAN.train_key("lds"),
     log:
         "logs/retrain_lds/{setting}-{chunk}.log",
     benchmark:
         "benchmarks/retrain_lds/{setting}-{chunk}.tsv"
+    conda:
+        "leaveout"
     threads: 1
     resources:
         gpu=GPUS,
         mem_mb=2000,
         runtime=60,
+    params:
+        key=PLAN.train_key("lds"),
     shell:
-        "leaveout retrain-lds --setting " + SETTING + " --data {input.data:q} --chunk {wildcards.chunk}"
-        " --out {output:q} --device {DEVICE} --threads {threads} 2> {log:q}"
+        "leaveout retrain-lds --setting {wildcards.setting} --data {input.data:q} --chunk {wildcards.chunk}"
+        " --out {output:q} --threads {threads} 2> {log:q}"
 
 
 rule retrain_loo:
@@ -27,21 +29,23 @@ rule retrain_loo:
         data="results/{setting}/data.safetensors",
     output:
         "results/{setting}/retrain/loo/{chunk}.safetensors",
-    params:
-        key=PLAN.train_key("loo"),
     log:
         "logs/retrain_loo/{setting}-{chunk}.log",
     benchmark:
         "benchmarks/retrain_loo/{setting}-{chunk}.tsv"
-    threads: 1
     priority: 1  # the longest layer: started first, so that no core idles at the end
+    conda:
+        "leaveout"
+    threads: 1
     resources:
         gpu=GPUS,
         mem_mb=2000,
         runtime=60,
+    params:
+        key=PLAN.train_key("loo"),
     shell:
-        "leaveout retrain-loo --setting " + SETTING + " --data {input.data:q} --chunk {wildcards.chunk}"
-        " --out {output:q} --device {DEVICE} --threads {threads} 2> {log:q}"
+        "leaveout retrain-loo --setting {wildcards.setting} --data {input.data:q} --chunk {wildcards.chunk}"
+        " --out {output:q} --threads {threads} 2> {log:q}"
 
 
 rule merge_lds:
@@ -49,12 +53,14 @@ rule merge_lds:
         PLAN.retrained("lds"),
     output:
         "results/{setting}/truth/lds.safetensors",
-    params:
-        key=PLAN.truth_key("lds"),
     log:
         "logs/merge_lds/{setting}.log",
+    conda:
+        "leaveout"
+    params:
+        key=PLAN.truth_key("lds"),
     shell:
-        "leaveout merge-truth --kind lds --setting " + SETTING + " --out {output:q} {input:q} 2> {log:q}"
+        "leaveout merge-truth --kind lds --setting {wildcards.setting} --out {output:q} {input:q} 2> {log:q}"
 
 
 rule merge_loo:
@@ -62,12 +68,14 @@ rule merge_loo:
         PLAN.retrained("loo"),
     output:
         "results/{setting}/truth/loo.safetensors",
-    params:
-        key=PLAN.truth_key("loo"),
     log:
         "logs/merge_loo/{setting}.log",
+    conda:
+        "leaveout"
+    params:
+        key=PLAN.truth_key("loo"),
     shell:
-        "leaveout merge-truth --kind loo --setting " + SETTING + " --out {output:q} {input:q} 2> {log:q}"
+        "leaveout merge-truth --kind loo --setting {wildcards.setting} --out {output:q} {input:q} 2> {log:q}"
 
 
 rule truths:

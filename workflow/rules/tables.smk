@@ -12,10 +12,12 @@ rule make_table:
             category="Tables",
             labels={"metric": "{metric}", "shows": "all methods"},
         ),
-    params:
-        key=PLAN.table_key,
     log:
         "logs/make_table/{metric}.log",
+    conda:
+        "leaveout"
+    params:
+        key=PLAN.table_key,
     shell:
         "leaveout table --metric {wildcards.metric} --published {input.published:q} --out {output:q}"
         " {input.csvs:q} 2> {log:q}"
@@ -31,10 +33,12 @@ rule make_cost_table:
             category="Tables",
             labels={"metric": "cost", "shows": "time and memory"},
         ),
-    params:
-        key=PLAN.table_key,
     log:
         "logs/make_cost_table.log",
+    conda:
+        "leaveout"
+    params:
+        key=PLAN.table_key,
     shell:
         "leaveout cost-table --out {output:q} {input:q} 2> {log:q}"
 
@@ -50,10 +54,12 @@ rule make_figure:
             category="Figures",
             labels={"metric": "{metric}", "shows": "the panel"},
         ),
-    params:
-        key=PLAN.figure_key,
     log:
         "logs/make_figure/{metric}.log",
+    conda:
+        "leaveout"
+    params:
+        key=PLAN.figure_key,
     shell:
         "leaveout figure --metric {wildcards.metric} --table {input.table:q} --out {output:q} {input.csvs:q} 2> {log:q}"
 

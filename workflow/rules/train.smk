@@ -1,36 +1,27 @@
 # Models that methods attribute: full ones, with their trajectories, and ones trained on random halves.
 
 
-rule train_full:
+rule train_models:
     input:
         data="results/{setting}/data.safetensors",
     output:
-        "results/{setting}/models/full/{chunk}.safetensors",
-    params:
-        key=PLAN.train_key("full"),
+        "results/{setting}/models/{kind}/{chunk}.safetensors",
     log:
-        "logs/train_full/{setting}-{chunk}.log",
+        "logs/train_models/{setting}-{kind}-{chunk}.log",
     benchmark:
-        "benchmarks/train_full/{setting}-{chunk}.tsv"
+        "benchmarks/train_models/{setting}-{kind}-{chunk}.tsv"
+    conda:
+        "leaveout"
     threads: 1
     resources:
         gpu=GPUS,
         mem_mb=2000,
         runtime=60,
-    shell:
-        "leaveout train --kind full --setting " + SETTING + " --data {input.data:q} --chunk {wildcards.chunk}"
-        " --out {output:q} --device {DEVICE} --threads {threads} 2> {log:q}"
-
-
-use rule train_full as train_half with:
-    output:
-        "results/{setting}/models/half/{chunk}.safetensors",
     params:
-        key=PLAN.train_key("half"),
-    log:
-        "logs/train_half/{setting}-{chunk}.log",
-    benchmark:
-        "benchmarks/train_half/{setting}-{chunk}.tsv"
+        key=PLAN.model_key,
+    shell:
+        "leaveout train --kind {wildcards.kind} --setting {wildcards.setting} --data {input.data:q}"
+        " --chunk {wildcards.chunk} --out {output:q} --threads {threads} 2> {log:q}"
 
 
 rule models:

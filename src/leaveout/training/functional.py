@@ -78,7 +78,7 @@ def _functional_norm(module: nn.Module) -> nn.Module | None:
 
 def stack_states(modules: Sequence[nn.Module]) -> State:
     """Stack the parameters and buffers of equal modules, (models, ...)."""
-    params, buffers = stack_module_state(list(modules))  # type: ignore[arg-type]
+    params, buffers = stack_module_state(list(modules))
     return {name: value.detach().clone() for name, value in {**params, **buffers}.items()}
 
 
@@ -96,7 +96,8 @@ def functional_outputs(module: nn.Module, state: State, inputs: Tensor) -> Tenso
     module = copy.deepcopy(module)
     replace_modules(module, _functional_norm)
     module.eval()
-    return vmap(lambda s: functional_call(module, s, (inputs,)))(state)
+    outputs: Tensor = vmap(lambda s: functional_call(module, s, (inputs,)))(state)
+    return outputs
 
 
 def train_functional(
