@@ -78,6 +78,14 @@ def test_conda_gives_the_same_environment() -> None:
     assert last == {"pip": ["-c constraints.txt", "-e .[dev]"]}
 
 
+def test_the_rules_name_the_same_environment() -> None:
+    environment = yaml.safe_load((ROOT / "workflow" / "envs" / "leaveout.yaml").read_text())
+    named = dict(line.split("==") for line in environment["dependencies"][-1]["pip"])
+    needed = [Requirement(line).name for line in PROJECT["dependencies"]]
+    assert set(named) == {name for name in needed if not name.startswith("snakemake")}
+    assert all(CONSTRAINTS[canonicalize_name(n)] == Version(v) for n, v in named.items())
+
+
 def test_other_libraries_are_timed_on_the_same_torch() -> None:
     peers = pins(ROOT / "benchmarks" / "peers" / "requirements.txt")
     shared = peers.keys() & CONSTRAINTS.keys()

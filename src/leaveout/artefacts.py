@@ -3,9 +3,9 @@
 A file holds named arrays and a JSON header. The header names the kind of artefact and the dims of
 each array, and carries the provenance its writer passes in. Coordinates are arrays too: dim
 ``train`` is labelled by the int64 array ``train_id``, so that everything is keyed by sample id and
-never by position in a loader. The header also holds the sha256 of the arrays, which is checked on
-every read: a truncated, altered or half-written file is never taken for whole. Nothing is ever
-pickled.
+never by position in a loader. The sha256 of the arrays and that of the header are stored too and
+checked on every read: a truncated, altered or half-written file is never taken for whole. Nothing
+is ever pickled.
 """
 
 from __future__ import annotations
@@ -75,6 +75,10 @@ def digest(tensors: Mapping[str, Array]) -> str:
     return sha.hexdigest()
 
 
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _check_dims(tensors: Mapping[str, Array], dims: Dims) -> None:
     sizes: dict[str, int] = {}
     if set(dims) != set(tensors):
@@ -120,7 +124,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         }.get(error.errno or 0, str(error))
         raise LeaveoutError(f"could not write {path}: {remedy}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be what is wrong
+            temporary.unlink(missing_ok=True)
 
 
 def write(
@@ -152,7 +157,8 @@ def write(
         "sha256": digest(arrays),
         "meta": dict(meta),
     }
-    payload = save(arrays, metadata={"leaveout": json.dumps(header, sort_keys=True)})
+    text = json.dumps(header, sort_keys=True)
+    payload = save(arrays, metadata={"leaveout": text, "leaveout_sha256": _sha256(text)})
     with atomic_path(path) as temporary:
         temporary.write_bytes(payload)
 
@@ -178,7 +184,8 @@ def read(path: Path | str, kind: str | None = None) -> Artefact:
     except (SafetensorError, OSError, ValueError) as error:
         raise CorruptArtefactError(path, f"truncated or damaged ({error})") from error
     try:
-        header = json.loads(metadata["leaveout"])
+        text, text_sha256 = metadata["leaveout"], metadata["leaveout_sha256"]
+        header = json.loads(text)
         fields = (
             header["format"],
             header["kind"],
@@ -189,6 +196,8 @@ def read(path: Path | str, kind: str | None = None) -> Artefact:
     except (KeyError, ValueError, TypeError) as error:
         raise CorruptArtefactError(path, "it has no leaveout header") from error
     file_format, file_kind, dims, sha256, meta = fields
+    if _sha256(text) != text_sha256:
+        raise CorruptArtefactError(path, "its header does not match the header's own sha256")
     if file_format != FORMAT:
         raise CorruptArtefactError(
             path, f"it has format {file_format}, this version reads {FORMAT}"

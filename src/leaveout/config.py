@@ -12,6 +12,7 @@ import ast
 import difflib
 import importlib.util
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -44,7 +45,9 @@ class ConfigError(LeaveoutError):
 
 
 class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Dataset(_Closed):
@@ -180,8 +183,8 @@ class LOO(_Closed):
     @field_validator("ids")
     @classmethod
     def _ids_are_distinct(cls, ids: Any) -> Any:
-        if isinstance(ids, tuple) and len(set(ids)) != len(ids):
-            raise ValueError("the ids must be distinct")
+        if isinstance(ids, tuple) and (not ids or len(set(ids)) != len(ids)):
+            raise ValueError("the ids must be distinct, and one at least")
         return ids
 
 
@@ -396,11 +399,18 @@ def _signature(module: str) -> tuple[dict[str, tuple[str, bool]], tuple[str, ...
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(module)
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise ConfigError(f"{spec.origin}: line {error.lineno}: {error.msg}") from error
     needs: tuple[str, ...] = ("full",)
     for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NEEDS":
-            needs = tuple(ast.literal_eval(node.value))
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and target.id == "NEEDS":
+            needs = tuple(ast.literal_eval(node.value))  # type: ignore[attr-defined]
+    unknown = set(needs) - {"full", "half"}
+    if unknown:
+        raise ConfigError(f"{spec.origin}: NEEDS: unknown {sorted(unknown)}. Valid: full, half")
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == "attribute":
             takes = {
@@ -426,7 +436,9 @@ def _coerce(value: Any, kind: str, where: str) -> Scalar:
         converted = wanted(value)
         if wanted is int and converted != float(value):
             raise ValueError
-    except (TypeError, ValueError) as error:
+        if wanted is float and not math.isfinite(converted):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{where}: expected {kind}, got {value!r}") from error
     return converted  # type: ignore[no-any-return]
 
@@ -447,15 +459,15 @@ def load_methods(path: Path | str) -> dict[str, Method]:
             raise ConfigError(
                 f"{path}: {name}: a method's name has lower-case letters, digits and _"
             )
-        values = dict(entry or {})
+        if not isinstance(entry, dict | None):
+            raise ConfigError(f"{path}: {name}: expected hyper-parameters, got {entry!r}")
+        values = {str(key): value for key, value in (entry or {}).items()}
         module = values.pop("module", f"leaveout.attribution.{name}")
         try:
             takes, needs = _signature(module)
-        except ModuleNotFoundError as error:
-            known = [] if "module" in (entry or {}) else _known_methods()
-            raise ConfigError(
-                f"{path}: {name}: no module {module}{_nearest(name, known)}"
-            ) from error
+        except (ImportError, ValueError, AttributeError) as error:  # not there, or no module's name
+            hint = "" if "module" in (entry or {}) else _nearest(name, _known_methods())
+            raise ConfigError(f"{path}: {name}: no module {module}{hint}") from error
         for key in values:
             if key not in takes:
                 raise ConfigError(
@@ -484,7 +496,8 @@ def _known_methods() -> list[str]:
     assert spec is not None
     assert spec.submodule_search_locations
     folder = Path(next(iter(spec.submodule_search_locations)))
-    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+    others = ("__init__", "run", "task")
+    return sorted(p.stem for p in folder.glob("*.py") if p.stem not in others)
 
 
 def label(params: Mapping[str, Scalar]) -> str:

@@ -14,7 +14,7 @@ rule attribute:
     benchmark:
         "benchmarks/attribute/{setting}-{method}-{params}.tsv"
     conda:
-        "leaveout"
+        "../envs/leaveout.yaml"
     threads: 1
     resources:
         gpu=GPUS,

@@ -7,7 +7,7 @@ rule prepare_data:
     log:
         "logs/prepare_data/{setting}.log",
     conda:
-        "leaveout"
+        "../envs/leaveout.yaml"
     params:
         key=PLAN.prepare_key,
     shell:

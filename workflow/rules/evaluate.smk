@@ -10,7 +10,7 @@ rule evaluate:
     log:
         "logs/evaluate/{setting}-{metric}-{method}.log",
     conda:
-        "leaveout"
+        "../envs/leaveout.yaml"
     resources:
         mem_mb=4000,
         runtime=30,

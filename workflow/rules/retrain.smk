@@ -11,7 +11,7 @@ rule retrain_lds:
     benchmark:
         "benchmarks/retrain_lds/{setting}-{chunk}.tsv"
     conda:
-        "leaveout"
+        "../envs/leaveout.yaml"
     threads: 1
     resources:
         gpu=GPUS,
@@ -35,7 +35,7 @@ rule retrain_loo:
         "benchmarks/retrain_loo/{setting}-{chunk}.tsv"
     priority: 1  # the longest layer: started first, so that no core idles at the end
     conda:
-        "leaveout"
+        "../envs/leaveout.yaml"
     threads: 1
     resources:
         gpu=GPUS,
@@ -56,7 +56,7 @@ rule merge_lds:
     log:
         "logs/merge_lds/{setting}.log",
     conda:
-        "leaveout"
+        "../envs/leaveout.yaml"
     params:
         key=PLAN.truth_key("lds"),
     shell:
@@ -71,7 +71,7 @@ rule merge_loo:
     log:
         "logs/merge_loo/{setting}.log",
     conda:
-        "leaveout"
+        "../envs/leaveout.yaml"
     params:
         key=PLAN.truth_key("loo"),
     shell:

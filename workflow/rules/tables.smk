@@ -15,7 +15,7 @@ rule make_table:
     log:
         "logs/make_table/{metric}.log",
     conda:
-        "leaveout"
+        "../envs/leaveout.yaml"
     params:
         key=PLAN.table_key,
     shell:
@@ -36,7 +36,7 @@ rule make_cost_table:
     log:
         "logs/make_cost_table.log",
     conda:
-        "leaveout"
+        "../envs/leaveout.yaml"
     params:
         key=PLAN.table_key,
     shell:
@@ -57,7 +57,7 @@ rule make_figure:
     log:
         "logs/make_figure/{metric}.log",
     conda:
-        "leaveout"
+        "../envs/leaveout.yaml"
     params:
         key=PLAN.figure_key,
     shell:

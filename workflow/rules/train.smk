@@ -11,7 +11,7 @@ rule train_models:
     benchmark:
         "benchmarks/train_models/{setting}-{kind}-{chunk}.tsv"
     conda:
-        "leaveout"
+        "../envs/leaveout.yaml"
     threads: 1
     resources:
         gpu=GPUS,

@@ -99,13 +99,16 @@ def run_method(
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    score = attribute(task, **params).cpu()
+    score = attribute(task, **params)
+    if isinstance(score, torch.Tensor):
+        score = score.cpu()  # waits for the device
     wall = time.perf_counter() - start
     expected = (len(data.train.ids), len(data.test.ids))
-    if tuple(score.shape) != expected:
+    found = tuple(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
+    if found != expected:
         raise LeaveoutError(
-            f"{method.module}.attribute returned shape {tuple(score.shape)}, "
-            f"expected (train, test) = {expected}"
+            f"{method.module}.attribute returned {found}, expected a tensor (train, test) = "
+            f"{expected}"
         )
     name = {"setting": setting.name, "method": method.name, "label": label(params)}
     artefacts.write(

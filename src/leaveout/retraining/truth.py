@@ -53,9 +53,10 @@ def _loo(setting: Setting, chunks: Sequence[Artefact]) -> dict[str, NDArray[np.g
         _check_whole(removed.tolist(), [i for i, r in items(setting, "loo") if r == run], chunks)
         empty = np.zeros((0, n_test), dtype=np.float32)
         joined[f"{prefix}removed_id"] = removed
-        joined[f"{prefix}target"] = np.concatenate([empty, *(c.tensors["target"] for c in own)])[
-            :, None
-        ]
+        targets = np.concatenate([empty, *(c.tensors["target"] for c in own)])
+        joined[f"{prefix}target"] = (
+            targets[:, None] if own else np.zeros((0, 0, n_test), np.float32)
+        )
         # each chunk trained the full run anew; they agree to rounding
         joined[f"{prefix}full_target"] = own[0].tensors["full_target"][None] if own else empty
         for other in own[1:]:

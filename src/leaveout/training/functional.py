@@ -36,8 +36,10 @@ class FunctionalBatchNorm(nn.Module):
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
         """Take over a batch norm that tracks running statistics."""
         super().__init__()
-        if norm.running_mean is None or norm.momentum is None:
-            raise ValueError("batch norm without running statistics or with cumulative averages")
+        if norm.running_mean is None or norm.momentum is None or norm.weight is None:
+            raise ValueError(
+                "batch norm without running statistics, with cumulative averages or not affine"
+            )
         self.weight, self.bias = norm.weight, norm.bias
         self.register_buffer("running_mean", norm.running_mean)
         self.register_buffer("running_var", norm.running_var)

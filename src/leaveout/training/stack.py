@@ -18,6 +18,7 @@ Both compute what :func:`leaveout.training.reference.train_one` computes, to rou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -62,19 +63,18 @@ def parse(module: nn.Module) -> list[Layer] | None:
     """
     if not isinstance(module, nn.Sequential):
         return None
+    children = list(module._modules.items())  # named_children() would leave repeated ones out
     kinds = ""
-    for child in module:
+    for _, child in children:
         letter = {nn.Flatten: "F", nn.Linear: "L", nn.ReLU: "R", nn.Dropout: "D"}.get(type(child))
-        if letter is None or (letter == "L" and child.bias is None):
+        if letter is None or (isinstance(child, nn.Linear) and child.bias is None):
             return None
         kinds += letter
-    hidden_part = kinds.removeprefix("F").removesuffix("L")
-    if not kinds.endswith("L") or hidden_part.replace("LRD", "").replace("LR", ""):
+    once = [id(child) for _, child in children if not isinstance(child, nn.ReLU)]
+    if not re.fullmatch("F?(LRD?)*L", kinds) or len(set(once)) < len(once):
         return None
     layers = []
-    named = [
-        (name, child) for name, child in module.named_children() if type(child) is not nn.Flatten
-    ]
+    named = [(name, child) for name, child in children if type(child) is not nn.Flatten]
     for position, (name, child) in enumerate(named):
         if isinstance(child, nn.Linear):
             following = [c for _, c in named[position + 1 : position + 3]]
@@ -163,7 +163,10 @@ class _Batches:
         self.dropouts = dropouts
         self.extra = _is_shared(trials, len(inputs), batch_size)
         # trials of one identity and length draw the same masks: one stream then serves them all
-        same = len({(t.identity, None if t.kept is None else len(t.kept)) for t in trials}) == 1
+        same = (
+            len({(t.identity, None if t.kept is None else len(t.kept)) for t in trials})
+            == 1
+        )
         self.streams = [t.dropout_generator() for t in (trials[:1] if same else trials)]
 
     def epoch(self, epoch: int) -> Iterator[_Step]:

@@ -1,0 +1,60 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from leaveout.config import Setting
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Keep torch, where a test has imported it, to one thread: these problems are tiny."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    yield
+
+
+@pytest.fixture(autouse=True)
+def _global_randomness_untouched() -> Iterator[None]:
+    """Hold every test, and so all code under test, to drawing nothing from torch's generator."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.random.get_rng_state().clone()
+    yield
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+@pytest.fixture(scope="session")
+def make_setting() -> Callable[..., Setting]:
+    """Return a function that makes a tiny setting on digits, changed section by section."""
+    base: dict[str, Any] = {
+        "name": "tiny",
+        "seed": 3,
+        "dataset": {"name": "digits", "n_train": 30, "n_test": 6},
+        "model": {"name": "linear"},
+        "recipe": {"learning_rate": 0.1, "epochs": 3, "batch_size": 8},
+        "full": {"runs": 3, "checkpoints": 2, "chunk": 2},
+        "half": {"runs": 3, "chunk": 2},
+        "lds": {"subsets": 5, "runs": 2, "chunk": 2},
+        "loo": {"ids": (1, 4, 7, 20, 29), "replicate": 2, "chunk": 2},
+    }
+
+    def make(**changes: Any) -> Setting:
+        return Setting.model_validate(_merge(base, changes))
+
+    return make

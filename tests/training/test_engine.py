@@ -1,0 +1,288 @@
+"""The three paths give the same models, however they are cut into stacks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from leaveout.config import CNN, MLP, Linear, Model, Recipe
+from leaveout.errors import LeaveoutError
+from leaveout.models.build import initialise
+from leaveout.training.engine import Path, choose_path, select_device, train
+from leaveout.training.trials import Trial
+
+SHAPE, CLASSES = (1, 4, 4), 3
+PLAIN = Recipe(learning_rate=0.1, epochs=2, batch_size=8)
+HEAVY = Recipe(learning_rate=0.05, epochs=2, batch_size=8, momentum=0.9, weight_decay=0.01)
+LINEAR = Linear(name="linear")
+WIDE = MLP(name="mlp", hidden=(16, 12), dropout=0.3)
+CONV = CNN(name="cnn", channels=(2, 3), batch_norm=True)
+MODELS = {"linear": LINEAR, "mlp": WIDE, "cnn": CONV}
+
+State = dict[str, Tensor]
+
+
+def subsets(n: int, sizes: list[int]) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [np.sort(rng.choice(n, size, replace=False)) for size in sizes]
+
+
+def removed(n: int) -> list[int]:
+    return [0, n // 3, n // 2, n - 1]
+
+
+def trial(*identity: str | int, root: int = 7, **rest: object) -> Trial:
+    return Trial(root, identity, **rest)  # type: ignore[arg-type]
+
+
+CASES: dict[str, Callable[[int], list[Trial]]] = {
+    "equal subsets": lambda n: [
+        trial("a", k, kept=kept) for k, kept in enumerate(subsets(n, [n // 2] * 4))
+    ],
+    "unequal subsets": lambda n: [
+        trial("a", k, kept=kept)
+        for k, kept in enumerate(subsets(n, [n // 2, n // 2 - 5, n // 4, n // 2 - 1]))
+    ],
+    "equal subsets of one identity": lambda n: [
+        trial("a", kept=kept) for kept in subsets(n, [n // 2] * 4)
+    ],
+    "unequal subsets of one identity": lambda n: [
+        trial("a", kept=kept) for kept in subsets(n, [n // 2, n // 2 - 5, n // 4, n])
+    ],
+    "full runs": lambda n: [trial("a", k) for k in range(4)],
+    "one identity, several roots": lambda n: [trial("a", root=k) for k in range(4)],
+    "masked": lambda n: [trial("a"), *(trial("a", removed=i) for i in removed(n))],
+    "masked, several identities": lambda n: [
+        trial("a", k % 2, removed=i) for k, i in enumerate(removed(n))
+    ],
+    "masked, file order": lambda n: [trial("a", removed=i, shuffle=False) for i in removed(n)],
+    "dropped": lambda n: [
+        trial("a"),
+        *(trial("a", kept=np.delete(np.arange(n), i)) for i in removed(n)),
+    ],
+    "two dropped, file order": lambda n: [
+        trial("a", kept=np.delete(np.arange(n), [i, (i + 5) % n]), shuffle=False)
+        for i in removed(n)
+    ],
+    "masked beside dropped": lambda n: [
+        trial("a", removed=3),
+        trial("a", kept=np.delete(np.arange(n), 3)),
+        trial("a", kept=np.delete(np.arange(n), 3), removed=5),
+    ],
+}
+
+
+def problem(n: int, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(1)
+    inputs = torch.from_numpy(rng.standard_normal((n, *SHAPE)))
+    labels = torch.from_numpy(rng.integers(CLASSES, size=n))
+    return inputs.to(device, dtype), labels.to(device)
+
+
+def builder(model: Model) -> Callable[[int], nn.Module]:
+    return lambda seed: initialise(model, SHAPE, CLASSES, seed)
+
+
+def run(
+    model: Model,
+    trials: list[Trial],
+    n: int,
+    recipe: Recipe,
+    path: Path | None,
+    size: int | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+) -> list[list[State]]:
+    """Return each trial's snapshots after epoch 1 and at the end, and its outputs."""
+    inputs, labels = problem(n, dtype, device)
+    found = []
+    stacks = train(
+        builder(model), trials, inputs, labels, recipe, [1], path=path, stack_size=size
+    )
+    for trained in stacks:
+        outputs = trained.outputs(inputs)
+        for k in range(len(trained.trials)):
+            states = [{key: v[k].cpu() for key, v in s.items()} for s in trained.snapshots]
+            found.append([*states, {"outputs": outputs[k].cpu()}])
+    return found
+
+
+def assert_same(found: list[list[State]], expected: list[list[State]], atol: float) -> None:
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours) == len(theirs) == 3
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, atol=atol, rtol=0)
+
+
+def others(model: Model) -> list[Path]:
+    return ["functional"] if isinstance(model, CNN) else ["stack", "functional"]
+
+
+@pytest.mark.parametrize("n", [40, 41])  # whole batches, and a last batch of one
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("case", CASES)
+def test_paths_agree(case: str, name: str, n: int) -> None:
+    model = MODELS[name]
+    recipe = PLAIN if name == "linear" and n == 40 else HEAVY
+    if name == "cnn" and n == 41 and case == "full runs":
+        recipe = recipe.model_copy(update={"batch_size": 9})  # no batch norm over one sample
+    trials = CASES[case](n)
+    expected = run(model, trials, n, recipe, "reference")
+    for path in others(model):
+        assert_same(run(model, trials, n, recipe, path), expected, 1e-12)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("case", ["unequal subsets", "masked", "dropped"])
+def test_paths_agree_to_rounding_in_float32(case: str, name: str, device: str) -> None:
+    trials = CASES[case](41)
+    expected = run(MODELS[name], trials, 41, HEAVY, "reference", dtype=torch.float32)
+    for path in [*others(MODELS[name]), *(["reference"] if device == "cuda" else [])]:
+        found = run(
+            MODELS[name], trials, 41, HEAVY, path, dtype=torch.float32, device=device
+        )
+        # 12 steps, weights and logits of order 1: some hundred roundings of 6e-8
+        assert_same(found, expected, 2e-5)
+
+
+@pytest.mark.parametrize("path", ["stack", "functional", "reference"])
+@pytest.mark.parametrize("model", [LINEAR, WIDE], ids=["linear", "mlp"])
+def test_a_removed_sample_alone_in_its_batch_makes_no_step(model: Model, path: Path) -> None:
+    # file order, 41 = 5 x 8 + 1: sample 40 is alone in the last batch, so to mask it is to drop it
+    masked = run(model, [trial("a", removed=40, shuffle=False)] * 2, 41, HEAVY, path)
+    kept = np.arange(40)
+    dropped = run(model, [trial("a", kept=kept, shuffle=False)] * 2, 41, HEAVY, path)
+    full = run(model, [trial("a", shuffle=False)], 41, HEAVY, path)
+    if model is LINEAR:
+        assert_same(masked, dropped, 1e-12)
+    else:
+        # the hole still draws a dropout mask, so the streams part after the first epoch
+        torch.testing.assert_close(masked[0][0], dropped[0][0], atol=1e-12, rtol=0)
+    assert (masked[0][1]["linear.weight" if model is LINEAR else "fc1.weight"]).isfinite().all()
+    assert not torch.equal(masked[0][2]["outputs"], full[0][2]["outputs"])
+
+
+@pytest.mark.parametrize("path", ["stack", "functional"])
+@pytest.mark.parametrize("case", ["unequal subsets", "masked", "dropped", "equal subsets"])
+def test_stack_size_and_order_change_nothing(case: str, path: Path) -> None:
+    trials = CASES[case](41)
+    expected = run(WIDE, trials, 41, HEAVY, path, size=1)
+    for size in (2, 3, len(trials)):
+        assert_same(run(WIDE, trials, 41, HEAVY, path, size=size), expected, 1e-12)
+    backwards = run(WIDE, trials[::-1], 41, HEAVY, path, size=3)
+    assert_same(backwards[::-1], expected, 1e-12)
+
+
+@pytest.mark.parametrize("model", [LINEAR, WIDE, CONV], ids=["linear", "mlp", "cnn"])
+def test_threads_change_nothing(model: Model) -> None:
+    trials = CASES["equal subsets"](300)
+    one = run(model, trials, 300, HEAVY, None)
+    torch.set_num_threads(2)
+    try:
+        two = run(model, trials, 300, HEAVY, None)
+    finally:
+        torch.set_num_threads(1)
+    assert_same(two, one, 1e-12)
+
+
+@pytest.mark.parametrize("path", ["stack", "functional", "reference"])
+def test_what_is_done_twice_is_the_same(path: Path) -> None:
+    trials = CASES["unequal subsets"](41)
+    assert_same(
+        run(WIDE, trials, 41, HEAVY, path), run(WIDE, trials, 41, HEAVY, path), 0
+    )
+
+
+@pytest.mark.parametrize("path", ["stack", "functional", "reference"])
+@pytest.mark.parametrize("model", [LINEAR, WIDE], ids=["linear", "mlp"])
+def test_no_two_trainings_share_a_model_by_accident(model: Model, path: Path) -> None:
+    half, other = subsets(41, [20, 20])
+    trials = [
+        trial("s", "full", 0),
+        trial("s", "full", 1),
+        trial("s", "half", 0),
+        trial("other", "full", 0),
+        trial("s", "full", 0, root=8),
+        trial("s", "full", 0, shuffle=False),
+        trial("s", "full", 0, removed=2),
+        trial("s", "full", 0, removed=3),
+        trial("s", "full", 0, kept=half),
+        trial("s", "full", 0, kept=other),
+        trial("s", "full", 1, kept=half),
+        trial("s", "full", 0, kept=np.delete(np.arange(41), 2)),
+    ]
+    outputs = [found[-1]["outputs"] for found in run(model, trials, 41, PLAIN, path)]
+    for (i, a), (j, b) in itertools.combinations(enumerate(outputs), 2):
+        assert (a - b).abs().max() > 1e-6, (trials[i], trials[j])
+
+
+@pytest.mark.parametrize("path", ["stack", "functional"])
+def test_equal_identities_start_alike_and_others_do_not(path: Path) -> None:
+    still = PLAIN.model_copy(update={"learning_rate": 1e-300})
+    half, other = subsets(41, [20, 13])
+    trials = [trial("a", kept=half), trial("a", kept=other), trial("b", kept=half)]
+    a, b, c = (found[-1]["outputs"] for found in run(WIDE, trials, 41, still, path))
+    assert a.std(0).min() > 0.01  # the network is not dead: outputs depend on inputs
+    torch.testing.assert_close(a, b, atol=1e-14, rtol=0)
+    assert (a - c).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("path", ["stack", "functional", "reference"])
+def test_snapshots_are_the_models_after_those_epochs(path: Path) -> None:
+    inputs, labels = problem(41, torch.float64)
+    trials = CASES["unequal subsets"](41)
+
+    def states(epochs: int, kept: tuple[int, ...]) -> list[State]:
+        recipe = HEAVY.model_copy(update={"epochs": epochs})
+        stacks = list(train(builder(WIDE), trials, inputs, labels, recipe, kept, path=path))
+        return [
+            {k: torch.cat([t.snapshots[i][k] for t in stacks]) for k in stacks[0].snapshots[0]}
+            for i in range(len(stacks[0].snapshots))
+        ]
+
+    long = states(4, (3, 1))
+    assert len(long) == 3
+    for snapshot, epochs in zip(long, (1, 3, 4), strict=True):
+        short = states(epochs, (epochs,))
+        assert len(short) == 1
+        torch.testing.assert_close(snapshot, short[0], atol=1e-12, rtol=0)
+
+
+def test_outputs_are_the_modules_own() -> None:
+    inputs, _ = problem(41, torch.float64)
+    trials = CASES["equal subsets"](41)
+    for model in (WIDE, CONV):
+        module = builder(model)(0).double().eval()
+        for path in others(model):
+            for snapshots in run(model, trials, 41, HEAVY, path):
+                module.load_state_dict(snapshots[1])
+                with torch.no_grad():
+                    torch.testing.assert_close(
+                        snapshots[2]["outputs"], module(inputs), atol=1e-12, rtol=0
+                    )
+
+
+def test_the_path_suits_architecture_and_device() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_path(builder(LINEAR)(0), cpu) == "stack"
+    assert choose_path(builder(WIDE)(0), cuda) == "stack"
+    assert choose_path(builder(CONV)(0), cpu) == "reference"
+    assert choose_path(builder(CONV)(0), cuda) == "functional"
+
+
+def test_a_stack_of_convolutions_is_refused() -> None:
+    inputs, labels = problem(10, torch.float32)
+    with pytest.raises(ValueError, match="stacks of linear layers only"):
+        next(train(builder(CONV), [trial("a")], inputs, labels, PLAIN, path="stack"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_named_with_its_remedy() -> None:
+    with pytest.raises(LeaveoutError, match=r"device: cuda .* no GPU.*Set `device: cpu`"):
+        select_device("cuda")

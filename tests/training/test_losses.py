@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.special import logsumexp
+
+from leaveout.training.losses import sample_losses, stacked_targets
+
+RNG = np.random.default_rng(0)
+LOGITS = 4 * RNG.standard_normal((3, 5, 4))
+LABELS = RNG.integers(4, size=5)
+
+
+def test_losses_are_minus_the_log_of_the_softmax() -> None:
+    expected = logsumexp(LOGITS[0], axis=1) - LOGITS[0][np.arange(5), LABELS]
+    found = sample_losses(torch.from_numpy(LOGITS[0]), torch.from_numpy(LABELS))
+    np.testing.assert_allclose(found, expected, atol=1e-13)
+
+
+def test_targets_of_a_stack_are_each_models_losses() -> None:
+    expected = logsumexp(LOGITS, axis=2) - LOGITS[:, np.arange(5), LABELS]
+    found = stacked_targets(torch.from_numpy(LOGITS), torch.from_numpy(LABELS))
+    np.testing.assert_allclose(found, expected, atol=1e-13)
+
+
+def test_targets_of_float32_logits_lose_nothing_near_zero() -> None:
+    # the loss is log(1 + e^-18) = 1.5e-8, below the spacing of float32 near 18
+    logits = torch.tensor([[[18.0, 0.0]]])
+    found = stacked_targets(logits, torch.tensor([0]))
+    assert found.dtype == torch.float64
+    assert math.isclose(found.item(), math.log1p(math.exp(-18)), rel_tol=1e-7)
+
+
+def test_targets_of_huge_logits_are_finite() -> None:
+    found = stacked_targets(torch.tensor([[[1e4, -1e4]]]), torch.tensor([1]))
+    assert found.item() == 2e4
