@@ -11,6 +11,13 @@ import pytest
 from leaveout.config import Setting
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # torch warns of itself: its forward-mode derivatives still script a few functions on first use
+    config.addinivalue_line(
+        "filterwarnings", "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Keep torch, where a test has imported it, to one thread: these problems are tiny."""

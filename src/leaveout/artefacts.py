@@ -75,8 +75,10 @@ def digest(tensors: Mapping[str, Array]) -> str:
     return sha.hexdigest()
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _header_sha256(header: Mapping[str, Any]) -> str:
+    """Return the sha256 of a header but for this entry, as it will be read back from JSON."""
+    header = json.loads(json.dumps({k: v for k, v in header.items() if k != "header_sha256"}))
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 def _check_dims(tensors: Mapping[str, Array], dims: Dims) -> None:
@@ -157,8 +159,9 @@ def write(
         "sha256": digest(arrays),
         "meta": dict(meta),
     }
-    text = json.dumps(header, sort_keys=True)
-    payload = save(arrays, metadata={"leaveout": text, "leaveout_sha256": _sha256(text)})
+    header["header_sha256"] = _header_sha256(header)
+    # one entry: safetensors writes several in random order
+    payload = save(arrays, metadata={"leaveout": json.dumps(header, sort_keys=True)})
     with atomic_path(path) as temporary:
         temporary.write_bytes(payload)
 
@@ -184,8 +187,8 @@ def read(path: Path | str, kind: str | None = None) -> Artefact:
     except (SafetensorError, OSError, ValueError) as error:
         raise CorruptArtefactError(path, f"truncated or damaged ({error})") from error
     try:
-        text, text_sha256 = metadata["leaveout"], metadata["leaveout_sha256"]
-        header = json.loads(text)
+        header = json.loads(metadata["leaveout"])
+        header_sha256 = header["header_sha256"]
         fields = (
             header["format"],
             header["kind"],
@@ -196,7 +199,7 @@ def read(path: Path | str, kind: str | None = None) -> Artefact:
     except (KeyError, ValueError, TypeError) as error:
         raise CorruptArtefactError(path, "it has no leaveout header") from error
     file_format, file_kind, dims, sha256, meta = fields
-    if _sha256(text) != text_sha256:
+    if _header_sha256(header) != header_sha256:
         raise CorruptArtefactError(path, "its header does not match the header's own sha256")
     if file_format != FORMAT:
         raise CorruptArtefactError(

@@ -3,12 +3,19 @@ import sys
 from pathlib import Path
 from shlex import quote
 
+from snakemake.exceptions import WorkflowError
+
 from leaveout import runlock
+from leaveout.errors import LeaveoutError
 from leaveout.workflow import Plan
 
 REPOSITORY = Path(workflow.basedir).parent
 CONFIG = "config" if REPOSITORY == Path.cwd() else REPOSITORY / "config"
-PLAN = Plan.load(config, CONFIG)
+try:
+    PLAN = Plan.load(config, CONFIG)
+except LeaveoutError as error:
+    # what is wrong and what to do, without the places in our code that noticed
+    raise WorkflowError(str(error)) from None
 GPUS = 1 if PLAN.config.device == "cuda" else 0
 
 # Jobs find the `leaveout` of the environment Snakemake runs in, activated or not. Where the configuration lies and

@@ -1,7 +1,7 @@
 """Correlation per test sample, with undefined ones marked and their cause counted.
 
 Both ground-truth metrics correlate, for every test sample, predictions with outcomes over some
-units: subsets for the linear datamodelling score, removed samples for leave-one-out. Arrays here
+units: subsets for the linear datamodeling score, removed samples for leave-one-out. Arrays here
 are ``(unit, test)``.
 """
 

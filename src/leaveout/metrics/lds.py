@@ -1,4 +1,4 @@
-"""The linear datamodelling score (LDS; Park et al., TRAK, arXiv 2303.14186).
+"""The linear datamodeling score (LDS; Park et al., TRAK, arXiv 2303.14186).
 
 A subset s of the training samples is kept and a model trained on it alone. A score predicts the
 outcome as the sum of the scores of the kept samples, and a positive score means a helpful sample,
@@ -44,7 +44,7 @@ def outcomes(target: Floats) -> NDArray[np.float64]:
 
 
 def lds(score: Floats, mask: ArrayLike, target: Floats) -> NDArray[np.float64]:
-    """Return the linear datamodelling score of every test sample (Park et al., 2303.14186).
+    """Return the linear datamodeling score of every test sample (Park et al., 2303.14186).
 
     Args:
         score: (train, test), positive where the training sample helps.

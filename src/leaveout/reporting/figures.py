@@ -38,7 +38,7 @@ SERIES = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00", "#D5
 MARKS = ("o", "s", "^", "v", "P", "X", "D")
 DASHES = ("-", "--", "-.", ":")
 AXIS = {
-    "lds": "linear datamodelling score (mean Spearman correlation)",
+    "lds": "linear datamodeling score (mean Spearman correlation)",
     "loo": "leave-one-out (mean Pearson correlation)",
 }
 SHORT = {"lds": "LDS", "loo": "LOO"}

@@ -164,7 +164,7 @@ class _Batches:
         self.extra = _is_shared(trials, len(inputs), batch_size)
         # trials of one identity and length draw the same masks: one stream then serves them all
         same = (
-            len({(t.identity, None if t.kept is None else len(t.kept)) for t in trials})
+            len({(t.root, t.identity, None if t.kept is None else len(t.kept)) for t in trials})
             == 1
         )
         self.streams = [t.dropout_generator() for t in (trials[:1] if same else trials)]

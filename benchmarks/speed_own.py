@@ -1,0 +1,100 @@
+"""leaveout's side of `speed.py`: the jobs as the workflow runs them, with their files.
+
+Usage: python speed_own.py FOLDER THREADS, with `data.safetensors` in the folder.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from leaveout.config import Setting
+from leaveout.retraining.common import load_data
+from leaveout.retraining.lds import retrain_lds
+from leaveout.retraining.loo import retrain_loo
+from leaveout.training.engine import train
+from leaveout.training.losses import stacked_targets
+from leaveout.training.trials import Trial
+from speed_protocol import Message, serve
+
+FOLDER = Path(sys.argv[1])
+DATA = FOLDER / "data.safetensors"
+
+
+def peak(worker: int, seconds: float) -> Message:
+    """Return the matrix-product rate in GFLOP/s: float32, 2048 x 2048, the best of some."""
+    n = 2048
+    left, right, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
+    torch.mm(left, right, out=out)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        torch.mm(left, right, out=out)
+        best = min(best, time.perf_counter() - start)
+    return {"gflops": 2e-9 * n**3 / best}
+
+
+def lds(worker: int, setting: dict[str, Any], chunk: int) -> Message:
+    """Run LDS chunk number ``chunk + worker``."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "lds.safetensors"
+        retrain_lds(Setting.model_validate(setting), chunk + worker, DATA, out, "cpu")
+    return {}
+
+
+def loo(worker: int, setting: dict[str, Any], chunk: int) -> Message:
+    """Run LOO chunk number ``chunk + worker``."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "loo.safetensors"
+        retrain_loo(Setting.model_validate(setting), chunk + worker, DATA, out, "cpu")
+    return {}
+
+
+def losses(worker: int, setting: dict[str, Any], kept: list[int], runs: int, path: str) -> Message:
+    """Train models on the same samples, each with its own seed; return their mean test losses."""
+    checked = Setting.model_validate(setting)
+    data = load_data(checked, DATA, "cpu")
+    trials = [Trial(0, ("speed", run), kept=np.array(sorted(kept))) for run in range(runs)]
+    found: list[float] = []
+    for trained in train(
+        data.build, trials, data.train.inputs, data.train.labels, checked.recipe, path=path
+    ):
+        targets = stacked_targets(trained.outputs(data.test.inputs), data.test.labels)
+        found += targets.mean(1).tolist()
+    return {"losses": found}
+
+
+def flops(worker: int, setting: dict[str, Any]) -> Message:
+    """Count the floating-point operations of the matrix products of one LDS model's training.
+
+    Forward and weight gradient of every layer, input gradient of all but the first: 2 m n k each.
+    """
+    checked = Setting.model_validate(setting)
+    data = load_data(checked, DATA, "cpu")
+    module = data.build(0)
+    forward: list[int] = []
+
+    def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        places = output[0].numel() // len(weight)
+        forward.append(2 * weight.numel() * places)
+
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.register_forward_hook(count)
+    module(data.train.inputs[:1])
+    samples = checked.recipe.epochs * int(checked.dataset.n_train * checked.lds.ratio)
+    return {"flops": samples * (2 * sum(forward) + sum(forward[1:])), "samples": samples}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[2]))
+    serve({"peak": peak, "lds": lds, "loo": loo, "losses": losses, "flops": flops})

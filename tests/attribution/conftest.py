@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from leaveout.attribution.task import Task, Trajectory
+from leaveout.config import CNN, MLP, Linear, Model, Recipe
+from leaveout.models.build import initialise
+from leaveout.retraining.common import Samples
+from leaveout.training.engine import train
+from leaveout.training.trials import Trial
+
+SHAPE, CLASSES, N_TRAIN, N_TEST, RUNS = (1, 4, 4), 3, 24, 7, 3
+MODELS: dict[str, Model] = {
+    "linear": Linear(name="linear"),
+    "mlp": MLP(name="mlp", hidden=(8,), dropout=0.3),
+    "cnn": CNN(name="cnn", channels=(2,), batch_norm=True),
+}
+RECIPE = Recipe(learning_rate=0.2, epochs=6, batch_size=6)
+
+Make = Callable[..., Task]
+
+
+def samples(n: int, seed: int, dtype: torch.dtype) -> Samples:
+    """Three overlapping clouds."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((CLASSES, *SHAPE))
+    labels = rng.integers(CLASSES, size=n)
+    inputs = 0.5 * centres[labels] + rng.standard_normal((n, *SHAPE))
+    ids = np.arange(n, dtype=np.int64)
+    return Samples(torch.from_numpy(inputs).to(dtype), torch.from_numpy(labels), ids)
+
+
+@pytest.fixture(scope="session")
+def make_task() -> Make:
+    """Return a function that trains full runs with checkpoints and wraps them in a task."""
+
+    def make(
+        name: str = "linear", dtype: torch.dtype = torch.float64, n_train: int = N_TRAIN
+    ) -> Task:
+        train_set, test_set = samples(n_train, 0, dtype), samples(N_TEST, 1, dtype)
+
+        def build(seed: int) -> torch.nn.Module:
+            return initialise(MODELS[name], SHAPE, CLASSES, seed)
+
+        full = []
+        for run in range(RUNS):
+            trial = Trial(0, ("t", "full", run))
+            stacks = train(build, [trial], train_set.inputs, train_set.labels, RECIPE, (2, 4))
+            (trained,) = stacks
+            full.append(
+                Trajectory(
+                    run=run,
+                    states=[{k: v[0].detach() for k, v in s.items()} for s in trained.snapshots],
+                    learning_rates=[0.1, 0.2, 0.4],
+                    trained_on=torch.ones(n_train, dtype=torch.bool),
+                )
+            )
+        module = build(0).to(dtype).eval().requires_grad_(False)
+        return Task("t", 0, module, train_set, test_set, full, [])
+
+    return make
+
+
+@pytest.fixture(params=MODELS)
+def task(request: pytest.FixtureRequest, make_task: Make) -> Task:
+    return make_task(request.param)
+
+
+@pytest.fixture(scope="session")
+def gradients() -> Callable[..., np.ndarray]:
+    """Return a function that differentiates each sample's loss by itself: (samples, parameters)."""
+
+    def one_by_one(task: Task, state: dict[str, Tensor], part: Samples) -> np.ndarray:
+        rows = []
+        for x, y in zip(part.inputs, part.labels, strict=True):
+            named: dict[str, Any] = {
+                n: state[n].clone().requires_grad_() for n, _ in task.module.named_parameters()
+            }
+            outputs = torch.func.functional_call(task.module, {**state, **named}, (x[None],))
+            loss = functional.cross_entropy(outputs, y[None])
+            found = torch.autograd.grad(loss, list(named.values()))
+            rows.append(np.concatenate([g.numpy().ravel() for g in found]))
+        return np.stack(rows)
+
+    return one_by_one

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from leaveout.curvature import hvp
+from leaveout.curvature.hvp import hessian_products, split
+
+
+def vectors(problem: Any, count: int = 7) -> Tensor:
+    size = sum(p.numel() for p in problem.module.parameters())
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(3)).double()
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+@pytest.mark.parametrize("samples", [23, 10, 1])
+@pytest.mark.parametrize("at_once", [7, 2])
+def test_products_with_the_explicit_hessian_however_they_are_cut(
+    problem: Any, monkeypatch: pytest.MonkeyPatch, by_hand: bool, samples: int, at_once: int
+) -> None:
+    monkeypatch.setattr(hvp, "_chunks", lambda *_: (samples, at_once))
+    v = vectors(problem)
+    found = hessian_products(
+        problem.module, problem.state, problem.inputs, problem.labels, v, by_hand
+    )
+    torch.testing.assert_close(found, v @ problem.explicit(), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("bound", [64 << 20, 50_000, 1])
+def test_the_memory_bound_changes_nothing(
+    problem: Any, monkeypatch: pytest.MonkeyPatch, bound: int
+) -> None:
+    monkeypatch.setattr(hvp, "CHUNK_BYTES", bound)
+    v = vectors(problem)
+    found = hessian_products(problem.module, problem.state, problem.inputs, problem.labels, v)
+    torch.testing.assert_close(found, v @ problem.explicit(), atol=1e-10, rtol=0)
+
+
+def test_flat_vectors_follow_the_order_of_the_parameters(problem: Any) -> None:
+    v = vectors(problem)
+    parts = split(problem.module, v)
+    named = dict(problem.module.named_parameters())
+    assert list(parts) == list(named)
+    assert all(parts[name].shape == (7, *p.shape) for name, p in named.items())
+    assert torch.equal(torch.cat([part.flatten(1) for part in parts.values()], 1), v)
+
+
+def test_module_state_and_vectors_are_left_as_they_were(problem: Any) -> None:
+    v = vectors(problem)
+    before = [v.clone(), *(value.clone() for value in problem.state.values())]
+    own = [value.clone() for value in problem.module.state_dict().values()]
+    hessian_products(problem.module, problem.state, problem.inputs, problem.labels, v)
+    assert all(map(torch.equal, [v, *problem.state.values()], before))
+    assert all(map(torch.equal, problem.module.state_dict().values(), own))
+    assert not any(p.requires_grad for p in problem.module.parameters())

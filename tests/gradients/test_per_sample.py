@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from leaveout.gradients import per_sample
+from leaveout.gradients.per_sample import (
+    gradient_chunks,
+    gradient_dots,
+    gradient_products,
+    n_parameters,
+    per_sample_gradients,
+)
+
+CLOSE: dict[str, Any] = {"atol": 1e-12, "rtol": 0}
+
+
+@pytest.fixture(params=["one chunk", "chunks of 3", "chunks of 1"])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, problem: Any) -> None:
+    size = {"chunks of 3": 3.5, "chunks of 1": 0}.get(request.param)
+    if size is not None:
+        monkeypatch.setattr(
+            per_sample, "CHUNK_BYTES", int(size * 8 * n_parameters(problem.module))
+        )
+
+
+def no_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(per_sample, "gradient_factors", lambda *_: None)
+
+
+def test_gradients_are_those_of_each_sample_alone(problem: Any) -> None:
+    found = per_sample_gradients(problem.module, problem.state, *problem.left)
+    torch.testing.assert_close(found, problem.naive(*problem.left), **CLOSE)
+    assert found.norm(dim=1).min() > 0.01
+
+
+@pytest.mark.usefixtures("chunk")
+def test_dots_and_cosines(problem: Any) -> None:
+    g, h = problem.naive(*problem.left), problem.naive(*problem.right)
+    arguments = (problem.module, problem.state, problem.left, problem.right)
+    torch.testing.assert_close(gradient_dots(*arguments), g @ h.T, **CLOSE)
+    expected = functional.cosine_similarity(g[:, None], h[None], dim=2)
+    torch.testing.assert_close(gradient_dots(*arguments, cosine=True), expected, **CLOSE)
+
+
+@pytest.mark.usefixtures("chunk")
+def test_products_with_vectors(problem: Any) -> None:
+    g = problem.naive(*problem.left)
+    vectors = torch.randn(4, g.shape[1], generator=torch.Generator().manual_seed(2)).double()
+    found = gradient_products(problem.module, problem.state, *problem.left, vectors)
+    torch.testing.assert_close(found, g @ vectors.T, atol=1e-11, rtol=0)
+
+
+@pytest.mark.usefixtures("chunk")
+def test_chunks_cover_all_samples_once_within_the_bound(problem: Any) -> None:
+    parts = list(gradient_chunks(problem.module, problem.state, *problem.left))
+    assert [i for part, _ in parts for i in range(part.start, part.stop)] == list(range(11))
+    bound = max(per_sample.CHUNK_BYTES, 8 * n_parameters(problem.module))
+    assert all(g.numel() * g.element_size() <= bound for _, g in parts)
+    found = torch.cat([g for _, g in parts])
+    torch.testing.assert_close(found, problem.naive(*problem.left), **CLOSE)
+
+
+def test_the_generic_way_gives_the_factored_ones_result(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (problem.module, problem.state, problem.left, problem.right)
+    formed = per_sample_gradients(problem.module, problem.state, *problem.left)
+    dots, cosines = gradient_dots(*arguments), gradient_dots(*arguments, cosine=True)
+    no_factors(monkeypatch)
+    generic = per_sample_gradients(problem.module, problem.state, *problem.left)
+    torch.testing.assert_close(generic, formed, **CLOSE)
+    torch.testing.assert_close(gradient_dots(*arguments), dots, **CLOSE)
+    torch.testing.assert_close(gradient_dots(*arguments, cosine=True), cosines, **CLOSE)
+
+
+def test_order_and_neighbours_do_not_matter(problem: Any) -> None:
+    inputs, labels = problem.left
+    whole = per_sample_gradients(problem.module, problem.state, inputs, labels)
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
+    shuffled = per_sample_gradients(problem.module, problem.state, inputs[order], labels[order])
+    torch.testing.assert_close(shuffled, whole[order], **CLOSE)
+    alone = per_sample_gradients(problem.module, problem.state, inputs[4:5], labels[4:5])
+    torch.testing.assert_close(alone, whole[4:5], **CLOSE)
+
+
+@pytest.mark.parametrize("factored", [True, False])
+def test_a_zero_gradient_has_cosine_zero_with_everything(
+    problem: Any, monkeypatch: pytest.MonkeyPatch, factored: bool
+) -> None:
+    if not factored:
+        no_factors(monkeypatch)
+    last = list(dict(problem.module.named_parameters()))[-1]
+    state = dict(problem.state)
+    state[last] = torch.tensor([800.0, 0, 0], dtype=torch.float64)  # exp(-800) is 0
+    inputs, _ = problem.left
+    labels = torch.zeros(len(inputs), dtype=torch.int64)
+    labels[-1] = 1
+    found = gradient_dots(problem.module, state, (inputs, labels), problem.right, cosine=True)
+    assert torch.equal(found[:-1], torch.zeros_like(found[:-1]))
+    assert found.isfinite().all()
+
+
+def test_the_cosine_of_a_tiny_gradient_with_itself_is_one(problem: Any) -> None:
+    last = list(dict(problem.module.named_parameters()))[-1]
+    shifted = {k: v.float() if v.is_floating_point() else v for k, v in problem.state.items()}
+    # gradients of order e^-40 = 4e-18: squares are denormal, or nearly, in float32
+    shifted[last] = shifted[last] + torch.tensor([40.0, 0, 0])
+    labels = torch.zeros(11, dtype=torch.int64)
+    left = (problem.left[0].float(), labels)
+    module = problem.module.float()
+    found = gradient_dots(module, shifted, left, left, cosine=True)
+    torch.testing.assert_close(found.diagonal(), torch.ones(11), atol=1e-3, rtol=0)
+
+
+def flags(module: torch.nn.Module) -> list[object]:
+    return [
+        module.training,
+        [p.requires_grad for p in module.parameters()],
+        [p.grad for p in module.parameters()],
+        [len(m._forward_hooks) for m in module.modules()],
+    ]
+
+
+def values(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def test_module_and_state_are_left_as_they_were(problem: Any) -> None:
+    before, own, given = flags(problem.module), values(problem.module.state_dict()), values(
+        problem.state
+    )
+    gradient_dots(problem.module, problem.state, problem.left, problem.right, cosine=True)
+    per_sample_gradients(problem.module, problem.state, *problem.left)
+    with torch.no_grad():  # a caller's mode is no obstacle either
+        per_sample_gradients(problem.module, problem.state, *problem.left)
+    assert flags(problem.module) == before
+    for now, then in ((problem.module.state_dict(), own), (problem.state, given)):
+        torch.testing.assert_close(dict(now), then, atol=0, rtol=0)
+    assert not any(value.requires_grad for value in problem.state.values())

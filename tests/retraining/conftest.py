@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from leaveout import artefacts
+from leaveout.config import Setting
+from leaveout.data.prepare import prepare
+from leaveout.models.build import initialise
+from leaveout.training.reference import train_one
+from leaveout.training.trials import Trial
+
+
+@pytest.fixture(scope="session")
+def data(make_setting: Callable[..., Setting], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data.safetensors"
+    prepare(make_setting(), path)
+    return path
+
+
+@pytest.fixture
+def alone(data: Path) -> Callable[..., tuple[Any, np.ndarray]]:
+    """Return a function that trains one model by itself: (its state, its test losses)."""
+    arrays = artefacts.read(data, "data").tensors
+    x, y, test_x, test_y = (
+        torch.from_numpy(arrays[f"{part}_{what}"])
+        for part in ("train", "test")
+        for what in ("inputs", "labels")
+    )
+
+    def run(setting: Setting, identity: tuple[str | int, ...], **trial: Any) -> Any:
+        asked = Trial(setting.seed, identity, **trial)
+        module = initialise(setting.model, tuple(x.shape[1:]), 10, asked.init_seed())
+        states = train_one(module, asked, x, y, setting.recipe, setting.checkpoint_epochs())
+        with torch.no_grad():
+            losses = functional.cross_entropy(module.eval()(test_x), test_y, reduction="none")
+        return states, losses.numpy()
+
+    return run

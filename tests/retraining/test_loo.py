@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from leaveout import artefacts
+from leaveout.config import Setting
+from leaveout.plan import chunks
+from leaveout.retraining.loo import loo_trial, retrain_loo
+
+Make = Callable[..., Setting]
+MLP = {"name": "mlp", "hidden": [6], "dropout": 0.2}
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("pairing", ["mask", "drop", "none"])
+def test_targets_are_the_losses_without_each_sample(
+    make_setting: Make, data: Path, tmp_path: Path, alone: Any, pairing: str, shuffle: bool
+) -> None:
+    setting = make_setting(model=MLP, loo={"pairing": pairing, "shuffle": shuffle})
+    for number, wanted in enumerate(chunks(setting, "loo")):
+        out = tmp_path / f"{number}.safetensors"
+        retrain_loo(setting, number, data, out, "cpu")
+        found = artefacts.read(out, "loo-chunk").tensors
+        run = wanted[0][1]
+        assert found["removed_id"].tolist() == [i for i, _ in wanted]
+        assert found["run_id"].tolist() == [run]
+        full = ("tiny", "full", run)
+        _, losses = alone(setting, full, shuffle=shuffle)
+        np.testing.assert_allclose(found["full_target"], losses, atol=1e-5)
+        for row, (i, _) in enumerate(wanted):
+            others = np.delete(np.arange(30), i)
+            identity, rest = {
+                "mask": (full, {"removed": i}),
+                "drop": (full, {"kept": others}),
+                "none": (("tiny", "loo", i, run), {"kept": others}),
+            }[pairing]
+            _, losses = alone(setting, identity, shuffle=shuffle, **rest)
+            np.testing.assert_allclose(found["target"][row], losses, atol=1e-5)
+            assert np.abs(losses - found["full_target"]).max() > 1e-3
+
+
+def test_pairing_takes_initialisation_and_order_out_of_the_difference(
+    make_setting: Make, data: Path, tmp_path: Path
+) -> None:
+    spread = {}
+    for pairing in ("mask", "none"):
+        setting = make_setting(loo={"pairing": pairing, "chunk": 5})
+        out = tmp_path / f"{pairing}.safetensors"
+        retrain_loo(setting, 0, data, out, "cpu")
+        found = artefacts.read(out).tensors
+        spread[pairing] = np.abs(found["target"] - found["full_target"]).mean()
+    assert spread["mask"] < spread["none"] / 2
+
+
+def test_chunks_change_no_target(make_setting: Make, data: Path, tmp_path: Path) -> None:
+    targets = []
+    for chunk, count in ((5, 1), (2, 3)):
+        setting = make_setting(model=MLP, loo={"chunk": chunk})
+        parts = []
+        for number in range(count):
+            out = tmp_path / f"{chunk}-{number}.safetensors"
+            retrain_loo(setting, number, data, out, "cpu")
+            parts.append(artefacts.read(out).tensors["target"])
+        targets.append(np.concatenate(parts))
+    np.testing.assert_allclose(targets[1], targets[0], atol=1e-5)
+
+
+def test_ids_are_looked_up_and_not_taken_for_positions(
+    make_setting: Make, data: Path, tmp_path: Path
+) -> None:
+    read = artefacts.read(data)
+    order = np.random.default_rng(0).permutation(30)
+    moved = {
+        name: array[order] if name.startswith("train_") else array
+        for name, array in read.tensors.items()
+    }
+    shuffled = tmp_path / "shuffled.safetensors"
+    artefacts.write(shuffled, "data", moved, read.dims, read.meta)
+    setting = make_setting(
+        loo={"chunk": 5, "replicate": 0}, recipe={"batch_size": 30, "epochs": 5}
+    )  # one batch: the order of samples cannot matter
+    outs = []
+    for path in (data, shuffled):
+        out = tmp_path / f"{path.stem}-loo.safetensors"
+        retrain_loo(setting, 0, path, out, "cpu")
+        outs.append(artefacts.read(out).tensors["target"])
+    np.testing.assert_allclose(outs[1], outs[0], atol=1e-5)
+    assert np.abs(np.diff(outs[0], axis=0)).max(axis=1).min() > 1e-3
+
+
+def test_the_full_run_beside_is_the_pairs_own(make_setting: Make) -> None:
+    setting = make_setting(loo={"shuffle": False})
+    full, one = loo_trial(setting, None, 1), loo_trial(setting, 4, 1)
+    assert full.order_identity() == one.order_identity()
+    assert full.init_seed() == one.init_seed()
+    assert (full.removed, one.removed) == (None, 4)
+    assert loo_trial(setting, None, 0).init_seed() != full.init_seed()

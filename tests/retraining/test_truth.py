@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from leaveout import artefacts
+from leaveout.artefacts import CorruptArtefactError
+from leaveout.config import Setting
+from leaveout.errors import LeaveoutError
+from leaveout.plan import chunks
+from leaveout.retraining.lds import retrain_lds
+from leaveout.retraining.loo import retrain_loo
+from leaveout.retraining.truth import merge_truth
+
+Make = Callable[..., Setting]
+
+
+@pytest.fixture(scope="module")
+def lds(make_setting: Make, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("lds")
+    paths = [folder / f"{number}.safetensors" for number in range(3)]
+    for number, path in enumerate(paths):
+        retrain_lds(make_setting(), number, data, path, "cpu")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def loo(make_setting: Make, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("loo")
+    paths = [folder / f"{number}.safetensors" for number in range(4)]
+    for number, path in enumerate(paths):
+        retrain_loo(make_setting(), number, data, path, "cpu")
+    return paths
+
+
+def changed(path: Path, out: Path, **arrays: np.ndarray) -> Path:
+    read = artefacts.read(path)
+    artefacts.write(out, read.kind, {**read.tensors, **arrays}, read.dims, read.meta)
+    return out
+
+
+def test_lds_is_its_chunks_one_after_the_other(
+    make_setting: Make, lds: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "truth.safetensors"
+    merge_truth(make_setting(), "lds", lds, out)
+    found = artefacts.read(out, "lds")
+    parts = [artefacts.read(path) for path in lds]
+    for name in ("target", "mask", "subset_id"):
+        np.testing.assert_array_equal(
+            found.tensors[name], np.concatenate([part.tensors[name] for part in parts])
+        )
+    assert found.tensors["subset_id"].tolist() == [0, 1, 2, 3, 4]
+    assert found.meta["inputs"] == {str(part.path): part.sha256 for part in parts}
+
+
+def test_loo_has_one_run_of_all_and_a_second_of_some(
+    make_setting: Make, loo: list[Path], tmp_path: Path
+) -> None:
+    setting, out = make_setting(), tmp_path / "truth.safetensors"
+    merge_truth(setting, "loo", loo, out)
+    found = artefacts.read(out, "loo").tensors
+    assert found["removed_id"].tolist() == [1, 4, 7, 20, 29]
+    assert found["target"].shape == (5, 1, 6)
+    assert found["full_target"].shape == (1, 6)
+    again = [i for i, run in sum(chunks(setting, "loo"), []) if run == 1]
+    assert found["replicate_removed_id"].tolist() == again
+    assert found["replicate_target"].shape == (2, 1, 6)
+    assert found["replicate_full_target"].shape == (1, 6)
+    first = [artefacts.read(path).tensors for path in loo]
+    np.testing.assert_array_equal(found["target"][:2, 0], first[0]["target"])
+    np.testing.assert_array_equal(found["replicate_target"][:, 0], first[3]["target"])
+    assert np.abs(found["full_target"] - found["replicate_full_target"]).max() > 1e-3
+
+
+def test_loo_without_replicates(make_setting: Make, loo: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "truth.safetensors"
+    merge_truth(make_setting(loo={"replicate": 0}), "loo", loo[:3], out)
+    found = artefacts.read(out, "loo").tensors
+    assert found["target"].shape == (5, 1, 6)
+    assert found["replicate_target"].size == found["replicate_removed_id"].size == 0
+
+
+@pytest.mark.parametrize("pick", [[0, 1], [0, 1, 1], [0, 2, 1], [0, 1, 2, 2], [1, 0, 2]])
+def test_chunks_missing_twice_or_out_of_order(
+    make_setting: Make, lds: list[Path], tmp_path: Path, pick: list[int]
+) -> None:
+    out = tmp_path / "truth.safetensors"
+    with pytest.raises(CorruptArtefactError, match=r"lds.*: the chunks in this folder"):
+        merge_truth(make_setting(), "lds", [lds[i] for i in pick], out)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pick", [[0, 1, 2], [0, 1, 3], [0, 1, 2, 2]])
+def test_loo_chunks_missing_or_twice(
+    make_setting: Make, loo: list[Path], tmp_path: Path, pick: list[int]
+) -> None:
+    with pytest.raises(CorruptArtefactError, match=r"loo.*: the chunks in this folder"):
+        merge_truth(make_setting(), "loo", [loo[i] for i in pick], tmp_path / "t.safetensors")
+
+
+@pytest.mark.parametrize("name", ["train_id", "test_id"])
+def test_chunks_of_other_samples(
+    make_setting: Make, lds: list[Path], tmp_path: Path, name: str
+) -> None:
+    ids = artefacts.read(lds[1]).tensors[name] + 1
+    other = changed(lds[1], tmp_path / "other.safetensors", **{name: ids})
+    with pytest.raises(CorruptArtefactError, match=rf"other.safetensors: its {name} differ"):
+        merge_truth(make_setting(), "lds", [lds[0], other, lds[2]], tmp_path / "t.safetensors")
+
+
+def test_a_full_run_that_is_another(make_setting: Make, loo: list[Path], tmp_path: Path) -> None:
+    target = artefacts.read(loo[1]).tensors["full_target"]
+    arguments: tuple[Any, ...] = (make_setting(), "loo")
+    near = changed(loo[1], tmp_path / "near.safetensors", full_target=target * (1 + 1e-5))
+    merge_truth(*arguments, [loo[0], near, *loo[2:]], tmp_path / "t.safetensors")
+    far = changed(loo[1], tmp_path / "far.safetensors", full_target=target * 1.1)
+    with pytest.raises(CorruptArtefactError, match=r"far.safetensors: its full run differs"):
+        merge_truth(*arguments, [loo[0], far, *loo[2:]], tmp_path / "t.safetensors")
+
+
+def test_a_missing_chunk_is_named(make_setting: Make, lds: list[Path], tmp_path: Path) -> None:
+    gone = tmp_path / "2.safetensors"
+    with pytest.raises(LeaveoutError, match=r"2\.safetensors: no such file"):
+        merge_truth(make_setting(), "lds", [*lds[:2], gone], tmp_path / "t.safetensors")

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from leaveout import artefacts
+from leaveout.artefacts import CorruptArtefactError, atomic_path, read, write
+from leaveout.errors import LeaveoutError
+
+TENSORS: dict[str, np.ndarray] = {
+    "score": np.arange(6, dtype=np.float32).reshape(3, 2) / 7,
+    "mask": np.array([[1, 0, 1]], dtype=np.uint8),
+    "train_id": np.array([4, 2, 9], dtype=np.int64),
+    "empty": np.zeros((0, 2), dtype=np.float64),
+}
+DIMS = {
+    "score": ("train", "test"),
+    "mask": ("subset", "train"),
+    "train_id": ("train",),
+    "empty": ("none", "test"),
+}
+META = {"setting": "tiny", "params": {"damping": 0.1, "10": None, "9": [1, "ü"]}}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    out = tmp_path / "a.safetensors"
+    write(out, "score", TENSORS, DIMS, META)
+    return out
+
+
+def test_round_trip(path: Path) -> None:
+    found = read(path, "score")
+    assert (found.path, found.kind, found.dims, found.meta) == (path, "score", DIMS, META)
+    assert set(found.tensors) == set(TENSORS)
+    for name, array in TENSORS.items():
+        assert found.tensors[name].dtype == array.dtype
+        np.testing.assert_array_equal(found.tensors[name], array)
+    assert read(str(path)).sha256 == found.sha256
+    assert [p.name for p in path.parent.iterdir()] == ["a.safetensors"]
+
+
+def test_nan_and_infinity_survive_in_arrays_and_header(tmp_path: Path) -> None:
+    odd = np.array([np.nan, -np.inf, -0.0])
+    out = tmp_path / "a.safetensors"
+    write(out, "score", {"x": odd}, {"x": ("i",)}, {"value": float("inf"), 3: "number as a key"})
+    found = read(out)
+    assert found.tensors["x"].tobytes() == odd.tobytes()
+    assert found.meta == {"value": float("inf"), "3": "number as a key"}
+
+
+def test_arrays_in_any_layout(tmp_path: Path) -> None:
+    array = np.arange(24.0).reshape(4, 6)
+    out = tmp_path / "a.safetensors"
+    views = {"t": array.T, "f": np.asfortranarray(array), "s": array[::2, ::-3]}
+    write(out, "score", views, {name: (f"{name}0", f"{name}1") for name in views}, {})
+    for name, value in read(out).tensors.items():
+        np.testing.assert_array_equal(value, views[name])
+
+
+def test_written_twice_is_the_same_byte_for_byte(path: Path, tmp_path: Path) -> None:
+    for number in range(5):  # safetensors orders several metadata entries at random
+        again = tmp_path / f"{number}.safetensors"
+        write(again, "score", dict(reversed(TENSORS.items())), DIMS, META)
+        assert again.read_bytes() == path.read_bytes()
+
+
+def test_the_digest_is_of_the_contents_alone(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "b.safetensors"
+    write(other, "lds", TENSORS, DIMS, {"setting": "other"})
+    assert read(other).sha256 == read(path).sha256
+    variants: list[dict[str, np.ndarray]] = [
+        {"score": TENSORS["score"].reshape(2, 3)},
+        {"score": TENSORS["score"].astype(np.float64)},
+        {"score": TENSORS["score"] + np.float32(1e-7)},
+        {"renamed": TENSORS["score"]},
+        {"score": TENSORS["score"].view(np.int32)},
+    ]
+    digests = {artefacts.digest(v) for v in [{"score": TENSORS["score"]}, *variants]}
+    assert len(digests) == 6
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [
+        ({**DIMS, "score": ("test", "train")}, "dim t.* has size"),
+        ({**DIMS, "score": ("train",)}, "score has shape"),
+        ({"score": ("train", "test")}, "dims name"),
+        ({**DIMS, "extra": ()}, "dims name"),
+    ],
+)
+def test_dims_that_do_not_fit(tmp_path: Path, dims: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path / "a.safetensors", "score", TENSORS, dims, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_truncated_at_any_length(path: Path) -> None:
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CorruptArtefactError, match=r"a\.safetensors: .*run the same command"):
+            read(path)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(CorruptArtefactError):
+        read(path)
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x20, 0x80, 0xFF])
+def test_a_flipped_bit_anywhere(path: Path, flip: int) -> None:
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= flip
+        path.write_bytes(changed)
+        with pytest.raises(CorruptArtefactError, match=r"a\.safetensors: "):
+            read(path)
+
+
+def test_wrong_kind(path: Path) -> None:
+    with pytest.raises(CorruptArtefactError, match="kind 'score', expected 'lds'"):
+        read(path, "lds")
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(LeaveoutError, match=r"x\.safetensors: no such file. Make it with: snake"):
+        read(tmp_path / "x.safetensors")
+    with pytest.raises(LeaveoutError, match="no such file"):
+        read(tmp_path)
+
+
+def test_a_foreign_safetensors_file(tmp_path: Path) -> None:
+    out = tmp_path / "foreign.safetensors"
+    save_file({"x": np.ones(3)}, out)
+    with pytest.raises(CorruptArtefactError, match="no leaveout header"):
+        read(out)
+    save_file({"x": np.ones(3)}, out, metadata={"leaveout": "[1, 2]"})
+    with pytest.raises(CorruptArtefactError, match="no leaveout header"):
+        read(out)
+
+
+def test_a_future_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "a.safetensors"
+    monkeypatch.setattr(artefacts, "FORMAT", "leaveout/99")
+    write(out, "score", TENSORS, DIMS, META)
+    monkeypatch.undo()
+    with pytest.raises(CorruptArtefactError, match="format leaveout/99, this version reads"):
+        read(out)
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, ("trapped",))
+
+
+def test_a_pickle_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "a.safetensors"
+    out.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(CorruptArtefactError):
+        read(out)
+    assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize("junk", [b"", b"{}", b"\xff" * 100, b"\0" * 100, b"<html></html>" * 9])
+def test_junk(tmp_path: Path, junk: bytes) -> None:
+    out = tmp_path / "a.safetensors"
+    out.write_bytes(junk)
+    with pytest.raises(CorruptArtefactError):
+        read(out)
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(path: Path) -> None:
+    old = path.read_bytes()
+
+    class BrokenError(Exception):
+        pass
+
+    with pytest.raises(BrokenError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        assert temporary.suffix == path.suffix
+        assert temporary.parent == path.parent
+        raise BrokenError
+    assert path.read_bytes() == old
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_two_writers_at_once_do_not_meet(path: Path) -> None:
+    with atomic_path(path) as one, atomic_path(path) as two:
+        one.write_text("one")
+        two.write_text("two")
+        assert one != two
+    assert path.read_text() == "one"  # the last to finish
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "free some space"), (errno.EROFS, "run in")],
+)
+def test_a_write_that_fails_names_file_and_remedy(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str
+) -> None:
+    old = path.read_bytes()
+
+    def fail(self: Path, data: bytes) -> int:
+        with self.open("wb") as handle:
+            handle.write(data[: len(data) // 2])
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(LeaveoutError, match=rf"could not write .*a\.safetensors: .*{remedy}"):
+        write(path, "score", TENSORS, DIMS, META)
+    monkeypatch.undo()
+    assert path.read_bytes() == old
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    if done.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(full_disk: Path) -> None:
+    write(full_disk / "small.safetensors", "score", TENSORS, DIMS, META)
+    big = {"x": np.zeros(100_000)}
+    with pytest.raises(LeaveoutError, match=r"big\.safetensors: the disk is full: free some space"):
+        write(full_disk / "big.safetensors", "score", big, {"x": ("i",)}, {})
+    assert [p.name for p in full_disk.iterdir()] == ["small.safetensors"]
+    read(full_disk / "small.safetensors", "score")
+
+
+@pytest.mark.parametrize("below", ["out.safetensors", "deeper/out.safetensors"])
+def test_a_folder_that_is_a_file(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LeaveoutError, match=r"could not write .*out\.safetensors"):
+        write(tmp_path / "file" / below, "score", TENSORS, DIMS, META)
+
+
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b" / "out.safetensors"
+    write(out, "score", TENSORS, DIMS, META)
+    read(out, "score")
+
+
+HALF = """
+import pathlib, sys, time
+import numpy as np
+from leaveout import artefacts
+
+def half(self, data):
+    with self.open("wb") as handle:
+        handle.write(data[: len(data) // 2])
+        handle.flush()
+        print("half", flush=True)
+        time.sleep(60)
+
+pathlib.Path.write_bytes = half
+artefacts.write(sys.argv[1], "score", {"x": np.arange(10000)}, {"x": ("i",)}, {})
+"""
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["over an old file", "anew"])
+def test_killed_in_the_middle_of_a_write(tmp_path: Path, before: bool) -> None:
+    out = tmp_path / "a.safetensors"
+    if before:
+        write(out, "score", TENSORS, DIMS, META)
+    child = subprocess.Popen(
+        [sys.executable, "-c", HALF, str(out)], stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "half\n"
+        os.kill(child.pid, signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+    left = [p for p in tmp_path.iterdir() if p != out]
+    assert len(left) == 1
+    assert left[0].name.startswith(".")
+    assert left[0].stat().st_size > 10_000
+    with pytest.raises(CorruptArtefactError):
+        read(left[0])
+    if before:
+        assert read(out, "score").meta == META
+    else:
+        assert not out.exists()
+    write(out, "score", TENSORS, DIMS, META)  # and the same command again mends it
+    read(out, "score")
+
+
+def test_the_header_is_plain_json(path: Path) -> None:
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(json.loads(raw[8 : 8 + size])["__metadata__"]["leaveout"])
+    assert (header["kind"], header["meta"]) == ("score", META)

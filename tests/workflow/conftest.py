@@ -1,0 +1,187 @@
+"""The real workflow on a tiny configuration, in a folder laid out as a clone is.
+
+The package is copied too, and found before the installed one: tests can edit it, and no one who
+edits the repository meanwhile changes a run under way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COPIED = shutil.ignore_patterns("__pycache__", "*.egg-info", "bundled")
+
+# Two chunks of every kind of retraining, and methods with one grid point and with two.
+SETTING = """\
+seed: 0
+dataset: {name: digits, n_train: 60, n_test: 12}
+model: {name: linear}
+recipe: {learning_rate: 0.05, epochs: 3, batch_size: 20}
+full: {runs: 2, checkpoints: 1}
+lds: {subsets: 8, runs: 2, chunk: 4}
+loo: {ids: {first: 6}, replicate: 4, chunk: 6}
+"""
+METHODS = """\
+grad_dot:
+if_explicit: {damping: [1, 1e-2]}
+tracin_cp:
+"""
+CONFIG = """\
+settings: [tiny]
+methods: [grad_dot, if_explicit]
+metrics: [lds, loo]
+bootstrap: 20
+"""
+
+FINAL = {
+    "results/lds_table.csv",
+    "results/loo_table.csv",
+    "results/cost_table.csv",
+    "results/figures/lds.svg",
+    "results/figures/loo.svg",
+}
+SCORES = {
+    "results/tiny/scores/grad_dot/default.safetensors",
+    "results/tiny/scores/if_explicit/damping=1.safetensors",
+    "results/tiny/scores/if_explicit/damping=0.01.safetensors",
+}
+
+Start = Callable[..., "subprocess.Popen[str]"]
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="session")
+def start() -> Start:
+    """Return a function that starts Snakemake in a clone, in a process group of its own."""
+
+    def start(clone: Path, *arguments: str) -> subprocess.Popen[str]:
+        env = {k: v for k, v in os.environ.items() if k != "SNAKEMAKE_PROFILE"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *arguments],
+            cwd=clone,
+            env={**env, "PYTHONPATH": str(clone / "src")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def snakemake(start: Start) -> Run:
+    """Return a function that runs Snakemake to its end: exit status, and what it said."""
+
+    def run(clone: Path, *arguments: str) -> tuple[int, str]:
+        process = start(clone, *arguments)
+        output, _ = process.communicate(timeout=600)
+        return process.returncode, output
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def planned(snakemake: Run) -> Callable[..., set[str]]:
+    """Return a function that says what a run would make: the first output of every job."""
+
+    def planned(clone: Path, *arguments: str) -> set[str]:
+        status, output = snakemake(clone, "--dry-run", *arguments)
+        assert status == 0, output
+        jobs = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", output, re.M)
+        made = set()
+        for rule, block in jobs:
+            if rule == "results":  # makes nothing of its own
+                continue
+            paths = re.search(r"^ {4}output: (.*)$", block, re.M)
+            assert paths, f"{rule}:\n{block}"
+            made.add(paths[1].split(", ")[0])
+        assert bool(made) != ("Nothing to be done" in output), output
+        return made
+
+    return planned
+
+
+@pytest.fixture(scope="session")
+def clone_repository() -> Callable[[Path], None]:
+    """Return a function that lays out a clone with the tiny configuration as its default."""
+
+    def clone_repository(folder: Path) -> None:
+        for name in ("workflow", "src"):
+            shutil.copytree(ROOT / name, folder / name, ignore=COPIED)
+        (folder / "slurm").symlink_to((ROOT / "slurm").readlink())
+        (folder / "config" / "settings").mkdir(parents=True)
+        shutil.copy2(ROOT / "config" / "published.csv", folder / "config")
+        (folder / "config" / "config.yaml").write_text(CONFIG)
+        (folder / "config" / "methods.yaml").write_text(METHODS)
+        (folder / "config" / "settings" / "tiny.yaml").write_text(SETTING)
+
+    return clone_repository
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, clone_repository: Callable[[Path], None]) -> Path:
+    """A clone in which nothing has run."""
+    clone_repository(tmp_path / "fresh")
+    return tmp_path / "fresh"
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+    clone_repository: Callable[[Path], None],
+    snakemake: Run,
+) -> Path:
+    """A clone after one whole, undisturbed run: to be looked at, not changed."""
+    folder = tmp_path_factory.mktemp("finished") / "clone"
+    clone_repository(folder)
+    status, output = snakemake(folder)
+    assert status == 0, output
+    return folder
+
+
+@pytest.fixture
+def clone(tmp_path: Path, finished: Path) -> Path:
+    """A copy of the finished clone, to be changed."""
+    shutil.copytree(finished, tmp_path / "clone", symlinks=True)
+    return tmp_path / "clone"
+
+
+@pytest.fixture(scope="session")
+def final() -> set[str]:
+    """What people look at."""
+    return set(FINAL)
+
+
+@pytest.fixture(scope="session")
+def below_truth() -> Callable[..., set[str]]:
+    """Return a function that names what follows from the metrics: evaluations, tables, figures."""
+
+    def below(*metrics: str, methods: tuple[str, ...] = ("grad_dot", "if_explicit")) -> set[str]:
+        evaluated = {f"results/tiny/metrics/{m}/{name}.csv" for m in metrics for name in methods}
+        shown = {f"results/{m}_table.csv" for m in metrics}
+        return evaluated | shown | {f"results/figures/{m}.svg" for m in metrics}
+
+    return below
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[..., dict[str, bytes]]:
+    """Return a function that reads all results of a clone that no clock has a part in."""
+
+    def contents(clone: Path, under: str = "results") -> dict[str, bytes]:
+        return {
+            str(path.relative_to(clone)): path.read_bytes()
+            for path in sorted((clone / under).rglob("*"))
+            if path.is_file() and not re.search(r"cost(\.json|_table\.csv)$", path.name)
+        }
+
+    return contents

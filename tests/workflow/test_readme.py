@@ -1,0 +1,96 @@
+"""The README's commands and its example method do what it says.
+
+`make results`, `make test` and the run on the digits are what CI runs (.ci/run); the rest is run here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# run whole by CI, from the clone
+BY_CI = {"make results", "make test", "snakemake results --configfile config/digits.yaml"}
+
+Run = Callable[..., tuple[int, str]]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def commands() -> list[str]:
+    lines = [line.split(" #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    """A clone with the configuration that ships."""
+    for name in ("workflow", "src", "config"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "slurm").symlink_to((ROOT / "slurm").readlink())
+    return tmp_path
+
+
+def test_ci_runs_the_two_commands() -> None:
+    assert set(commands()) >= {"make results", "make test"}
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert 'make results ARGS="--configfile config/digits.yaml"' in ci
+    assert "make check" in ci
+    assert "$(MAKE) --no-print-directory test" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("snakemake")])
+def test_each_target_resolves_in_a_clone(command: str, shipped: Path, snakemake: Run) -> None:
+    status, output = snakemake(shipped, *shlex.split(command)[1:], "--dry-run")
+    assert status == 0, output
+    assert "results/lds_table.csv" in output
+
+
+def test_the_steps_by_hand_run_as_they_stand(shipped: Path) -> None:
+    by_hand = [command for command in commands() if command.startswith("leaveout")]
+    assert len(by_hand) > 3
+    for command in by_hand:
+        # the installed script is this module; the clone's own copy of the package is used
+        subprocess.run(
+            [sys.executable, "-m", "leaveout.cli", *shlex.split(command)[1:]],
+            cwd=shipped,
+            env={**os.environ, "PYTHONPATH": str(shipped / "src")},
+            check=True,
+            capture_output=True,
+        )
+    assert (shipped / "build" / "score.safetensors").is_file()
+
+
+def test_no_command_is_left_out() -> None:
+    known = ("make ", "snakemake ", "leaveout ")
+    assert [c for c in commands() if not c.startswith(known)] == []
+    assert {c for c in commands() if c.startswith("make")} <= BY_CI
+
+
+def test_the_example_method_gets_its_row(fresh: Path, snakemake: Run) -> None:
+    (code,) = blocks("python")
+    name = re.search(r"`src/leaveout/attribution/(\w+)\.py`", README)
+    assert name
+    (fresh / "src" / "leaveout" / "attribution" / f"{name[1]}.py").write_text(code)
+    methods = fresh / "config" / "methods.yaml"
+    (entry,) = blocks("yaml")
+    methods.write_text(methods.read_text() + entry)
+    config = fresh / "config" / "config.yaml"
+    config.write_text(config.read_text().replace("[grad_dot, if_explicit]", f"[grad_dot, {name[1]}]"))
+    status, output = snakemake(fresh, "results/lds_table.csv")
+    assert status == 0, output
+    table = pd.read_csv(fresh / "results" / "lds_table.csv").set_index("method")
+    assert table.loc[name[1], "params"] == "weight=1"
+    assert 0 < table.loc[name[1], "value"] < 1  # samples of the same class help

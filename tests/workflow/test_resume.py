@@ -1,0 +1,127 @@
+"""Killed at any moment, the same command finishes, redoes only what was not finished, and the
+result is the same to the last byte."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+Start = Callable[..., "subprocess.Popen[str]"]
+Run = Callable[..., tuple[int, str]]
+Contents = Callable[..., dict[str, bytes]]
+
+CHUNKS = "results/tiny/retrain/lds"
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(1200):
+        if path.exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never came")
+
+
+def jobs_of(process: subprocess.Popen[str]) -> list[int]:
+    """The processes Snakemake has started: they share its group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.getpgid(int(entry.name)) == process.pid:
+                found.append(int(entry.name))
+        except ProcessLookupError:
+            continue
+    return [pid for pid in found if pid != process.pid]
+
+
+def identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+@pytest.fixture
+def halfway(clone: Path, start: Start) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A run with the first chunk of LDS done and the second under way, all below still to make."""
+    for folder in (CHUNKS, "results/tiny/truth", "results/tiny/metrics", "logs", "results/figures"):
+        shutil.rmtree(clone / folder)
+    process = start(clone, "--cores", "1", "results")
+    try:
+        # the shell opens a job's log before its program starts, which takes a second from there
+        for chunk in ("0", "1"):
+            wait_for(clone / "logs" / "retrain_lds" / f"tiny-{chunk}.log")
+        first = [p for p in (clone / CHUNKS).glob("*.safetensors")]
+        assert len(first) == 1, "the second chunk was done before the test could look"
+        yield process, first[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("whom", ["snakemake", "snakemake and its job", "job"])
+def test_a_killed_run_resumes(
+    halfway: tuple[subprocess.Popen[str], Path],
+    whom: str,
+    clone: Path,
+    finished: Path,
+    snakemake: Run,
+    contents: Contents,
+) -> None:
+    process, chunk = halfway
+    jobs = jobs_of(process)
+    assert jobs
+    if whom == "snakemake":
+        os.kill(process.pid, signal.SIGKILL)  # its job lives on, as an orphan
+        process.wait(timeout=60)
+    elif whom == "job":
+        for pid in jobs:
+            os.kill(pid, signal.SIGKILL)
+        assert process.wait(timeout=120) == 1
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=60)
+    before = identity(chunk)
+    assert not (clone / "results/tiny/truth/lds.safetensors").exists()
+
+    status, output = snakemake(clone, "--cores", "1", "results")
+
+    assert status == 0, output
+    assert identity(chunk) == before
+    assert f"output: {CHUNKS}/{chunk.name}" not in output
+    for rule in ("prepare_data", "train_models", "attribute"):
+        assert f"rule {rule}:" not in output
+    assert contents(clone) == contents(finished)
+    assert not list((clone / "results").rglob("*.tmp.*"))
+    assert "Nothing to be done" in snakemake(clone)[1]
+
+
+def test_two_runs_from_nothing_agree_whatever_the_cores_and_kills(
+    fresh: Path, finished: Path, start: Start, snakemake: Run, contents: Contents
+) -> None:
+    process = start(fresh, "--cores", "2")
+    wait_for(fresh / "results/tiny/retrain/loo/0.safetensors")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+
+    status, output = snakemake(fresh, "--cores", "1")
+
+    assert status == 0, output
+    assert contents(fresh) == contents(finished)
+
+
+def test_a_second_run_is_refused_while_the_first_works(
+    halfway: tuple[subprocess.Popen[str], Path], clone: Path, snakemake: Run
+) -> None:
+    process, _ = halfway
+    status, output = snakemake(clone, "results/loo_table.csv")
+    assert status == 1
+    assert f"another run (pid {process.pid} on host " in output
+    assert "wait for it, stop it, or run in another clone" in output
+    assert "Traceback" not in output
+    assert process.poll() is None

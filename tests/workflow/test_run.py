@@ -1,0 +1,264 @@
+"""A whole run, and what a second one finds to do after a change."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., tuple[int, str]]
+Planned = Callable[..., set[str]]
+Below = Callable[..., set[str]]
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text, f"{path} has no {old!r}"
+    path.write_text(text.replace(old, new))
+
+
+def scores(*methods: str) -> set[str]:
+    points = {
+        "grad_dot": ("default",),
+        "if_explicit": ("damping=1", "damping=0.01"),
+        "tracin_cp": ("default",),
+    }
+    return {f"results/tiny/scores/{m}/{p}.safetensors" for m in methods for p in points[m]}
+
+
+def trained(*layers: str) -> set[str]:
+    chunks = {"models/full": 1, "retrain/lds": 2, "retrain/loo": 2}
+    return {f"results/tiny/{a}/{i}.safetensors" for a in layers for i in range(chunks[a])}
+
+
+def truths(*metrics: str) -> set[str]:
+    return {f"results/tiny/truth/{metric}.safetensors" for metric in metrics}
+
+
+COST = {"results/cost_table.csv"}
+
+
+def test_a_run_makes_the_tables_and_the_figures(finished: Path, final: set[str]) -> None:
+    for name in final:
+        assert (finished / name).stat().st_size > 0, name
+    for metric in ("lds", "loo"):
+        with (finished / "results" / f"{metric}_table.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["setting"], row["method"]) for row in rows] == [
+            ("tiny", "grad_dot"),
+            ("tiny", "if_explicit"),
+        ]
+        assert all(-1 <= float(row["value"]) <= 1 for row in rows)
+    with (finished / "results" / "cost_table.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3
+
+
+def test_every_job_leaves_a_log_and_the_long_ones_a_benchmark(finished: Path) -> None:
+    assert {p.name for p in (finished / "logs" / "retrain_lds").iterdir()} == {
+        "tiny-0.log",
+        "tiny-1.log",
+    }
+    for rule, count in (("train_models", 1), ("retrain_lds", 2), ("retrain_loo", 2)):
+        assert len(list((finished / "benchmarks" / rule).glob("*.tsv"))) == count
+    assert not list((finished / "results").rglob("*.tmp.*"))
+
+
+def test_a_second_run_has_nothing_to_do(clone: Path, snakemake: Run) -> None:
+    status, output = snakemake(clone)
+    assert status == 0, output
+    assert "Nothing to be done" in output
+
+
+def test_a_table_can_be_asked_for_alone(fresh: Path, planned: Planned) -> None:
+    made = planned(fresh, "results/lds_table.csv")
+    assert made == (
+        {"results/tiny/data.safetensors", "results/lds_table.csv"}
+        | trained("models/full", "retrain/lds")
+        | truths("lds")
+        | scores("grad_dot", "if_explicit")
+        | {f"results/tiny/metrics/lds/{m}.csv" for m in ("grad_dot", "if_explicit")}
+    )
+
+
+def test_the_workflow_can_be_run_from_another_folder(
+    fresh: Path, tmp_path: Path, snakemake: Run
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    status, output = snakemake(
+        fresh, "--directory", str(tmp_path / "elsewhere"), "results/tiny/data.safetensors",
+        "--configfile", "config/config.yaml",
+    )  # fmt: skip
+    assert status == 0, output
+    assert (tmp_path / "elsewhere" / "results" / "tiny" / "data.safetensors").exists()
+    assert not (fresh / "results").exists()
+
+
+def test_slurm_plans_the_same_jobs(fresh: Path, planned: Planned) -> None:
+    assert planned(fresh, "--profile", "slurm") == planned(fresh)
+
+
+def test_the_workflow_lints_and_is_formatted(fresh: Path, snakemake: Run) -> None:
+    status, output = snakemake(fresh, "--lint")
+    assert status == 0, output
+    command = [sys.executable, "-m", "snakefmt", "--check", "workflow"]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_parsing_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from pathlib import Path; import yaml; from leaveout.workflow import Plan\n"
+        "plan = Plan.load(yaml.safe_load(Path('config/config.yaml').read_text()), 'config')\n"
+        "for layer in ('full', 'lds'):\n"
+        "    from leaveout.plan import train_key; train_key(plan.settings['mnist_lr'], layer, 0)\n"
+        "print([m for m in sys.modules if '.' not in m])"
+    )
+    command = [sys.executable, "-c", code]
+    loaded = ast.literal_eval(subprocess.check_output(command, cwd=ROOT, text=True))
+    heavy = {"torch", "numpy", "scipy", "pandas", "matplotlib", "sklearn", "huggingface_hub"}
+    assert "leaveout" in loaded
+    assert not heavy & set(loaded)
+
+
+def test_a_new_learning_rate_spares_the_data(clone: Path, planned: Planned, below_truth: Below) -> None:
+    edit(clone / "config/settings/tiny.yaml", "learning_rate: 0.05", "learning_rate: 0.1")
+    assert planned(clone) == (
+        trained("models/full", "retrain/lds", "retrain/loo")
+        | truths("lds", "loo")
+        | scores("grad_dot", "if_explicit")
+        | COST
+        | below_truth("lds", "loo")
+    )
+
+
+def test_more_subsets_train_the_new_chunk_only(
+    clone: Path, planned: Planned, snakemake: Run, below_truth: Below
+) -> None:
+    old = {p: p.read_bytes() for p in sorted((clone / "results/tiny/retrain/lds").iterdir())}
+    edit(clone / "config/settings/tiny.yaml", "subsets: 8", "subsets: 12")
+    new = "results/tiny/retrain/lds/2.safetensors"
+    assert planned(clone) == {new} | truths("lds") | below_truth("lds")
+
+    status, output = snakemake(clone, *truths("lds"))
+    assert status == 0, output
+    assert (clone / new).exists()
+    assert {p: p.read_bytes() for p in old} == old
+
+
+def test_more_loo_ids_in_a_new_chunk(clone: Path, planned: Planned, below_truth: Below) -> None:
+    # chunk 0 holds the same six ids; the replicates are spread over the ids anew
+    edit(clone / "config/settings/tiny.yaml", "first: 6", "first: 12")
+    new = {f"results/tiny/retrain/loo/{i}.safetensors" for i in (1, 2)}
+    assert planned(clone) == new | truths("loo") | below_truth("loo")
+
+
+def test_one_more_method(clone: Path, planned: Planned, below_truth: Below) -> None:
+    edit(clone / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
+    assert planned(clone) == (
+        scores("tracin_cp") | COST | below_truth("lds", "loo", methods=("tracin_cp",))
+    )
+
+
+def test_one_more_grid_point(clone: Path, planned: Planned, below_truth: Below) -> None:
+    edit(clone / "config/methods.yaml", "[1, 1e-2]", "[1, 1e-2, 1e-3]")
+    assert planned(clone) == (
+        {"results/tiny/scores/if_explicit/damping=0.001.safetensors"}
+        | COST
+        | below_truth("lds", "loo", methods=("if_explicit",))
+    )
+
+
+def test_one_method_less_remakes_tables_and_figures(
+    clone: Path, planned: Planned, below_truth: Below
+) -> None:
+    edit(clone / "config/config.yaml", "[grad_dot, if_explicit]", "[grad_dot]")
+    assert planned(clone) == COST | below_truth("lds", "loo", methods=())
+
+
+def test_more_bootstrap_draws_touch_no_model(
+    clone: Path, planned: Planned, below_truth: Below
+) -> None:
+    edit(clone / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
+    assert planned(clone) == below_truth("lds", "loo")
+
+
+def test_a_published_value_remakes_tables_and_figures(
+    clone: Path, planned: Planned, below_truth: Below
+) -> None:
+    with (clone / "config/published.csv").open("a") as file:
+        file.write("tiny_lds,tiny,lds,grad_dot,0.10,here\n")
+    assert planned(clone) == below_truth("lds", "loo", methods=())
+
+
+def test_words_in_code_change_nothing(clone: Path, planned: Planned) -> None:
+    for path in (clone / "src" / "leaveout").rglob("*.py"):
+        text = path.read_text()
+        tree = ast.parse(text)
+        if ast.get_docstring(tree):
+            text = text.replace('"""', '"""New words. ', 1)
+        path.write_text(text + "\n\n# a comment\n")
+    assert planned(clone) == set()
+
+
+def test_code_of_one_method_reruns_that_method(
+    clone: Path, planned: Planned, below_truth: Below
+) -> None:
+    with (clone / "src/leaveout/attribution/if_explicit.py").open("a") as file:
+        file.write("\nSOMETHING = 1\n")
+    assert planned(clone) == (
+        scores("if_explicit") | COST | below_truth("lds", "loo", methods=("if_explicit",))
+    )
+
+
+def test_code_of_the_engine_reruns_all_training(
+    clone: Path, planned: Planned, below_truth: Below
+) -> None:
+    with (clone / "src/leaveout/training/stack.py").open("a") as file:
+        file.write("\nSOMETHING = 1\n")
+    assert "results/tiny/data.safetensors" not in planned(clone)
+    assert trained("models/full", "retrain/lds", "retrain/loo") <= planned(clone)
+
+
+def test_clocks_change_nothing(clone: Path, planned: Planned) -> None:
+    for path in clone.rglob("*"):
+        if path.is_file() and ".snakemake" not in path.parts:
+            os.utime(path)
+    assert planned(clone) == set()
+    # not even when inputs are newer than what was made of them
+    os.utime(clone / "results/tiny/data.safetensors", (2e9, 2e9))
+    os.utime(clone / "config/published.csv", (2e9, 2e9))
+    assert planned(clone) == set()
+
+
+def test_the_device_and_the_folder_change_nothing(clone: Path, planned: Planned) -> None:
+    assert planned(clone, "--config", "device=cuda") == set()
+    moved = clone.rename(clone.with_name("moved"))
+    assert planned(moved) == set()
+
+
+def test_a_lost_file_is_made_again_with_what_needs_it(clone: Path, planned: Planned) -> None:
+    (clone / "results/loo_table.csv").unlink()
+    assert planned(clone) == {"results/loo_table.csv", "results/figures/loo.svg"}
+
+
+def test_an_artefact_leads_back_to_its_inputs(finished: Path) -> None:
+    from leaveout import artefacts
+
+    score = artefacts.read(finished / "results/tiny/scores/grad_dot/default.safetensors")
+    for name, sha256 in score.meta["inputs"].items():
+        assert artefacts.read(finished / name).sha256 == sha256
+    assert json.loads(score.meta["key"])["method"] == "grad_dot"
+
+
+@pytest.mark.parametrize("target", ["models", "truths", "scores", "tables"])
+def test_each_layer_has_a_target(clone: Path, snakemake: Run, target: str) -> None:
+    status, output = snakemake(clone, "--dry-run", target)
+    assert status == 0, output
