@@ -19,11 +19,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> None:
     """Keep torch, where a test has imported it, to one thread: these problems are tiny."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    yield
 
 
 @pytest.fixture(autouse=True)

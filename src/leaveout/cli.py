@@ -140,6 +140,13 @@ def _use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def _device(name: str) -> str:
+    """Check a device; unlike `choices`, this holds for a default from the environment too."""
+    if name not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{name!r} is neither cpu nor cuda")
+    return name
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="leaveout", description="A reproducible benchmark of training-data attribution."
@@ -159,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         "data": {"type": Path, "required": True, "help": "the setting's data artefact"},
         "out": {"type": Path, "required": True, "help": "the file to write"},
         "chunk": {"type": int, "required": True, "help": "which chunk, from 0"},
-        "device": {"choices": ("cpu", "cuda"), "default": DEVICE},
+        "device": {"type": _device, "default": DEVICE, "help": "cpu or cuda"},
         "threads": {"type": int, "default": 1, "help": "CPU threads (default 1)"},
         "metric": {"choices": METRICS, "required": True},
         "method": {"required": True, "help": "the method, such as grad_dot"},

@@ -232,17 +232,20 @@ class Setting(_Closed):
                 f"full.checkpoints: {self.full.checkpoints} is more than recipe.epochs = "
                 f"{self.recipe.epochs}"
             )
-        for section, count, size in (
-            ("full", self.full.runs, self.full.chunk),
-            ("half", self.half.runs, self.half.chunk),
-            ("lds", self.lds.subsets, self.lds.chunk),
-            ("loo", len(self.loo_ids()), self.loo.chunk),
+        n_loo = len(self.loo_ids())
+        for section, counts, size in (
+            ("full", [self.full.runs], self.full.chunk),
+            ("half", [self.half.runs], self.half.chunk),
+            ("lds", [self.lds.subsets], self.lds.chunk),
+            # a chunk of leave-one-out holds one run only
+            ("loo", [n_loo, min(self.loo.replicate, n_loo)], self.loo.chunk),
         ):
-            if -(-count // size) > MAX_CHUNKS:
+            jobs, total = sum(-(-count // size) for count in counts), sum(counts)
+            if jobs > MAX_CHUNKS:
+                enough = -(-total // (MAX_CHUNKS + 1 - len(counts)))
                 raise ValueError(
-                    f"{section}.chunk: {count} in chunks of {size} need {-(-count // size)} jobs, "
-                    f"at most {MAX_CHUNKS} are allowed; set {section}.chunk to at least "
-                    f"{-(-count // MAX_CHUNKS)}"
+                    f"{section}.chunk: {total} in chunks of {size} need {jobs} jobs, at most "
+                    f"{MAX_CHUNKS} are allowed; set {section}.chunk to at least {enough}"
                 )
         return self
 
@@ -311,7 +314,7 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
             continue
         options = [field.annotation, *getattr(field.annotation, "__args__", ())]
         models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        tags = [m for m in models if "name" in m.model_fields and str(location[1]) in _tags(m)]
+        tags = [m for m in models if "name" in m.model_fields and set(location[1:2]) & {*_tags(m)}]
         current = next(iter(tags or models), None)
     if isinstance(current, type) and issubclass(current, BaseModel):
         return [

@@ -25,10 +25,7 @@ def closed_form(task: Any, damping: float) -> np.ndarray:
     x, p, g = parts(task.train)
     _, _, h = parts(task.test)
     hessian = np.mean(
-        [
-            np.kron(np.diag(q) - np.outer(q, q), np.outer(z, z))
-            for q, z in zip(p, x, strict=True)
-        ],
+        [np.kron(np.diag(q) - np.outer(q, q), np.outer(z, z)) for q, z in zip(p, x, strict=True)],
         axis=0,
     )
     return g @ np.linalg.inv(hessian + damping * np.eye(len(hessian))) @ h.T

@@ -46,9 +46,7 @@ def test_scores_follow_their_samples(task: Task, score: Callable[[Task], Tensor]
     assert expected.shape == (24, 7)
     rng = np.random.default_rng(0)
     rows, columns = rng.permutation(24).tolist(), rng.permutation(7).tolist()
-    moved = dataclasses.replace(
-        task, train=pick(task.train, rows), test=pick(task.test, columns)
-    )
+    moved = dataclasses.replace(task, train=pick(task.train, rows), test=pick(task.test, columns))
     torch.testing.assert_close(score(moved), expected[rows][:, columns], atol=1e-10, rtol=1e-8)
 
 

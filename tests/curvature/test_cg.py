@@ -44,7 +44,9 @@ def test_k_steps_are_the_best_of_the_krylov_space(steps: int) -> None:
     for b, found in zip(
         B, conjugate_gradients(product(A), torch.from_numpy(B), steps).numpy(), strict=True
     ):
-        basis, _ = np.linalg.qr(np.stack([np.linalg.matrix_power(A, k) @ b for k in range(steps)]).T)
+        basis, _ = np.linalg.qr(
+            np.stack([np.linalg.matrix_power(A, k) @ b for k in range(steps)]).T
+        )
         best = basis @ np.linalg.solve(basis.T @ A @ basis, basis.T @ b)
         np.testing.assert_allclose(found, best, atol=1e-9)
 

@@ -23,9 +23,7 @@ CLOSE: dict[str, Any] = {"atol": 1e-12, "rtol": 0}
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, problem: Any) -> None:
     size = {"chunks of 3": 3.5, "chunks of 1": 0}.get(request.param)
     if size is not None:
-        monkeypatch.setattr(
-            per_sample, "CHUNK_BYTES", int(size * 8 * n_parameters(problem.module))
-        )
+        monkeypatch.setattr(per_sample, "CHUNK_BYTES", int(size * 8 * n_parameters(problem.module)))
 
 
 def no_factors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +129,10 @@ def values(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_module_and_state_are_left_as_they_were(problem: Any) -> None:
-    before, own, given = flags(problem.module), values(problem.module.state_dict()), values(
-        problem.state
+    before, own, given = (
+        flags(problem.module),
+        values(problem.module.state_dict()),
+        values(problem.state),
     )
     gradient_dots(problem.module, problem.state, problem.left, problem.right, cosine=True)
     per_sample_gradients(problem.module, problem.state, *problem.left)

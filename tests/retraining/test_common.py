@@ -18,7 +18,9 @@ Make = Callable[..., Setting]
 
 def test_data_of_another_size_is_refused(make_setting: Make, data: Path) -> None:
     setting = make_setting(dataset={"n_train": 31})
-    with pytest.raises(CorruptArtefactError, match=r"data.safetensors: it holds \(30, 6\).*\(31, 6"):
+    with pytest.raises(
+        CorruptArtefactError, match=r"data.safetensors: it holds \(30, 6\).*\(31, 6"
+    ):
         load_data(setting, data, "cpu")
 
 

@@ -42,9 +42,7 @@ def test_full_models_are_each_runs_trajectory(
             }
             for name, value in state.items():
                 # float32, 12 steps: rounding of weights of order 1
-                np.testing.assert_allclose(
-                    found.tensors[f"state.{name}"][run, c], value, atol=1e-5
-                )
+                np.testing.assert_allclose(found.tensors[f"state.{name}"][run, c], value, atol=1e-5)
 
 
 def test_half_models_are_trained_on_their_subset(

@@ -11,7 +11,7 @@ from leaveout import artefacts
 from leaveout.artefacts import CorruptArtefactError
 from leaveout.config import Setting
 from leaveout.errors import LeaveoutError
-from leaveout.plan import chunks
+from leaveout.plan import items
 from leaveout.retraining.lds import retrain_lds
 from leaveout.retraining.loo import retrain_loo
 from leaveout.retraining.truth import merge_truth
@@ -67,7 +67,7 @@ def test_loo_has_one_run_of_all_and_a_second_of_some(
     assert found["removed_id"].tolist() == [1, 4, 7, 20, 29]
     assert found["target"].shape == (5, 1, 6)
     assert found["full_target"].shape == (1, 6)
-    again = [i for i, run in sum(chunks(setting, "loo"), []) if run == 1]
+    again = [i for i, run in items(setting, "loo") if run == 1]
     assert found["replicate_removed_id"].tolist() == again
     assert found["replicate_target"].shape == (2, 1, 6)
     assert found["replicate_full_target"].shape == (1, 6)

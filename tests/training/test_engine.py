@@ -101,9 +101,7 @@ def run(
     """Return each trial's snapshots after epoch 1 and at the end, and its outputs."""
     inputs, labels = problem(n, dtype, device)
     found = []
-    stacks = train(
-        builder(model), trials, inputs, labels, recipe, [1], path=path, stack_size=size
-    )
+    stacks = train(builder(model), trials, inputs, labels, recipe, [1], path=path, stack_size=size)
     for trained in stacks:
         outputs = trained.outputs(inputs)
         for k in range(len(trained.trials)):
@@ -144,9 +142,7 @@ def test_paths_agree_to_rounding_in_float32(case: str, name: str, device: str) -
     trials = CASES[case](41)
     expected = run(MODELS[name], trials, 41, HEAVY, "reference", dtype=torch.float32)
     for path in [*others(MODELS[name]), *(["reference"] if device == "cuda" else [])]:
-        found = run(
-            MODELS[name], trials, 41, HEAVY, path, dtype=torch.float32, device=device
-        )
+        found = run(MODELS[name], trials, 41, HEAVY, path, dtype=torch.float32, device=device)
         # 12 steps, weights and logits of order 1: some hundred roundings of 6e-8
         assert_same(found, expected, 2e-5)
 
@@ -194,9 +190,7 @@ def test_threads_change_nothing(model: Model) -> None:
 @pytest.mark.parametrize("path", ["stack", "functional", "reference"])
 def test_what_is_done_twice_is_the_same(path: Path) -> None:
     trials = CASES["unequal subsets"](41)
-    assert_same(
-        run(WIDE, trials, 41, HEAVY, path), run(WIDE, trials, 41, HEAVY, path), 0
-    )
+    assert_same(run(WIDE, trials, 41, HEAVY, path), run(WIDE, trials, 41, HEAVY, path), 0)
 
 
 @pytest.mark.parametrize("path", ["stack", "functional", "reference"])

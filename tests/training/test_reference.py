@@ -96,9 +96,7 @@ def drawn(stream: np.random.Generator, samples: int, units: int) -> Tensor:
     ids=["full", "masked", "subset", "dropped"],
 )
 def test_an_mlp_with_dropout_momentum_and_weight_decay(path: Path, trial: Trial) -> None:
-    recipe = Recipe(
-        learning_rate=0.1, epochs=3, batch_size=6, momentum=0.8, weight_decay=0.02
-    )
+    recipe = Recipe(learning_rate=0.1, epochs=3, batch_size=6, momentum=0.8, weight_decay=0.02)
     model = MLP(name="mlp", hidden=(6, 4), dropout=DROPOUT)
     inputs, labels = problem()
     params = start(model, trial)

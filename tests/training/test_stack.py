@@ -45,9 +45,7 @@ def repeated_linear() -> nn.Module:
 
 def repeated_dropout() -> nn.Module:
     drop = nn.Dropout(0.5)
-    return seq(
-        nn.Linear(3, 3), nn.ReLU(), drop, nn.Linear(3, 3), nn.ReLU(), drop, nn.Linear(3, 2)
-    )
+    return seq(nn.Linear(3, 3), nn.ReLU(), drop, nn.Linear(3, 3), nn.ReLU(), drop, nn.Linear(3, 2))
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,9 @@ def test_parsing_loads_nothing_heavy() -> None:
     assert not heavy & set(loaded)
 
 
-def test_a_new_learning_rate_spares_the_data(clone: Path, planned: Planned, below_truth: Below) -> None:
+def test_a_new_learning_rate_spares_the_data(
+    clone: Path, planned: Planned, below_truth: Below
+) -> None:
     edit(clone / "config/settings/tiny.yaml", "learning_rate: 0.05", "learning_rate: 0.1")
     assert planned(clone) == (
         trained("models/full", "retrain/lds", "retrain/loo")

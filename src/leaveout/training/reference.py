@@ -67,5 +67,11 @@ def train_one(
             sample_losses(module(inputs[batch]), labels[batch]).mean().backward()
             optimizer.step()
         if epoch + 1 in kept_epochs:
-            snapshots.append({k: v.detach().clone() for k, v in module.state_dict().items()})
+            # contiguous, whatever memory format the module is trained in
+            snapshots.append(
+                {
+                    k: v.detach().clone(memory_format=torch.contiguous_format)
+                    for k, v in module.state_dict().items()
+                }
+            )
     return snapshots

@@ -1,0 +1,425 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from leaveout.config import (
+    MAX_CHUNKS,
+    ConfigError,
+    Setting,
+    label,
+    load_methods,
+    load_setting,
+    parse_config,
+    select_methods,
+)
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = sorted((ROOT / "config" / "settings").glob("*.yaml"))
+METHODS = ROOT / "config" / "methods.yaml"
+SCHEMA = ROOT / "workflow" / "schemas" / "setting.schema.json"
+
+BASE: dict[str, Any] = {
+    "dataset": {"name": "digits", "n_train": 30, "n_test": 6},
+    "model": {"name": "linear"},
+    "recipe": {"learning_rate": 0.1, "epochs": 10, "batch_size": 8},
+}
+
+
+def setting(folder: Path, changes: dict[str, Any], name: str = "tiny") -> Setting:
+    values = json.loads(json.dumps(BASE))
+    for key, value in changes.items():
+        place, *rest = [values, *key.split(".")]
+        for step in rest[:-1]:
+            place = place.setdefault(step, {})
+        place[rest[-1]] = value
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return load_setting(path)
+
+
+def message(folder: Path, changes: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        setting(folder, changes)
+    text = str(caught.value)
+    assert text.startswith(f"{folder / 'tiny.yaml'}: ")
+    assert "\n" not in text
+    return text.removeprefix(f"{folder / 'tiny.yaml'}: ")
+
+
+MLP = {"name": "mlp", "hidden": [4]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "nearest"),
+    [
+        ({"sede": 1}, "sede", "seed"),
+        ({"receipe": {}}, "receipe", "recipe"),
+        ({"dataset.n_trian": 5}, "dataset.n_trian", "n_train"),
+        ({"model": {**MLP, "dropuot": 0.1}}, "model.dropuot", "dropout"),
+        (
+            {"model": {"name": "cnn", "channels": [2], "batchnorm": True}},
+            "model.batchnorm",
+            "batch_norm",
+        ),
+        ({"recipe.learning_rat": 1}, "recipe.learning_rat", "learning_rate"),
+        ({"full.checkpoint": 2}, "full.checkpoint", "checkpoints"),
+        ({"half.ratoi": 0.5}, "half.ratoi", "ratio"),
+        ({"lds.subset": 3}, "lds.subset", "subsets"),
+        ({"loo.replicates": 3}, "loo.replicates", "replicate"),
+    ],
+)
+def test_an_unknown_key_names_file_key_and_nearest(
+    tmp_path: Path, changes: dict[str, Any], key: str, nearest: str
+) -> None:
+    text = message(tmp_path, changes)
+    assert text.startswith(f"{key}: unknown key; did you mean {nearest!r}? Valid: ")
+
+
+def test_the_valid_keys_are_those_of_that_place(tmp_path: Path) -> None:
+    assert message(tmp_path, {"model.hidden": [3]}) == "model.hidden: unknown key. Valid: name"
+    found = message(tmp_path, {"model": {**MLP, "qqqq": 1}})
+    assert found == "model.qqqq: unknown key. Valid: name, hidden, dropout"
+    assert "name," not in message(tmp_path, {"qqqq": 1})  # a setting is named by its file
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lds.ratio": -0.5}, "lds.ratio: Input should be greater than 0 (got -0.5)"),
+        ({"half.ratio": 1}, "half.ratio: Input should be less than 1 (got 1)"),
+        ({"lds.ratio": 0.01}, "lds.ratio: 0.01 of 30 samples is none"),
+        ({"recipe.epochs": 0}, "recipe.epochs: Input should be greater than 0 (got 0)"),
+        ({"recipe.epochs": 1.5}, "recipe.epochs: "),
+        ({"recipe.learning_rate": "fast"}, "recipe.learning_rate: "),
+        ({"recipe.learning_rate": float("nan")}, "recipe.learning_rate: "),
+        ({"recipe.learning_rate": float("inf")}, "recipe.learning_rate: "),
+        ({"dataset.mean": float("nan")}, "dataset.mean: "),
+        ({"recipe.momentum": 1}, "recipe.momentum: Input should be less than 1 (got 1)"),
+        ({"dataset.std": 0}, "dataset.std: Input should be greater than 0 (got 0)"),
+        ({"lds.subsets": 2}, "lds.subsets: Input should be greater than 2 (got 2)"),
+        ({"full.checkpoints": 11}, "full.checkpoints: 11 is more than recipe.epochs = 10"),
+        ({"loo.ids": [3, 30]}, "loo.ids: [30] lie outside the training slice 0..29 (dataset.n_tr"),
+        ({"loo.ids": [-1, 3]}, "loo.ids: [-1] lie outside the training slice 0..29"),
+        ({"loo.ids": {"first": 31}}, "loo.ids.first: 31 is more than dataset.n_train = 30"),
+        ({"dataset.name": "minst"}, "dataset.name: unknown value 'minst'; did you mean 'mnist'?"),
+        ({"dataset.source": "hbu"}, "dataset.source: unknown value 'hbu'; did you mean 'hub'?"),
+        ({"lds.pairing": "mask"}, "lds.pairing: unknown value 'mask'. Valid: none, drop"),
+        ({"recipe.optimizer": "adam"}, "recipe.optimizer: "),
+        ({"model": {**MLP, "hidden": []}}, "model.hidden: "),
+        ({"model": {**MLP, "hidden": [4, -1]}}, "model.hidden.1: "),
+        ({"model": {"hidden": [4]}}, "model: "),
+        ({"model": {"name": "mpl"}}, "model: "),
+        ({"name": "other"}, "name: unknown key; a setting is named by its file"),
+        (
+            {"lds.subsets": 10_000, "lds.chunk": 1},
+            "lds.chunk: 10000 in chunks of 1 need 10000 jobs",
+        ),
+        ({"full.runs": 3000, "full.chunk": 1}, "full.chunk: 3000 in chunks of 1 need 3000 jobs"),
+    ],
+)
+def test_bad_values(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
+    assert message(tmp_path, changes).startswith(expected)
+
+
+@pytest.mark.parametrize("ids", [[1, 1], []])
+def test_left_out_ids_are_distinct_and_some(tmp_path: Path, ids: list[int]) -> None:
+    with pytest.raises(ConfigError, match=r"loo\.ids.*the ids must be distinct, and one at least"):
+        setting(tmp_path, {"loo.ids": ids})
+
+
+@pytest.mark.parametrize("ids", ["some", {"frist": 3}, 3])
+def test_ids_of_no_known_form_name_the_key(tmp_path: Path, ids: Any) -> None:
+    with pytest.raises(ConfigError, match=r"tiny.yaml: loo\.ids"):
+        setting(tmp_path, {"loo.ids": ids})
+
+
+def test_the_bound_on_chunks_says_what_would_do(tmp_path: Path) -> None:
+    changes = {"lds.subsets": MAX_CHUNKS * 3 + 1, "lds.chunk": 3}
+    text = message(tmp_path, changes)
+    assert text.endswith("set lds.chunk to at least 4")
+    setting(tmp_path, {**changes, "lds.chunk": 4})
+
+
+def test_replicated_trainings_count_towards_the_chunks(tmp_path: Path) -> None:
+    # 1500 + 1500 chunks of one id each are more than may be
+    big = {"dataset.name": "mnist", "dataset.n_train": 1500, "loo.chunk": 1, "loo.replicate": 1500}
+    assert message(tmp_path, big).endswith("set loo.chunk to at least 2")
+    setting(tmp_path, {**big, "loo.chunk": 2})
+
+
+def test_1e_3_is_a_number_though_yaml_reads_text(tmp_path: Path) -> None:
+    assert yaml.safe_load("1e-3") == "1e-3"
+    found = setting(tmp_path, {"recipe.learning_rate": "1e-3", "recipe.weight_decay": "1e-4"})
+    assert (found.recipe.learning_rate, found.recipe.weight_decay) == (1e-3, 1e-4)
+
+
+def test_several_errors_come_together_each_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        setting(tmp_path, {"lds.ratio": -1, "sede": 2})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{tmp_path / 'tiny.yaml'}: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: [1", "not valid YAML"),
+        ("- 1", "expected keys and values, found list"),
+        ("", "expected keys and values, found NoneType"),
+        ("\x00", "not valid YAML"),
+    ],
+)
+def test_what_is_no_mapping(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"tiny\.yaml: {expected}"):
+        load_setting(path)
+
+
+def test_a_missing_setting_names_the_nearest(tmp_path: Path) -> None:
+    setting(tmp_path, {}, "mnist_lr")
+    with pytest.raises(ConfigError, match=r"mnist_rl.yaml: no such file; did you mean 'mnist_lr'"):
+        load_setting(tmp_path / "mnist_rl.yaml")
+
+
+@pytest.mark.parametrize("name", ["Tiny", "a-b", "1a", "a b"])
+def test_a_name_that_would_not_do_in_paths(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="a setting's name has lower-case letters"):
+        setting(tmp_path, {}, name)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "kept", "expected"),
+    [
+        (10, 10, tuple(range(1, 11))),
+        (10, 1, (10,)),
+        (10, 3, (4, 7, 10)),
+        (20, 10, tuple(range(2, 21, 2))),
+    ],
+)
+def test_checkpoints_are_even_and_end_at_the_end(
+    tmp_path: Path, epochs: int, kept: int, expected: tuple[int, ...]
+) -> None:
+    found = setting(tmp_path, {"recipe.epochs": epochs, "full.checkpoints": kept})
+    assert found.checkpoint_epochs() == expected
+
+
+def test_loo_ids(tmp_path: Path) -> None:
+    assert setting(tmp_path, {}).loo_ids() == tuple(range(30))
+    assert setting(tmp_path, {"loo.ids": {"first": 3}}).loo_ids() == (0, 1, 2)
+    assert setting(tmp_path, {"loo.ids": [9, 2]}).loo_ids() == (9, 2)
+
+
+# the top-level configuration
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"settings": []}, "config: settings: "),
+        ({}, "config: settings: "),
+        ({"settings": ["a"], "metrics": ["ldss"]}, "config: metrics.0: unknown value 'ldss'; did"),
+        ({"settings": ["a"], "bootstrap": 3}, "config: bootstrap: "),
+        ({"settings": ["a"], "device": "gpu"}, "config: device: unknown value 'gpu'"),
+        ({"settings": ["a"], "metric": ["lds"]}, "config: metric: unknown key; did you mean 'met"),
+        (
+            {"settings": ["a"], "setting": 1},
+            "config: setting: unknown key; did you mean 'settings'",
+        ),
+    ],
+)
+def test_bad_top_level_values(values: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values)
+    assert str(caught.value).startswith(expected)
+
+
+def test_methods_are_picked_in_the_order_asked_for() -> None:
+    methods = load_methods(METHODS)
+    asked = parse_config({"settings": ["a"], "methods": ["if_cg", "random"]})
+    assert [m.name for m in select_methods(asked, methods)] == ["if_cg", "random"]
+    everything = parse_config({"settings": ["a"]})
+    assert [m.name for m in select_methods(everything, methods)] == list(methods)
+    unknown = parse_config({"settings": ["a"], "methods": ["if_gc"]})
+    with pytest.raises(ConfigError, match=r"methods: unknown method 'if_gc'; did you mean 'if_cg'"):
+        select_methods(unknown, methods)
+
+
+# methods and grids
+
+
+def methods(folder: Path, text: str) -> dict[str, Any]:
+    path = folder / "methods.yaml"
+    path.write_text(text)
+    return load_methods(path)
+
+
+def test_a_grid_is_every_combination_in_the_order_of_the_file(tmp_path: Path) -> None:
+    found = methods(tmp_path, "if_cg: {damping: [1, 1e-3, 0.5], iterations: [10, 20]}")["if_cg"]
+    assert [tuple(point.values()) for point in found.grid] == [
+        (d, i) for d in (1.0, 0.001, 0.5) for i in (10, 20)
+    ]
+    assert {type(v) for p in found.grid for v in (p["damping"],)} == {float}
+    assert label(found.grid[3]) == "damping=0.001,iterations=20"
+    assert found.module == "leaveout.attribution.if_cg"
+    assert found.needs == ("full",)
+
+
+def test_a_method_without_parameters_has_one_point(tmp_path: Path) -> None:
+    found = methods(tmp_path, "grad_dot:\ngrad_cos: {}\n")
+    assert [m.grid for m in found.values()] == [({},), ({},)]
+    assert label({}) == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "if_cg: {dampnig: 1, iterations: 10}",
+            "if_cg.dampnig: unknown key; did you mean 'damping",
+        ),
+        ("if_cg: {damping: 1}", "if_cg.iterations: missing"),
+        ("if_cg: {damping: 1, iterations: 1.5}", "if_cg.iterations: expected int, got 1.5"),
+        ("if_cg: {damping: 1, iterations: .inf}", "if_cg.iterations: expected int, got inf"),
+        ("if_cg: {damping: soft, iterations: 1}", "if_cg.damping: expected float, got 'soft'"),
+        ("if_cg: {damping: .nan, iterations: 1}", "if_cg.damping: expected float, got nan"),
+        ("if_cg: {damping: true, iterations: 1}", "if_cg.damping: expected float, got True"),
+        ("if_cg: {damping: [[1]], iterations: 1}", "if_cg.damping: expected float, got [1]"),
+        ("if_cg: {damping: {a: 1}, iterations: 1}", "if_cg.damping: expected float"),
+        ("if_cg: {damping: , iterations: 1}", "if_cg.damping: expected float, got None"),
+        ("if_explicit: {damping: []}", "if_explicit: the grid is empty or repeats a value"),
+        ("if_explicit: {damping: [1, 1.0]}", "if_explicit: the grid is empty or repeats a value"),
+        ("if_explicit: {damping: [1e-3, 0.001]}", "if_explicit: the grid is empty or repeats a va"),
+        ("grad_dto:", "grad_dto: no module leaveout.attribution.grad_dto; did you mean 'grad_dot'"),
+        ("rum:", "rum: no module leaveout.attribution.rum"),
+        ("grad_dot: {module: leaveout.nowhere}", "grad_dot: no module leaveout.nowhere"),
+        ("grad_dot: {module: no.where.at_all}", "grad_dot: no module no.where.at_all"),
+        ("grad_dot: {module: ''}", "grad_dot: no module "),
+        ("grad_dot: {module: 5}", "grad_dot: no module 5"),
+        ("grad_dot: {module: .x}", "grad_dot: no module .x"),
+        ("grad_dot: 5", "grad_dot: expected hyper-parameters, got 5"),
+        ("grad_dot: [a]", "grad_dot: expected hyper-parameters, got ['a']"),
+        ("grad_dot: {1: 2}", "grad_dot.1: unknown key"),
+        ("Grad: ", "Grad: a method's name has lower-case letters"),
+        ("3: ", "3: a method's name has lower-case letters"),
+    ],
+)
+def test_bad_methods(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        methods(tmp_path, text)
+    assert str(caught.value).startswith(f"{tmp_path / 'methods.yaml'}: {expected}")
+
+
+def test_no_helper_module_is_offered_as_a_method(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        methods(tmp_path, "tusk:")
+    valid = str(caught.value).rpartition("Valid: ")[2].split(", ")
+    assert valid == sorted(load_methods(METHODS))
+
+
+OWN = '''
+from leaveout.attribution.task import Task
+
+{needs}
+
+def attribute(task: Task, *, steps: int, kind: str = "a", fast: bool = False):
+    """Score."""
+'''
+
+
+def own(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.parametrize(
+    ("needs", "expected"),
+    [
+        ("", ("full",)),
+        ('NEEDS = ("full", "half")', ("full", "half")),
+        ('NEEDS: tuple[str, ...] = ("half",)', ("half",)),
+    ],
+)
+def test_a_method_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs: str, expected: tuple[str, ...]
+) -> None:
+    module = f"own_method_{len(needs)}"
+    own(tmp_path, monkeypatch, module, OWN.format(needs=needs))
+    found = methods(tmp_path, f"mine: {{module: {module}, steps: 3, fast: [true, false]}}")["mine"]
+    assert found.needs == expected
+    assert found.grid == ({"steps": 3, "fast": True}, {"steps": 3, "fast": False})
+    assert module not in sys.modules  # read, never run
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("own_empty", "x = 1", "own_empty.py: defines no function 'attribute'"),
+        ("own_broken", "def attribute(:", "own_broken.py: line 1: "),
+        ("own_typo", OWN.format(needs='NEEDS = ("halves",)'), "own_typo.py: NEEDS: unknown .*halv"),
+    ],
+)
+def test_a_broken_method_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, expected: str
+) -> None:
+    own(tmp_path, monkeypatch, name, text)
+    with pytest.raises(ConfigError, match=expected):
+        methods(tmp_path, f"mine: {{module: {name}, steps: 3}}")
+
+
+# what ships
+
+
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.stem)
+def test_shipped_settings_load_and_fit_the_editors_schema(path: Path) -> None:
+    assert load_setting(path).name == path.stem
+    schema = json.loads(SCHEMA.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    values = yaml.safe_load(path.read_text())
+    jsonschema.validate(values, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**values, "sede": 1}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**values, "lds": {"ratio": -0.5}}, schema)
+    assert "$schema=../../workflow/schemas/setting.schema.json" in path.read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_configurations_load(path: Path) -> None:
+    if path == METHODS:
+        assert set(load_methods(path)) >= {
+            "random",
+            "grad_dot",
+            "grad_cos",
+            "tracin",
+            "tracin_cp",
+            "if_explicit",
+            "if_cg",
+        }
+        return
+    config = parse_config(yaml.safe_load(path.read_text()), path)
+    assert {f"{name}.yaml" for name in config.settings} <= {p.name for p in SETTINGS}
+    select_methods(config, load_methods(METHODS))
+
+
+def test_the_shipped_schema_is_the_commands_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "leaveout.cli", "schema"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == SCHEMA.read_text()
+
+
+def test_the_published_setting_is_the_papers() -> None:
+    found = load_setting(ROOT / "config" / "settings" / "mnist_lr.yaml")
+    assert (found.dataset.n_train, found.dataset.n_test) == (5000, 500)
+    assert (found.full.runs, found.half.runs, found.lds.subsets, found.lds.runs) == (10, 50, 100, 2)
+    assert found.loo_ids() == tuple(range(5000))

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leaveout import plan
+from leaveout.config import ConfigError, Method, Setting
+
+Make = Callable[..., Setting]
+LAYERS: list[plan.Layer] = ["full", "half", "lds", "loo"]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_chunks_hold_every_training_exactly_once(
+    make_setting: Make, layer: plan.Layer, size: int
+) -> None:
+    setting = make_setting(**{layer: {"chunk": size}})
+    cut = plan.chunks(setting, layer)
+    assert [item for part in cut for item in part] == plan.items(setting, layer)
+    assert all(1 <= len(part) <= size for part in cut)
+    assert [plan.chunk(setting, layer, number) for number in range(len(cut))] == cut
+
+
+def test_items(make_setting: Make) -> None:
+    setting = make_setting()
+    assert plan.items(setting, "full") == plan.items(setting, "half") == [(0, 0), (1, 1), (2, 2)]
+    assert plan.items(setting, "lds") == [(s, 0) for s in range(5)]
+    ids = (1, 4, 7, 20, 29)
+    assert plan.items(setting, "loo") == [*((i, 0) for i in ids), (1, 1), (7, 1)]
+
+
+def test_a_chunk_of_loo_holds_one_run(make_setting: Make) -> None:
+    for size in (1, 2, 3, 4, 6, 7, 100):
+        setting = make_setting(loo={"chunk": size})
+        for part in plan.chunks(setting, "loo"):
+            assert len({run for _, run in part}) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5, 50])
+def test_replicated_ids_are_evenly_spaced_and_distinct(make_setting: Make, count: int) -> None:
+    setting = make_setting(loo={"ids": "all", "replicate": count})
+    again = [i for i, run in plan.items(setting, "loo") if run == 1]
+    assert len(again) == len(set(again)) == min(count, 30)
+    gaps = {b - a for a, b in zip(again, [*again[1:], 30 + (again or [0])[0]], strict=False)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_there_is_no_such_chunk(make_setting: Make, number: int) -> None:
+    with pytest.raises(ConfigError, match=rf"tiny: lds has 3 chunks, 0 to 2 .* no chunk {number}"):
+        plan.chunk(make_setting(), "lds", number)
+
+
+def keys(setting: Setting, layer: plan.Layer) -> list[str]:
+    return [plan.train_key(setting, layer, n) for n in range(len(plan.chunks(setting, layer)))]
+
+
+@pytest.mark.parametrize(
+    ("layer", "more"),
+    [
+        ("lds", {"subsets": 12}),
+        ("full", {"runs": 8}),
+        ("half", {"runs": 8}),
+        ("loo", {"ids": (1, 4, 7, 20, 29, 3, 5), "replicate": 2}),
+    ],
+)
+def test_more_items_leave_whole_chunks_as_they_were(
+    make_setting: Make, layer: plan.Layer, more: dict[str, Any]
+) -> None:
+    base = make_setting()
+    size = getattr(base, layer).chunk
+    whole = [
+        key
+        for key, part in zip(keys(base, layer), plan.chunks(base, layer), strict=True)
+        if len(part) == size
+    ]
+    assert whole
+    grown = set(keys(make_setting(**{layer: more}), layer))
+    if layer == "loo":  # which ids are replicated depends on all of them: those come last
+        whole = whole[:-1]
+    assert set(whole) <= grown
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_two_chunks_have_one_key(make_setting: Make, layer: plan.Layer) -> None:
+    found = [key for one in LAYERS for key in keys(make_setting(), one)]
+    assert len(set(found)) == len(found)
+
+
+# what must, and what must not, change the keys of each layer
+SHARED = [
+    {"seed": 4},
+    {"name": "other"},
+    {"dataset": {"n_train": 31}},
+    {"model": {"name": "mlp", "hidden": [3]}},
+    {"recipe": {"learning_rate": 0.2}},
+    {"recipe": {"momentum": 0.5}},
+    {"recipe": {"weight_decay": 0.1}},
+    {"recipe": {"batch_size": 9}},
+    {"recipe": {"epochs": 4}},
+]
+OWN: dict[plan.Layer, list[dict[str, Any]]] = {
+    "full": [{"full": {"checkpoints": 3}}],
+    "half": [{"half": {"ratio": 0.4}}],
+    "lds": [{"lds": {"ratio": 0.4}}, {"lds": {"runs": 3}}, {"lds": {"pairing": "drop"}}],
+    "loo": [{"loo": {"pairing": "drop"}}, {"loo": {"shuffle": False}}],
+}
+
+
+@pytest.mark.parametrize("change", SHARED, ids=str)
+def test_what_every_training_depends_on(make_setting: Make, change: dict[str, Any]) -> None:
+    for layer in LAYERS:
+        assert not set(keys(make_setting(**change), layer)) & set(keys(make_setting(), layer))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_what_one_layer_depends_on(make_setting: Make, layer: plan.Layer) -> None:
+    for change in OWN[layer]:
+        for other in LAYERS:
+            same = keys(make_setting(**change), other) == keys(make_setting(), other)
+            assert same == (other != layer), (change, other)
+
+
+def test_swapped_values_change_the_key(make_setting: Make) -> None:
+    a = make_setting(recipe={"momentum": 0.1, "weight_decay": 0.2})
+    b = make_setting(recipe={"momentum": 0.2, "weight_decay": 0.1})
+    assert keys(a, "lds") != keys(b, "lds")
+    method = Method(name="m", module="leaveout.attribution.if_cg", grid=({},))
+    points = [{"x": 1.0, "y": 2.0}, {"x": 2.0, "y": 1.0}, {"y": 2.0, "x": 1.0}]
+    one, two, again = (plan.attribute_key(a, method, dict(point)) for point in points)
+    assert one != two
+    assert one == again  # a dictionary has no order
+
+
+def test_the_order_of_a_grid_counts_for_the_metrics(make_setting: Make) -> None:
+    grids = [({"x": 1.0}, {"x": 2.0}), ({"x": 2.0}, {"x": 1.0})]
+    found = {
+        plan.evaluate_key(
+            make_setting(), metric, Method(name=name, module="m", grid=grid), bootstrap
+        )
+        for grid in grids
+        for metric in ("lds", "loo")
+        for name in ("a", "b")
+        for bootstrap in (100, 200)
+    }
+    assert len(found) == 16
+
+
+def test_attribution_depends_on_the_methods_own_code(make_setting: Make) -> None:
+    one, other = (
+        plan.attribute_key(
+            make_setting(), Method(name="m", module=f"leaveout.attribution.{name}", grid=({},)), {}
+        )
+        for name in ("grad_dot", "if_cg")
+    )
+    assert one != other
+    assert json.loads(one)["method_code"] != json.loads(other)["method_code"]
+
+
+def all_keys(setting: Setting) -> list[str]:
+    method = Method(name="m", module="leaveout.attribution.if_cg", grid=({"damping": 1.0},))
+    return [
+        plan.prepare_key(setting),
+        *(key for layer in LAYERS for key in keys(setting, layer)),
+        plan.truth_key(setting, "lds"),
+        plan.truth_key(setting, "loo"),
+        plan.attribute_key(setting, method, {"damping": 1.0}),
+        plan.evaluate_key(setting, "lds", method, 100),
+        plan.table_key(["a", "b"], ["m"]),
+        plan.figure_key(["a"]),
+    ]
+
+
+def test_keys_hold_no_path_and_no_time(
+    make_setting: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = all_keys(make_setting())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    assert all_keys(make_setting()) == first
+    for key in first:
+        assert "/" not in key
+        assert not re.search(r"\b20\d\d-", key)
+        assert json.dumps(json.loads(key), sort_keys=True) == key
+    assert len(set(first)) == len(first)
+
+
+def test_truth_and_table_keys_follow_what_they_join(make_setting: Make) -> None:
+    assert plan.truth_key(make_setting(), "lds") != plan.truth_key(
+        make_setting(lds={"subsets": 6}), "lds"
+    )
+    assert plan.truth_key(make_setting(), "lds") == plan.truth_key(
+        make_setting(lds={"chunk": 5}), "lds"
+    )
+    assert plan.table_key(["a", "b"], ["m"]) != plan.table_key(["b", "a"], ["m"])
+    assert plan.prepare_key(make_setting()) != plan.prepare_key(make_setting(dataset={"mean": 0.5}))

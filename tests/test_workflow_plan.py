@@ -1,0 +1,120 @@
+"""leaveout.workflow, the part of the workflow that is Python."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from leaveout import plan
+from leaveout.config import ConfigError, load_setting
+from leaveout.workflow import Plan
+
+CONFIG = Path(__file__).parents[1] / "config"
+
+
+def wild(**values: object) -> Any:
+    return SimpleNamespace(**values)
+
+
+@pytest.fixture
+def panel() -> Plan:
+    return Plan.load(yaml.safe_load((CONFIG / "digits.yaml").read_text()), CONFIG)
+
+
+def test_it_loads_neither_torch_nor_snakemake() -> None:
+    code = (
+        "import sys, yaml; from leaveout.workflow import Plan;"
+        "p = Plan.load({'settings': ['mnist_lr']}, sys.argv[1]);"
+        "p.train_key('loo')(type('W', (), {'setting': 'mnist_lr', 'chunk': '0'}));"
+        "print(*sorted(m for m in sys.modules if '.' not in m))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(CONFIG)], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "leaveout" in loaded
+    assert not loaded & {"torch", "snakemake", "scipy", "pandas", "sklearn", "matplotlib", "numpy"}
+
+
+def test_files_of_models(panel: Plan) -> None:
+    setting = panel.settings["digits_lr"]
+    assert panel.models("digits_lr", "half") == [
+        f"results/digits_lr/models/half/{i}.safetensors"
+        for i in range(len(plan.chunks(setting, "half")))
+    ]
+    assert len(panel.all_models()) == sum(
+        len(plan.chunks(s, kind)) for s in panel.settings.values() for kind in ("full", "half")
+    )
+    found = panel.retrained("loo")(wild(setting="digits_lr"))
+    assert len(found) == len(set(found)) == len(plan.chunks(setting, "loo"))
+    assert found[0] == "results/digits_lr/retrain/loo/0.safetensors"
+
+
+def test_half_models_only_for_methods_that_need_them(panel: Plan) -> None:
+    asked = wild(setting="digits_lr", method="grad_dot")
+    assert panel.half_models(asked) == []
+    assert panel.full_models(asked) == panel.models("digits_lr", "full")
+    panel.methods["grad_dot"] = panel.methods["grad_dot"].model_copy(
+        update={"needs": ("full", "half")}
+    )
+    assert panel.half_models(asked) == panel.models("digits_lr", "half")
+
+
+def test_files_of_scores_and_metrics(panel: Plan) -> None:
+    found = panel.scores(wild(setting="digits_lr", method="if_explicit"))
+    assert found[:2] == [
+        "results/digits_lr/scores/if_explicit/damping=1.safetensors",
+        "results/digits_lr/scores/if_explicit/damping=0.1.safetensors",
+    ]
+    points = sum(len(m.grid) for m in panel.methods.values())
+    assert len(set(panel.all_scores())) == points * len(panel.settings)
+    assert {Path(p).suffix for p in panel.all_scores(".json")} == {".json"}
+    csvs = panel.metric_csvs(wild(metric="lds"))
+    assert len(set(csvs)) == len(panel.methods) * len(panel.settings)
+    assert len(panel.truths()) == 2 * len(panel.settings)
+
+
+def test_keys_are_the_plans(panel: Plan) -> None:
+    setting = panel.settings["digits_mlp"]
+    asked = wild(setting="digits_mlp", chunk="0", kind="half", metric="lds", method="if_cg",
+                 params="damping=0.01,iterations=10")  # fmt: skip
+    assert panel.prepare_key(asked) == plan.prepare_key(setting)
+    assert panel.train_key("lds")(asked) == plan.train_key(setting, "lds", 0)
+    assert panel.model_key(asked) == plan.train_key(setting, "half", 0)
+    assert panel.truth_key("loo")(asked) == plan.truth_key(setting, "loo")
+    method = panel.methods["if_cg"]
+    point = {"damping": 0.01, "iterations": 10}
+    assert panel.attribute_key(asked) == plan.attribute_key(setting, method, point)
+    assert json.loads(panel.attribute_key(asked))["params"] == point
+    assert panel.evaluate_key(asked) == plan.evaluate_key(setting, "lds", method, 200)
+    assert panel.table_key(asked) == plan.table_key(list(panel.settings), list(panel.methods))
+    assert panel.figure_key(asked) == plan.figure_key(list(panel.settings))
+
+
+def test_settings_and_methods_are_those_asked_for_in_that_order() -> None:
+    values = {"settings": ["digits_mlp", "digits_lr"], "methods": ["if_cg", "random"]}
+    found = Plan.load(values, CONFIG)
+    assert list(found.settings) == ["digits_mlp", "digits_lr"]
+    assert found.settings["digits_lr"] == load_setting(CONFIG / "settings" / "digits_lr.yaml")
+    assert list(found.methods) == ["if_cg", "random"]
+    assert found.metrics == ("lds", "loo")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"settings": ["digits_rl"]}, "digits_rl.yaml: no such file; did you mean 'digits_lr'"),
+        ({"settings": ["digits_lr"], "methods": ["grad_dott"]}, "did you mean 'grad_dot'"),
+        ({"setings": ["digits_lr"]}, "setings: unknown key; did you mean 'settings'"),
+    ],
+)
+def test_unknown_names(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Plan.load(values, CONFIG)
