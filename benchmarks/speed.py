@@ -26,10 +26,11 @@ from statistics import mean, median, stdev
 
 import numpy as np
 
+from leaveout import artefacts
 from leaveout.artefacts import atomic_path
 from leaveout.config import CNN, LDS, LOO, MLP, FirstIds, Recipe, Setting, load_setting
 from leaveout.data import sources
-from leaveout.data.prepare import FULL_SCALE, normalise, prepare
+from leaveout.data.prepare import prepare
 from speed_protocol import Message, Workers
 
 HERE = Path(__file__).resolve().parent
@@ -128,17 +129,14 @@ def _epochs(setting: Setting, epochs: int) -> Setting:
 def export(setting: Setting, folder: Path) -> None:
     """Write the data for both sides."""
     prepare(setting, folder / "data.safetensors")
+    tensors = artefacts.read(folder / "data.safetensors", "data").tensors
     wanted = setting.dataset
     raw = sources.load(wanted.name, wanted.source, wanted.n_train, wanted.n_test)
-    scale = FULL_SCALE[wanted.name]
     np.savez(
         folder / "data.npz",
         train_pixels=raw.train_inputs,
-        train_inputs=normalise(raw.train_inputs, scale, wanted.mean, wanted.std),
-        train_labels=raw.train_labels,
-        test_inputs=normalise(raw.test_inputs, scale, wanted.mean, wanted.std),
-        test_labels=raw.test_labels,
         normalise=np.array([wanted.mean, wanted.std]),
+        **tensors,
     )
 
 
@@ -253,7 +251,7 @@ def rows(
                 ours_s_per_model=f"{wall:.4g}",
                 peer=label,
                 peer_version=peer_version if label else "",
-                fraction_of_peak=f"{rate:.2f}",
+                fraction_of_peak=f"{rate:.2g}",
                 n_ours=sum(t.models for t in mine),
                 n_peer=sum(t.models for t in other),
                 threads=threads,

@@ -127,6 +127,12 @@ def test_what_one_layer_depends_on(make_setting: Make, layer: plan.Layer) -> Non
             assert same == (other != layer), (change, other)
 
 
+def test_the_size_of_a_chunk_counts_by_what_it_puts_into_it(make_setting: Make) -> None:
+    for layer in LAYERS:
+        sizes = [make_setting(**{layer: {"chunk": size}}) for size in (5, 6)]
+        assert len({tuple(keys(setting, layer)) for setting in sizes}) == 1
+
+
 def test_swapped_values_change_the_key(make_setting: Make) -> None:
     a = make_setting(recipe={"momentum": 0.1, "weight_decay": 0.2})
     b = make_setting(recipe={"momentum": 0.2, "weight_decay": 0.1})

@@ -113,6 +113,12 @@ def _table(args: argparse.Namespace) -> None:
     panel_table(args.metric, args.csvs, args.published, args.out)
 
 
+def _table_page(args: argparse.Namespace) -> None:
+    from leaveout.reporting.pages import panel_page
+
+    panel_page(args.metric, args.table, args.out)
+
+
 def _cost_table(args: argparse.Namespace) -> None:
     from leaveout.reporting.tables import cost_table
 
@@ -202,6 +208,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("table", _table, "make the table of a panel", "metric", "out")
     sub.add_argument("--published", type=Path, required=True, help="published values")
     sub.add_argument("csvs", type=Path, nargs="+", help="the methods' metrics, in order")
+    sub = command("table-page", _table_page, "write a panel's table as a page", "metric", "out")
+    sub.add_argument("--table", type=Path, required=True, help="the panel's table")
     sub = command("cost-table", _cost_table, "make the table of costs", "out")
     sub.add_argument("costs", type=Path, nargs="+")
     sub = command("figure", _figure, "draw a panel", "metric", "out")

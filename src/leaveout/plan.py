@@ -27,6 +27,7 @@ CODE = {
     "attribute": "leaveout.attribution.run",
     "evaluate": "leaveout.metrics.evaluate",
     "table": "leaveout.reporting.tables",
+    "page": "leaveout.reporting.pages",
     "figure": "leaveout.reporting.figures",
 }
 """The module that does each step."""
@@ -145,6 +146,11 @@ def evaluate_key(setting: Setting, metric: str, method: Method, bootstrap: int) 
 def table_key(settings: Sequence[str], methods: Sequence[str]) -> str:
     """Return the key of a table: which cells, in which order."""
     return _key("table", settings=list(settings), methods=list(methods))
+
+
+def page_key() -> str:
+    """Return the key of a table's page."""
+    return _key("page")
 
 
 def figure_key(settings: Sequence[str]) -> str:

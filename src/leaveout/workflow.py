@@ -166,6 +166,10 @@ class Plan:
         """Return the key of a table."""
         return plan.table_key(list(self.settings), list(self.methods))
 
+    def page_key(self, wildcards: Wildcards) -> str:
+        """Return the key of a table's page."""
+        return plan.page_key()
+
     def figure_key(self, wildcards: Wildcards) -> str:
         """Return the key of a figure."""
         return plan.figure_key(list(self.settings))

@@ -47,6 +47,8 @@ FINAL = {
     "results/cost_table.csv",
     "results/figures/lds.svg",
     "results/figures/loo.svg",
+    "results/pages/lds.html",
+    "results/pages/loo.html",
 }
 SCORES = {
     "results/tiny/scores/grad_dot/default.safetensors",
@@ -168,6 +170,7 @@ def below_truth() -> Callable[..., set[str]]:
     def below(*metrics: str, methods: tuple[str, ...] = ("grad_dot", "if_explicit")) -> set[str]:
         evaluated = {f"results/tiny/metrics/{m}/{name}.csv" for m in metrics for name in methods}
         shown = {f"results/{m}_table.csv" for m in metrics}
+        shown |= {f"results/pages/{m}.html" for m in metrics}
         return evaluated | shown | {f"results/figures/{m}.svg" for m in metrics}
 
     return below

@@ -1,6 +1,7 @@
 """The README's commands and its example method do what it says.
 
-`make results`, `make test` and the run on the digits are what CI runs (.ci/run); the rest is run here.
+`make results`, `make test` and the run on the digits are what CI runs (.ci/run); the rest is run
+here.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ def test_the_example_method_gets_its_row(fresh: Path, snakemake: Run) -> None:
     (entry,) = blocks("yaml")
     methods.write_text(methods.read_text() + entry)
     config = fresh / "config" / "config.yaml"
-    config.write_text(config.read_text().replace("[grad_dot, if_explicit]", f"[grad_dot, {name[1]}]"))
+    config.write_text(
+        config.read_text().replace("[grad_dot, if_explicit]", f"[grad_dot, {name[1]}]")
+    )
     status, output = snakemake(fresh, "results/lds_table.csv")
     assert status == 0, output
     table = pd.read_csv(fresh / "results" / "lds_table.csv").set_index("method")

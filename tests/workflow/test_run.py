@@ -248,7 +248,11 @@ def test_the_device_and_the_folder_change_nothing(clone: Path, planned: Planned)
 
 def test_a_lost_file_is_made_again_with_what_needs_it(clone: Path, planned: Planned) -> None:
     (clone / "results/loo_table.csv").unlink()
-    assert planned(clone) == {"results/loo_table.csv", "results/figures/loo.svg"}
+    assert planned(clone) == {
+        "results/loo_table.csv",
+        "results/pages/loo.html",
+        "results/figures/loo.svg",
+    }
 
 
 def test_an_artefact_leads_back_to_its_inputs(finished: Path) -> None:

@@ -10,7 +10,7 @@ rule make_table:
             "results/{metric}_table.csv",
             caption="../report/table.rst",
             category="Tables",
-            labels={"metric": "{metric}", "shows": "all methods"},
+            labels={"metric": "{metric}", "shows": "all methods, all columns (CSV)"},
         ),
     log:
         "logs/make_table/{metric}.log",
@@ -23,6 +23,26 @@ rule make_table:
         " {input.csvs:q} 2> {log:q}"
 
 
+rule make_page:
+    input:
+        "results/{metric}_table.csv",
+    output:
+        report(
+            "results/pages/{metric}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"metric": "{metric}", "shows": "all methods"},
+        ),
+    params:
+        key=PLAN.page_key,
+    log:
+        "logs/make_page/{metric}.log",
+    conda:
+        "../envs/leaveout.yaml"
+    shell:
+        "leaveout table-page --metric {wildcards.metric} --table {input:q} --out {output:q} 2> {log:q}"
+
+
 rule make_cost_table:
     input:
         PLAN.all_scores(".cost.json"),
@@ -31,7 +51,7 @@ rule make_cost_table:
             "results/cost_table.csv",
             caption="../report/cost.rst",
             category="Tables",
-            labels={"metric": "cost", "shows": "time and memory"},
+            labels={"metric": "cost", "shows": "time and memory (CSV)"},
         ),
     log:
         "logs/make_cost_table.log",
@@ -67,4 +87,5 @@ rule make_figure:
 rule tables:
     input:
         expand("results/{metric}_table.csv", metric=PLAN.metrics),
+        expand("results/pages/{metric}.html", metric=PLAN.metrics),
         "results/cost_table.csv",

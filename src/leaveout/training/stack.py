@@ -269,7 +269,9 @@ class _Batches:
             else:
                 chosen = np.take_along_axis(rows, place[:, :, None], axis=1)
             kept = torch.from_numpy(chosen).to(self.inputs.device).transpose(1, 2)
-            masks.append(kept.to(self.inputs.dtype) / (1 - probability))
+            # laid out as the activations: multiplying by a transposed mask takes five times as long
+            kept = kept.to(self.inputs.dtype, memory_format=torch.contiguous_format)
+            masks.append(kept / (1 - probability))
         return masks
 
 
