@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median, stdev
+from typing import Any
 
 import numpy as np
 
@@ -136,7 +137,7 @@ def export(setting: Setting, folder: Path) -> None:
         folder / "data.npz",
         train_pixels=raw.train_inputs,
         normalise=np.array([wanted.mean, wanted.std]),
-        **tensors,
+        **dict[str, Any](tensors),
     )
 
 

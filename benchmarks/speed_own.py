@@ -57,8 +57,11 @@ def loo(worker: int, setting: dict[str, Any], chunk: int) -> Message:
     return {}
 
 
-def losses(worker: int, setting: dict[str, Any], kept: list[int], runs: int, path: str) -> Message:
-    """Train models on the same samples, each with its own seed; return their mean test losses."""
+def losses(worker: int, setting: dict[str, Any], kept: list[int], runs: int, path: Any) -> Message:
+    """Train models on the same samples, each with its own seed; return their mean test losses.
+
+    ``path`` is the engine's.
+    """
     checked = Setting.model_validate(setting)
     data = load_data(checked, DATA, "cpu")
     trials = [Trial(0, ("speed", run), kept=np.array(sorted(kept))) for run in range(runs)]

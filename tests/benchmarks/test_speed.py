@@ -69,9 +69,7 @@ def test_operations_are_those_of_the_matrix_products(speed: ModuleType, tmp_path
     mlp = setting().model_copy(update={"model": MLP(name="mlp", hidden=(7,))})
     speed.export(mlp, tmp_path)
     command = [sys.executable, str(BENCHMARKS / "speed_own.py"), str(tmp_path)]
-    with speed.Workers(
-        [speed.sys.executable, script, str(tmp_path)], 1, 1, tmp_path / "log"
-    ) as own:
+    with speed.Workers(command, 1, 1, tmp_path / "log") as own:
         work = own.ask("flops", setting=mlp.model_dump(mode="json"))[0]
     first, second = 2 * 784 * 7, 2 * 7 * 10
     assert work["samples"] == 2 * 30  # two epochs of half the samples
@@ -94,8 +92,7 @@ def test_both_sides_get_the_same_samples(speed: ModuleType, tmp_path: Path) -> N
     with np.load(tmp_path / "data.npz") as peer:
         for name in ("train_inputs", "train_labels", "test_inputs", "test_labels"):
             assert np.array_equal(peer[name], tensors[name])
-        pixels = torch.from_numpy(peer["train_pixels"]).float().div(255)
         mean, std = peer["normalise"]
-    assert torch.allclose(
-        ((pixels - mean) / std)[:, None], torch.from_numpy(tensors["train_inputs"])
-    )
+        prepared = (peer["train_pixels"][:, None] / 255 - mean) / std
+    # the inputs are float32 and reach 2.8
+    assert np.allclose(prepared, tensors["train_inputs"], rtol=0, atol=1e-6)

@@ -33,12 +33,12 @@ rule make_page:
             category="Tables",
             labels={"metric": "{metric}", "shows": "all methods"},
         ),
-    params:
-        key=PLAN.page_key,
     log:
         "logs/make_page/{metric}.log",
     conda:
         "../envs/leaveout.yaml"
+    params:
+        key=PLAN.page_key,
     shell:
         "leaveout table-page --metric {wildcards.metric} --table {input:q} --out {output:q} 2> {log:q}"
 

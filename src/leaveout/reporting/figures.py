@@ -231,7 +231,7 @@ def _draw_grids(axes: Axes, metric: str, metrics: dict[str, list[Row]]) -> None:
     axes.grid(axis="y", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel(" or ".join(dict.fromkeys(name for name, _, _ in lines.values())))
-    axes.set_ylabel(f"{SHORT[metric]} on the half used to choose")
+    axes.set_ylabel(f"{SHORT[metric]} (selection half)")
     axes.legend(loc="best", fontsize=8)
 
 
