@@ -423,3 +423,15 @@ def test_the_published_setting_is_the_papers() -> None:
     assert (found.dataset.n_train, found.dataset.n_test) == (5000, 500)
     assert (found.full.runs, found.half.runs, found.lds.subsets, found.lds.runs) == (10, 50, 100, 2)
     assert found.loo_ids() == tuple(range(5000))
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text("seed: 0\nrecipe: {epochs: 2, epochs: 3}\n")
+    with pytest.raises(ConfigError, match=r"tiny\.yaml: .*'epochs' is given twice"):
+        load_setting(path)
+
+
+def test_a_setting_named_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"settings: a, a: a name stands there twice"):
+        parse_config({"settings": ["a", "a"]})

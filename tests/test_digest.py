@@ -172,3 +172,23 @@ def test_modules_behind_are_what_is_really_imported() -> None:
             path = digest._path(package)
             assert path is not None
             assert re.fullmatch(r'\s*(""".*?""")?\s*', path.read_text(), re.DOTALL), package
+
+
+def test_a_users_own_helpers_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    package = tmp_path / "users_own"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "method.py").write_text("from .helper import scale\n")
+    (package / "helper.py").write_text("scale = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for cached in (digest._path, digest._read, digest.code_digest):
+        cached.cache_clear()
+        request.addfinalizer(cached.cache_clear)
+    before = digest.code_digest("users_own.method")
+    assert "users_own.helper" in digest.modules_behind("users_own.method")
+    (package / "helper.py").write_text("scale = 2\n")
+    for cached in (digest._read, digest.code_digest):
+        cached.cache_clear()
+    assert digest.code_digest("users_own.method") != before

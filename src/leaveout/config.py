@@ -280,6 +280,13 @@ class Config(_Closed):
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models are trained and scored; decides no more than rounding."""
 
+    @field_validator("settings", "methods", "metrics")
+    @classmethod
+    def _named_once(cls, names: Any) -> Any:
+        if isinstance(names, tuple) and len(set(names)) != len(names):
+            raise ValueError(f"{', '.join(names)}: a name stands there twice")
+        return names
+
 
 Scalar = bool | int | float | str
 
@@ -354,9 +361,23 @@ def _validate(model: type[_M], values: Mapping[str, Any], where: Path | str) -> 
         raise _explain(error, model, where) from error
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error; by itself the last one wins, silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping, refusing repeated keys."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice!r} is given twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         others = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise ConfigError(f"{path}: no such file{_nearest(path.stem, others)}") from error

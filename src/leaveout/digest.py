@@ -1,6 +1,7 @@
 """Digests of code: a result depends on the modules behind it, not on when they were saved.
 
-The modules are found by following imports inside the package, read and never executed, so that
+The modules are found by following imports inside the package (for a method of a user's own, inside
+that method's package too), read and never executed, so that
 parsing the workflow loads none of them. Comments, docstrings and layout do not count.
 """
 
@@ -54,18 +55,21 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 
 @cache
 def _read(module: str) -> tuple[str, frozenset[str]]:
-    """Return a module's digest and the modules of the package it imports."""
+    """Return a module's digest and the modules of its own and of this package it imports."""
     path = _path(module)
     assert path is not None
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     imported: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            imported.add(node.module)
-            imported.update(f"{node.module}.{alias.name}" for alias in node.names)
-    inside = {m for m in imported if m.split(".")[0] == PACKAGE and _path(m) is not None}
+        elif isinstance(node, ast.ImportFrom):
+            name = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            imported.add(name)
+            imported.update(f"{name}.{alias.name}" for alias in node.names)
+    tops = {PACKAGE, module.split(".")[0]}
+    inside = {m for m in imported if m.split(".")[0] in tops and _path(m) is not None}
     text = ast.dump(_without_docstrings(tree))
     return hashlib.sha256(text.encode()).hexdigest(), frozenset(inside)
 

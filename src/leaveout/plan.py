@@ -107,6 +107,8 @@ def train_key(setting: Setting, layer: Layer, number: int) -> str:
     section = getattr(setting, layer).model_dump(
         exclude={"chunk", "subsets", "ids", "replicate"} | ({"runs"} if layer != "lds" else set())
     )
+    if layer == "full":
+        section["checkpoints"] = setting.checkpoint_epochs()
     return _key(
         layer, **_training(setting), **{layer: section}, items=chunk(setting, layer, number)
     )

@@ -16,12 +16,12 @@ from leaveout.training.trials import Trial
 Make = Callable[..., Setting]
 
 
-def test_data_of_another_size_is_refused(make_setting: Make, data: Path) -> None:
-    setting = make_setting(dataset={"n_train": 31})
-    with pytest.raises(
-        CorruptArtefactError, match=r"data.safetensors: it holds \(30, 6\).*\(31, 6"
-    ):
-        load_data(setting, data, "cpu")
+@pytest.mark.parametrize("change", [{"n_train": 31}, {"std": 2.0}])
+def test_data_of_another_setting_is_refused(
+    make_setting: Make, data: Path, change: dict[str, float]
+) -> None:
+    with pytest.raises(LeaveoutError, match=r"data.safetensors: it was prepared from .* asks for"):
+        load_data(make_setting(dataset=change), data, "cpu")
 
 
 def test_data_of_another_kind_is_refused(make_setting: Make, data: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from leaveout.attribution.task import Task
 from leaveout.curvature.hessian import hessian
+from leaveout.errors import LeaveoutError
 from leaveout.gradients.per_sample import gradient_products, per_sample_gradients
 
 
@@ -51,5 +52,9 @@ def _solve(build: Callable[[], Tensor], damping: float, right: Tensor) -> Tensor
     # the Hessian of a deep model need not be positive definite
     matrix = build()
     matrix.diagonal().add_(damping)
-    solved: Tensor = torch.linalg.solve(matrix, right)
-    return solved
+    solution, failed = torch.linalg.solve_ex(matrix, right)
+    if failed:
+        raise LeaveoutError(
+            f"if_explicit: the Hessian plus damping = {damping:g} is singular; raise the damping"
+        )
+    return torch.as_tensor(solution)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from leaveout import artefacts
-from leaveout.artefacts import Artefact, CorruptArtefactError
+from leaveout.artefacts import Artefact
 from leaveout.config import Setting
+from leaveout.errors import LeaveoutError
 from leaveout.models.build import initialise
 from leaveout.training.engine import Trained, select_device, train
 from leaveout.training.losses import stacked_targets
@@ -57,15 +59,18 @@ def load_data(setting: Setting, path: Path, device: str) -> Data:
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        LeaveoutError: The file is damaged, of another setting's size, or the device is missing.
+        LeaveoutError: The file is damaged or holds other data than the setting's, or the device is
+            missing.
     """
     where = select_device(device)
     artefact = artefacts.read(path, "data")
     arrays = artefact.tensors
-    expected = (setting.dataset.n_train, setting.dataset.n_test)
-    found = (len(arrays["train_id"]), len(arrays["test_id"]))
-    if found != expected:
-        raise CorruptArtefactError(path, f"it holds {found} train and test samples, not {expected}")
+    made_of = json.loads(artefact.meta["key"]).get("dataset")
+    if made_of != setting.dataset.model_dump():
+        raise LeaveoutError(
+            f"{path}: it was prepared from {made_of}, but {setting.name} asks for "
+            f"{setting.dataset.model_dump()}. Prepare the data of {setting.name}."
+        )
     train_samples, test_samples = (
         Samples(
             torch.from_numpy(arrays[f"{part}_inputs"]).to(where),
