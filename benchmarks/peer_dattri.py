@@ -1,17 +1,17 @@
 """dattri's side of `speed.py`: its own `retrain_lds`; run with the peers' Python.
 
-Usage: python peer_dattri.py FOLDER THREADS, with `data.npz` in the folder.
+Usage: python peer_dattri.py FOLDER THREADS, with `data.npz` and `MNIST/raw/` in the folder.
 
 The logistic regression and the MLP are trained by dattri's own functions; it ships no small
 convolutional net, so one is trained here in the same way as they do.
 
-Two data sets. `items` prepares each image when it is asked for, as the one dattri makes does
-(torchvision's MNIST with ToTensor and Normalize, operation by operation, but for the detour over a
-PIL image, which would cost more). `tensors` holds them ready, the best a user of dattri can do.
+Two data sets: `shipped` is the one dattri makes (torchvision's MNIST, each image prepared when it
+is asked for); `tensors` holds them ready, the best a user of dattri can do.
 """
 
 from __future__ import annotations
 
+import importlib
 import random
 import sys
 import tempfile
@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from dattri.benchmark.datasets.mnist import train_mnist_lr, train_mnist_mlp
+from dattri.benchmark.datasets.mnist import create_mnist_dataset, train_mnist_lr, train_mnist_mlp
 from dattri.model_util.retrain import retrain_lds
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from speed_protocol import Message, serve
@@ -70,35 +70,30 @@ def train_small_cnn(
 TRAIN = {"linear": train_mnist_lr, "mlp": train_mnist_mlp, "cnn": train_small_cnn}
 
 
-class Items(Dataset[tuple[Tensor, int]]):
-    """Images prepared one at a time."""
-
-    def __init__(self, pixels: Tensor, labels: Tensor, mean: float, std: float) -> None:
-        self.pixels, self.labels, self.mean, self.std = pixels, labels, mean, std
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        # torchvision.datasets.MNIST
-        picture, target = self.pixels[index].numpy(), int(self.labels[index])
-        # torchvision.transforms.functional.to_tensor
-        image = torch.from_numpy(np.array(picture, copy=True)).view(28, 28, 1)
-        image = image.permute((2, 0, 1)).contiguous().to(torch.get_default_dtype()).div(255)
-        # torchvision.transforms.functional.normalize
-        image = image.clone()
-        mean = torch.as_tensor((self.mean,), dtype=image.dtype)
-        std = torch.as_tensor((self.std,), dtype=image.dtype)
-        if (std == 0).any():
-            raise ValueError("std is zero")
-        return image.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1)), target
+def shipped() -> Dataset[Any] | None:
+    """Return the data set that dattri makes, or None without torchvision."""
+    try:
+        try:
+            importlib.import_module("torchvision")
+        except RuntimeError:
+            # torchvision's operators are built for CUDA and do not load beside a CPU build of
+            # torch. MNIST needs none of them, but the import wants these two to be declared.
+            for name in [name for name in sys.modules if name.startswith("torchvision")]:
+                del sys.modules[name]
+            for name in ("nms", "qnms"):
+                OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+        train, _ = create_mnist_dataset(str(FOLDER))
+    except ModuleNotFoundError:
+        return None
+    return train
 
 
 with np.load(FOLDER / "data.npz") as _arrays:
     ARRAYS = {name: torch.from_numpy(array) for name, array in _arrays.items()}
-DATASETS: dict[str, Dataset[Any]] = {
+OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
+DATASETS: dict[str, Dataset[Any] | None] = {
+    "shipped": shipped(),
     "tensors": TensorDataset(ARRAYS["train_inputs"], ARRAYS["train_labels"]),
-    "items": Items(ARRAYS["train_pixels"], ARRAYS["train_labels"], *ARRAYS["normalise"].tolist()),
 }
 
 
@@ -140,11 +135,14 @@ def losses(worker: int, model: str, batch_size: int, epochs: int, runs: int) -> 
 
 
 def about(worker: int) -> Message:
-    """Return versions, after checking that both data sets hold the same."""
-    for index in (0, 1, 4999):
-        mine, ready = (DATASETS[name][index][0] for name in ("items", "tensors"))
-        torch.testing.assert_close(mine, ready)
-    return {"dattri": version("dattri"), "torch": torch.__version__}
+    """Return versions and the data sets there are, after checking that they hold the same."""
+    found = [name for name, dataset in DATASETS.items() if dataset is not None]
+    for index in (0, len(ARRAYS["train_labels"]) - 1):
+        for name in found:
+            image, label = DATASETS[name][index]
+            torch.testing.assert_close(image, ARRAYS["train_inputs"][index])
+            assert label == ARRAYS["train_labels"][index]
+    return {"dattri": version("dattri"), "torch": torch.__version__, "data": found}
 
 
 if __name__ == "__main__":

@@ -2,24 +2,29 @@
 
 Usage: python benchmarks/speed.py --peers-python PATH [--quick] [--out results/speed_table.csv]
 
-Both sides train the same recipe on the same MNIST slice, each in worker processes of its own, on as
-many cores: as one process with all threads, and as one process a core with one thread each (the way
-the workflow runs). A round times ours, then the peer's, and the ratio is taken within a round, so
-that a machine that slows down slows both; the table gives the median over the rounds and the range.
-The time of a model is that of the whole job divided by its models: ours with reading the data, test
-losses and the artefact; dattri's with saving its checkpoints.
+Both sides train the same recipe on the same MNIST slice, each in worker processes of its own on all
+cores: as one process with a thread for each core (torch's default, and so dattri's), and as one
+process with one thread for each core (the way our workflow runs). A round times every combination,
+and ratios are taken within a round, so that a machine that slows down slows both; the table gives
+the median over the rounds and the range. The time of a model is that of the whole job divided by
+its models: ours with reading the data, test losses and the artefact; dattri's with saving its
+checkpoints. dattri is timed with the data set that it makes itself and, its best case, with images
+held ready as tensors.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -35,31 +40,35 @@ from leaveout.data.prepare import prepare
 from speed_protocol import Message, Workers
 
 HERE = Path(__file__).resolve().parent
-PEERS = {"items": "dattri", "tensors": "dattri, data as tensors"}
+PEERS = {"shipped": "dattri", "tensors": "dattri, data as tensors"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model to time; the numbers are of one round, all processes together.
+    """One model to time.
 
     Attributes:
         name: As in the table.
         setting: Model and recipe.
-        ours: LDS models we train.
-        loo: Paired LOO models we train, 0 for none.
-        peer: LDS models the peer trains.
+        ours: LDS models we train in a round, all processes together.
+        loo: Paired LOO models we train in a round, 0 for none.
+        rounds: How many; in each the peer trains one model in every process.
     """
 
     name: str
     setting: Setting
     ours: int
     loo: int
-    peer: int
+    rounds: int
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table; times are wall seconds, rates and ratios medians over the rounds."""
+    """A row of the table.
+
+    Times are wall seconds, memory all processes together; times, rates and ratios are medians over
+    the rounds. ``threads`` is processes x threads.
+    """
 
     case: str
     ours_s_per_model: str
@@ -74,6 +83,7 @@ class Row:
     n_ours: int
     n_peer: int
     threads: str
+    peer_threads: str
     peak_mb: str
     ours_us_per_sample: str
     machine: str
@@ -97,28 +107,33 @@ class Timing:
     models: int
 
 
+Side = dict[str, Workers]
+Times = dict[tuple[str, str], list[Timing]]
+
+
 def cases(quick: bool) -> list[Case]:
-    """Return what is timed; quick cases keep the sizes and cut the epochs."""
+    """Return what is timed; quick cases have a fifth of the epochs and one round."""
     lr = load_setting(HERE.parent / "config" / "settings" / "mnist_lr.yaml")
     mlp = MLP(name="mlp", hidden=(128, 64), dropout=0.1)
     cnn = CNN(name="cnn", channels=(8, 16))
     recipe = Recipe(learning_rate=0.01, momentum=0.9, epochs=50, batch_size=64)
     short = recipe.model_copy(update={"epochs": 5, "batch_size": 32})
     full = [
-        Case("mnist_lr", lr, ours=64, loo=128, peer=2),
-        Case("mnist_mlp", _like(lr, "mnist_mlp", mlp, recipe), ours=16, loo=0, peer=2),
-        Case("mnist_cnn", _like(lr, "mnist_cnn", cnn, short), ours=4, loo=0, peer=2),
+        Case("mnist_lr", lr, ours=64, loo=128, rounds=5),
+        Case("mnist_mlp", _like(lr, "mnist_mlp", mlp, recipe), ours=16, loo=0, rounds=3),
+        Case("mnist_cnn", _like(lr, "mnist_cnn", cnn, short), ours=4, loo=0, rounds=5),
     ]
     if not quick:
         return full
     return [
-        Case(c.name, _epochs(c.setting, -(-c.setting.recipe.epochs // 5)), c.ours, c.loo, c.peer)
-        for c in full
+        replace(case, setting=_epochs(case.setting, case.setting.recipe.epochs // 5), rounds=1)
+        for case in full
     ]
 
 
 def _like(setting: Setting, name: str, model: MLP | CNN, recipe: Recipe) -> Setting:
-    return setting.model_copy(update={"name": name, "model": model, "recipe": recipe})
+    changed = setting.model_copy(update={"name": name, "model": model, "recipe": recipe})
+    return _epochs(changed, recipe.epochs)
 
 
 def _epochs(setting: Setting, epochs: int) -> Setting:
@@ -128,17 +143,25 @@ def _epochs(setting: Setting, epochs: int) -> Setting:
 
 
 def export(setting: Setting, folder: Path) -> None:
-    """Write the data for both sides."""
+    """Write the data for both sides; the peer gets arrays, and the files torchvision reads."""
     prepare(setting, folder / "data.safetensors")
     tensors = artefacts.read(folder / "data.safetensors", "data").tensors
     wanted = setting.dataset
     raw = sources.load(wanted.name, wanted.source, wanted.n_train, wanted.n_test)
     np.savez(
         folder / "data.npz",
-        train_pixels=raw.train_inputs,
-        normalise=np.array([wanted.mean, wanted.std]),
         **dict[str, Any](tensors),
     )
+    idx = folder / "MNIST" / "raw"
+    idx.mkdir(parents=True)
+    for part, images, labels in (
+        ("train", raw.train_inputs, raw.train_labels),
+        ("t10k", raw.test_inputs, raw.test_labels),
+    ):
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = np.array([2048 + array.ndim, *array.shape], dtype=">i4")
+            contents = header.tobytes() + array.astype(np.uint8).tobytes()
+            (idx / f"{part}-{name}-ubyte").write_bytes(contents)
 
 
 def chunked(setting: Setting, size: int) -> Message:
@@ -160,42 +183,46 @@ def timing(answers: list[Message], models: int) -> Timing:
     )
 
 
-def time_case(
-    case: Case, own: Workers, peer: Workers | None, rounds: int
-) -> tuple[dict[str, list[Timing]], list[float]]:
-    """Time a case in rounds: ours, the peer's with either data set, our paired LOO.
+def time_case(case: Case, own: Side, peer: Side, data: Sequence[str]) -> Times:
+    """Time a case: in each round everything once.
+
+    Args:
+        case: The case.
+        own: Our workers by processes x threads.
+        peer: The peer's, or none.
+        data: The peer's data sets.
 
     Returns:
-        Timings of ``ours``, ``items``, ``tensors`` and ``loo``, each with one entry a round, and
-        the matrix-product rate (GFLOP/s, all processes together) of each round.
+        Timings, one a round, by what was timed: ("ours" or "loo" or a data set of the peer's,
+        processes x threads).
     """
-    count = len(own.processes)
-    short = _epochs(case.setting, 1)
-    own.ask("lds", setting=chunked(short, 8), chunk=0)
     recipe = case.setting.recipe
     request = {"model": case.setting.model.name, "batch_size": recipe.batch_size}
-    if peer is not None:
-        peer.ask("lds", **request, data="tensors", epochs=1, models=1, seed=0)
-    times: dict[str, list[Timing]] = {"ours": [], "items": [], "tensors": [], "loo": []}
-    peaks = []
-    for number in range(rounds):
-        first = count * number
-        size = -(-case.ours // count)
-        answers = own.ask("lds", setting=chunked(case.setting, size), chunk=first)
-        times["ours"].append(timing(answers, size * count))
-        for data in PEERS if peer is not None else ():
-            assert peer is not None
-            size = -(-case.peer // count)
-            answers = peer.ask(
-                "lds", **request, data=data, epochs=recipe.epochs, models=size, seed=10 * number
+    for workers in own.values():
+        workers.ask("lds", setting=chunked(_epochs(case.setting, 1), 8), chunk=0)
+    for workers in peer.values():
+        workers.ask("lds", **request, data="tensors", epochs=1, models=1, seed=0)
+    times: Times = defaultdict(list)
+    for number in range(case.rounds):
+        for threads, workers in own.items():
+            count = len(workers.processes)
+            for what, action, total in (("ours", "lds", case.ours), ("loo", "loo", case.loo)):
+                if total:
+                    size = -(-total // count)
+                    answers = workers.ask(
+                        action, setting=chunked(case.setting, size), chunk=count * number
+                    )
+                    times[what, threads].append(timing(answers, size * count))
+        for (threads, workers), name in itertools.product(peer.items(), data):
+            answers = workers.ask(
+                "lds", **request, data=name, epochs=recipe.epochs, models=1, seed=number
             )
-            times[data].append(timing(answers, size * count))
-        if case.loo:
-            size = -(-case.loo // count)
-            answers = own.ask("loo", setting=chunked(case.setting, size), chunk=first)
-            times["loo"].append(timing(answers, size * count))
-        peaks.append(sum(a["gflops"] for a in own.ask("peak", seconds=0.5)))
-    return times, peaks
+            times[name, threads].append(timing(answers, len(answers)))
+        for threads, workers in own.items():
+            answers = workers.ask("peak", seconds=0.3)
+            peak = sum(answer["gflops"] for answer in answers)
+            times["peak", threads].append(Timing(1 / peak, 0, 0, 0))
+    return times
 
 
 def compare(ours: list[Timing], other: list[Timing]) -> dict[str, str]:
@@ -214,48 +241,48 @@ def compare(ours: list[Timing], other: list[Timing]) -> dict[str, str]:
     }
 
 
-def rows(
-    case: Case,
-    times: dict[str, list[Timing]],
-    peaks: list[float],
-    work: Message,
-    threads: str,
-    about: Message,
-) -> list[Row]:
+def rows(case: Case, times: Times, work: Message, about: Message) -> list[Row]:
     """Return the rows of a case.
 
     Args:
         case: The case.
         times: From :func:`time_case`.
-        peaks: From :func:`time_case`, GFLOP/s.
         work: ``flops`` and ``samples`` of one LDS model.
-        threads: Processes x threads.
-        about: Versions of the peer, or nothing.
+        about: Versions and data sets of the peer, or nothing.
     """
+    modes = [threads for what, threads in times if what == "ours"]
+    one, *others = modes  # one process, and one for each core
+    pairs = [(one, one), *((many, with_) for many in others for with_ in (one, many))]
+    compared = [
+        ("ours", mine, name, theirs) for mine, theirs in pairs for name in about.get("data", ())
+    ] or [("ours", mode, "", "") for mode in modes]
+    if case.loo:
+        compared += [("loo", mode, "ours", mode) for mode in modes]
+    names = {"": "", "ours": "leaveout, LDS", **PEERS}
+    releases = {"": "", "ours": version("leaveout")}
+    releases |= dict.fromkeys(PEERS, str(about.get("dattri", "")))
     found = []
-    n_train = case.setting.dataset.n_train
-    per_loo = case.setting.recipe.epochs * n_train
-    sides = [("ours", data, label, work["samples"]) for data, label in PEERS.items()]
-    if not times["items"]:
-        sides = [("ours", "", "", work["samples"])]
-    if times["loo"]:
-        sides.append(("loo", "ours", "leaveout, LDS", per_loo))
-    for side, against, label, samples in sides:
-        mine, other = times[side], times.get(against, [])
-        flops = work["flops"] / work["samples"] * samples
-        rate = median(1e-9 * flops / t.wall / p for t, p in zip(mine, peaks, strict=True))
+    for what, threads, against, with_threads in compared:
+        samples = work["samples"]
+        if what == "loo":
+            samples = case.setting.recipe.epochs * case.setting.dataset.n_train
+        operations = 1e-9 * work["flops"] / work["samples"] * samples
+        mine, other = times[what, threads], times.get((against, with_threads), [])
+        peaks = times["peak", threads]
         wall = median(t.wall for t in mine)
-        peer_version = version("leaveout") if against == "ours" else about.get("dattri", "")
         found.append(
             Row(
-                case=case.name + (", paired LOO" if side == "loo" else ""),
+                case=case.name + (", paired LOO" if what == "loo" else ""),
                 ours_s_per_model=f"{wall:.4g}",
-                peer=label,
-                peer_version=peer_version if label else "",
-                fraction_of_peak=f"{rate:.2g}",
+                peer=names[against],
+                peer_version=releases[against],
+                fraction_of_peak=_short(
+                    operations * p.wall / t.wall for t, p in zip(mine, peaks, strict=True)
+                ),
                 n_ours=sum(t.models for t in mine),
                 n_peer=sum(t.models for t in other),
                 threads=threads,
+                peer_threads=with_threads,
                 peak_mb=f"{max(t.peak_mb for t in mine):.0f}",
                 ours_us_per_sample=f"{1e6 * wall / samples:.3g}",
                 machine=machine(),
@@ -264,6 +291,10 @@ def rows(
             )
         )
     return found
+
+
+def _short(values: Iterable[float]) -> str:
+    return f"{median(values):.2g}"
 
 
 def machine() -> str:
@@ -304,54 +335,61 @@ def agreement(case: Case, own: Workers, peer: Workers, runs: int) -> str:
     return f"{case.name}: test loss on one subset, {runs} runs: " + "; ".join(shown)
 
 
-def run(
-    chosen: Sequence[Case], peers_python: str | None, rounds: int, runs: int, folder: Path
-) -> list[Row]:
+def run(chosen: Sequence[Case], peers_python: str | None, runs: int, folder: Path) -> list[Row]:
     """Time the cases, print as it goes, and return the table.
 
     Args:
         chosen: The cases; they share one data set.
         peers_python: Python of the peers' environment; without it only our side is timed.
-        rounds: Rounds a case.
         runs: Models a side for the comparison of test losses; fewer than two compare nothing.
         folder: A temporary folder.
     """
     export(chosen[0].setting, folder)
-    table: list[Row] = []
     modes = dict.fromkeys([(1, cores()), (cores(), 1)])
+    table: list[Row] = []
     for case in chosen:
-        for processes, threads in modes:
-            log = folder / "workers.log"
-            arguments = (processes, threads, log)
-            with Workers(
-                [sys.executable, str(HERE / "speed_own.py"), str(folder)], *arguments
-            ) as o:
-                work = o.ask("flops", setting=case.setting.model_dump(mode="json"))[0]
-                label = f"{processes}x{threads}"
-                if peers_python is None:
-                    times, peaks = time_case(case, o, None, rounds)
-                    found = rows(case, times, peaks, work, label, {})
-                else:
-                    command = [peers_python, str(HERE / "peer_dattri.py"), str(folder)]
-                    with Workers(command, *arguments) as p:
-                        about = p.ask("about")[0]
-                        if about["torch"].split("+")[0] != version("torch").split("+")[0]:
-                            print(f"note: the peers have torch {about['torch']}")
-                        times, peaks = time_case(case, o, p, rounds)
-                        if runs > 1 and processes == 1:
-                            print(agreement(case, o, p, runs), flush=True)
-                    found = rows(case, times, peaks, work, label, about)
-            for row in found:
-                against = f", {row.ratio}x {row.peer} ({row.ratio_min}-{row.ratio_max})"
-                print(
-                    f"{row.case} {row.threads}: {row.ours_s_per_model} s a model"
-                    + (against if row.ratio else "")
-                    + f", CPU time {row.cpu_ratio or '-'}x, {row.fraction_of_peak} of"
-                    f" {median(peaks):.0f} GFLOP/s, {row.ours_us_per_sample} us a sample",
-                    flush=True,
-                )
-            table += found
+        with ExitStack() as stack:
+
+            def start(python: str, script: str, stack: ExitStack = stack) -> Side:
+                command = [python, str(HERE / script), str(folder)]
+                return {
+                    f"{processes}x{threads}": stack.enter_context(
+                        Workers(command, processes, threads, folder / "workers.log")
+                    )
+                    for processes, threads in modes
+                }
+
+            own = start(sys.executable, "speed_own.py")
+            peer = start(peers_python, "peer_dattri.py") if peers_python else {}
+            one = f"1x{cores()}"
+            work = own[one].ask("flops", setting=case.setting.model_dump(mode="json"))[0]
+            about = peer[one].ask("about")[0] if peer else {}
+            times = time_case(case, own, peer, about.get("data", ()))
+            found = rows(case, times, work, about)
+            print(summary(found, about), flush=True)
+            if peer and runs > 1:
+                print(agreement(case, own[one], peer[one], runs), flush=True)
+        table += found
     return table
+
+
+def summary(table: Sequence[Row], about: Message) -> str:
+    """Return the rows of a case as text."""
+    lines = []
+    if about and about["torch"].split("+")[0] != version("torch").split("+")[0]:
+        lines.append(f"note: the peers have torch {about['torch']}, we have {version('torch')}")
+    if about and "shipped" not in about["data"]:
+        lines.append("note: the peers have no torchvision, so no data set as dattri makes it")
+    for row in table:
+        text = f"{row.case} {row.threads}: {row.ours_s_per_model} s a model"
+        if row.ratio:
+            text += (
+                f", {row.ratio}x ({row.ratio_min}-{row.ratio_max}) {row.peer} {row.peer_threads}"
+                f" ({row.peer_s_per_model} s), CPU time {row.cpu_ratio}x"
+            )
+        text += f"; {row.fraction_of_peak} of the peak, {row.ours_us_per_sample} us a sample"
+        lines.append(text)
+    return "\n".join(lines)
 
 
 def write(table: Sequence[Row], out: Path) -> None:
@@ -367,13 +405,13 @@ def main() -> None:
     """Read the command line, time and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers-python", required=True, help="Python with dattri")
-    parser.add_argument("--quick", action="store_true", help="fewer epochs, one round")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the epochs, one round")
     parser.add_argument("--out", type=Path, default=Path("results/speed_table.csv"))
     args = parser.parse_args()
     print(f"{machine()}, load {os.getloadavg()[0]:.2f} (others' work makes ratios less certain)")
-    rounds, runs = (1, 0) if args.quick else (3, 3)
     with tempfile.TemporaryDirectory() as folder:
-        table = run(cases(args.quick), args.peers_python, rounds, runs, Path(folder))
+        runs = 0 if args.quick else 5
+        table = run(cases(args.quick), args.peers_python, runs, Path(folder))
     write(table, args.out)
     print(f"wrote {args.out}")
 

@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COLUMNS = (
     *("case", "ours_s_per_model", "peer", "peer_version", "peer_s_per_model"),
     *("ratio", "ratio_min", "ratio_max", "cpu_ratio", "fraction_of_peak", "n_ours", "n_peer"),
-    *("threads", "peak_mb", "ours_us_per_sample", "machine", "torch"),
+    *("threads", "peer_threads", "peak_mb", "ours_us_per_sample", "machine", "torch"),
 )
 
 
@@ -36,23 +36,23 @@ def _speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_our_side_runs_alone_and_fills_the_table(speed: ModuleType, tmp_path: Path) -> None:
-    case = speed.Case("tiny", setting(), ours=6, loo=8, peer=1)
-    table = speed.run([case], None, rounds=2, runs=0, folder=tmp_path)
+    case = speed.Case("tiny", setting(), ours=6, loo=8, rounds=2)
+    table = speed.run([case], None, runs=0, folder=tmp_path)
     speed.write(table, tmp_path / "out" / "table.csv")
     with (tmp_path / "out" / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
     modes = len(dict.fromkeys([(1, speed.cores()), (speed.cores(), 1)]))
-    assert [r["case"] for r in rows] == ["tiny", "tiny, paired LOO"] * modes
+    assert [r["case"] for r in rows] == ["tiny"] * modes + ["tiny, paired LOO"] * modes
     for row in rows:
         assert float(row["ours_s_per_model"]) > 0
         assert float(row["peak_mb"]) > 10
         assert 0 < float(row["fraction_of_peak"]) < 1
     assert int(rows[0]["n_ours"]) == 12  # 6 in each of two rounds
     assert rows[0]["ratio"] == ""  # no peer
-    assert rows[1]["peer"] == "leaveout, LDS"
-    ratio = float(rows[1]["ratio"])
-    assert float(rows[1]["ratio_min"]) <= ratio <= float(rows[1]["ratio_max"])
+    assert rows[-1]["peer"] == "leaveout, LDS"
+    ratio = float(rows[-1]["ratio"])
+    assert float(rows[-1]["ratio_min"]) <= ratio <= float(rows[-1]["ratio_max"])
 
 
 def test_ratios_are_taken_within_a_round(speed: ModuleType) -> None:
@@ -92,7 +92,11 @@ def test_both_sides_get_the_same_samples(speed: ModuleType, tmp_path: Path) -> N
     with np.load(tmp_path / "data.npz") as peer:
         for name in ("train_inputs", "train_labels", "test_inputs", "test_labels"):
             assert np.array_equal(peer[name], tensors[name])
-        mean, std = peer["normalise"]
-        prepared = (peer["train_pixels"][:, None] / 255 - mean) / std
+    images = (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").read_bytes()
+    assert images[:16] == bytes([0, 0, 8, 3, 0, 0, 0, 60, 0, 0, 0, 28, 0, 0, 0, 28])
+    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(60, 1, 28, 28)
     # the inputs are float32 and reach 2.8
+    prepared = (pixels / 255 - 0.1307) / 0.3081
     assert np.allclose(prepared, tensors["train_inputs"], rtol=0, atol=1e-6)
+    labels = (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").read_bytes()
+    assert labels == bytes([0, 0, 8, 1, 0, 0, 0, 5, *tensors["test_labels"]])
