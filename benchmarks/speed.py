@@ -119,9 +119,9 @@ def cases(quick: bool) -> list[Case]:
     recipe = Recipe(learning_rate=0.01, momentum=0.9, epochs=50, batch_size=64)
     short = recipe.model_copy(update={"epochs": 5, "batch_size": 32})
     full = [
-        Case("mnist_lr", lr, ours=64, loo=128, rounds=5),
+        Case("mnist_lr", lr, ours=64, loo=128, rounds=4),
         Case("mnist_mlp", _like(lr, "mnist_mlp", mlp, recipe), ours=16, loo=0, rounds=3),
-        Case("mnist_cnn", _like(lr, "mnist_cnn", cnn, short), ours=4, loo=0, rounds=5),
+        Case("mnist_cnn", _like(lr, "mnist_cnn", cnn, short), ours=4, loo=0, rounds=4),
     ]
     if not quick:
         return full
