@@ -52,7 +52,7 @@ def test_files_of_models(panel: Plan) -> None:
     assert len(panel.all_models()) == sum(
         len(plan.chunks(s, kind)) for s in panel.settings.values() for kind in ("full", "half")
     )
-    found = panel.retrained("loo")(wild(setting="digits_lr"))
+    found = panel.retrained(wild(setting="digits_lr", metric="loo"))
     assert len(found) == len(set(found)) == len(plan.chunks(setting, "loo"))
     assert found[0] == "results/digits_lr/retrain/loo/0.safetensors"
 
@@ -88,7 +88,8 @@ def test_keys_are_the_plans(panel: Plan) -> None:
     assert panel.prepare_key(asked) == plan.prepare_key(setting)
     assert panel.train_key("lds")(asked) == plan.train_key(setting, "lds", 0)
     assert panel.model_key(asked) == plan.train_key(setting, "half", 0)
-    assert panel.truth_key("loo")(asked) == plan.truth_key(setting, "loo")
+    loo = wild(setting="digits_mlp", metric="loo")
+    assert panel.truth_key(loo) == plan.truth_key(setting, "loo")
     method = panel.methods["if_cg"]
     point = {"damping": 0.01, "iterations": 10}
     assert panel.attribute_key(asked) == plan.attribute_key(setting, method, point)

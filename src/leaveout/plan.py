@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Literal
 
 from leaveout.config import ConfigError, Method, Scalar, Setting
@@ -57,6 +58,7 @@ def _replicated(setting: Setting) -> list[int]:
     return [ids[len(ids) * i // count] for i in range(count)]
 
 
+@cache  # every chunk's key asks for all of them
 def chunks(setting: Setting, layer: Layer) -> list[list[tuple[int, int]]]:
     """Return the trainings of each chunk; a chunk of LOO holds one run only."""
     size = getattr(setting, layer).chunk

@@ -66,23 +66,17 @@ class Plan:
         """The metrics shown."""
         return self.config.metrics
 
+    def _chunks(self, setting: str, layer: str, folder: str) -> list[str]:
+        count = len(plan.chunks(self.settings[setting], cast(Layer, layer)))
+        return [f"results/{setting}/{folder}/{layer}/{i}.safetensors" for i in range(count)]
+
     def models(self, setting: str, kind: str) -> list[str]:
         """Return the files of a setting's full or half models."""
-        count = len(plan.chunks(self.settings[setting], cast(Layer, kind)))
-        return [f"results/{setting}/models/{kind}/{i}.safetensors" for i in range(count)]
+        return self._chunks(setting, kind, "models")
 
-    def retrained(self, metric: str) -> Callable[[Wildcards], list[str]]:
-        """Return the input function for the chunks behind a ground truth."""
-
-        def paths(wildcards: Wildcards) -> list[str]:
-            setting = self.settings[wildcards.setting]
-            count = len(plan.chunks(setting, cast(Layer, metric)))
-            return [
-                f"results/{wildcards.setting}/retrain/{metric}/{i}.safetensors"
-                for i in range(count)
-            ]
-
-        return paths
+    def retrained(self, wildcards: Wildcards) -> list[str]:
+        """Return the chunks behind a ground truth."""
+        return self._chunks(wildcards.setting, wildcards.metric, "retrain")
 
     def full_models(self, wildcards: Wildcards) -> list[str]:
         """Return the full models of a setting."""
@@ -127,8 +121,7 @@ class Plan:
 
     def model_key(self, wildcards: Wildcards) -> str:
         """Return the key of a chunk of full or half models."""
-        setting = self.settings[wildcards.setting]
-        return plan.train_key(setting, wildcards.kind, int(wildcards.chunk))
+        return self.train_key(wildcards.kind)(wildcards)
 
     def train_key(self, layer: Layer) -> Callable[[Wildcards], str]:
         """Return the parameter function for the key of a chunk of retrainings."""
@@ -138,13 +131,9 @@ class Plan:
 
         return key
 
-    def truth_key(self, layer: Layer) -> Callable[[Wildcards], str]:
-        """Return the parameter function for the key of a ground truth."""
-
-        def key(wildcards: Wildcards) -> str:
-            return plan.truth_key(self.settings[wildcards.setting], layer)
-
-        return key
+    def truth_key(self, wildcards: Wildcards) -> str:
+        """Return the key of a ground truth."""
+        return plan.truth_key(self.settings[wildcards.setting], wildcards.metric)
 
     def attribute_key(self, wildcards: Wildcards) -> str:
         """Return the key of one score matrix."""

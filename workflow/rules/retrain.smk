@@ -48,34 +48,19 @@ rule retrain_loo:
         " --out {output:q} --threads {threads} 2> {log:q}"
 
 
-rule merge_lds:
+rule merge_truth:
     input:
-        PLAN.retrained("lds"),
+        PLAN.retrained,
     output:
-        "results/{setting}/truth/lds.safetensors",
+        "results/{setting}/truth/{metric}.safetensors",
     log:
-        "logs/merge_lds/{setting}.log",
+        "logs/merge_truth/{setting}-{metric}.log",
     conda:
         "../envs/leaveout.yaml"
     params:
-        key=PLAN.truth_key("lds"),
+        key=PLAN.truth_key,
     shell:
-        "leaveout merge-truth --kind lds --setting {wildcards.setting} --out {output:q} {input:q} 2> {log:q}"
-
-
-rule merge_loo:
-    input:
-        PLAN.retrained("loo"),
-    output:
-        "results/{setting}/truth/loo.safetensors",
-    log:
-        "logs/merge_loo/{setting}.log",
-    conda:
-        "../envs/leaveout.yaml"
-    params:
-        key=PLAN.truth_key("loo"),
-    shell:
-        "leaveout merge-truth --kind loo --setting {wildcards.setting} --out {output:q} {input:q} 2> {log:q}"
+        "leaveout merge-truth --kind {wildcards.metric} --setting {wildcards.setting} --out {output:q} {input:q} 2> {log:q}"
 
 
 rule truths:

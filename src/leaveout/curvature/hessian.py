@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leaveout.curvature.hvp import hessian_products
+from leaveout.gradients.per_sample import n_parameters
 from leaveout.training.stack import parse
 
 State = Mapping[str, Tensor]
@@ -34,7 +35,7 @@ def hessian(module: nn.Module, state: State, inputs: Tensor, labels: Tensor) -> 
     if layers is not None and len(layers) == 1:
         name = layers[0].name
         return _softmax_hessian(state[f"{name}.weight"], state[f"{name}.bias"], inputs.flatten(1))
-    size = sum(p.numel() for p in module.parameters())
+    size = n_parameters(module)
     out = inputs.new_empty(size, size)
     step = 64
     for start in range(0, size, step):

@@ -26,7 +26,8 @@ def mean_loss(
     module: nn.Module, state: State, inputs: Tensor, labels: Tensor
 ) -> Callable[[dict[str, Tensor]], Tensor]:
     """Return the mean loss over some samples as a function of the parameters."""
-    buffers = {k: v for k, v in state.items() if k not in dict(module.named_parameters())}
+    names = {name for name, _ in module.named_parameters()}
+    buffers = {name: value for name, value in state.items() if name not in names}
 
     def loss(params: dict[str, Tensor]) -> Tensor:
         outputs = functional_call(module, {**params, **buffers}, (inputs,))

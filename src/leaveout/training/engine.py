@@ -20,7 +20,7 @@ from leaveout.config import Recipe
 from leaveout.errors import LeaveoutError
 from leaveout.training.functional import functional_outputs, stack_states, train_functional
 from leaveout.training.reference import train_one
-from leaveout.training.stack import parse, stack_outputs, train_stack
+from leaveout.training.stack import parse, shared_window, stack_outputs, train_stack
 from leaveout.training.trials import Trial
 
 State = dict[str, Tensor]
@@ -70,10 +70,8 @@ def choose_path(module: nn.Module, device: torch.device) -> Path:
     return "functional" if device.type == "cuda" else "reference"
 
 
-def _stack_size(path: Path, module: nn.Module, sample: Tensor, recipe: Recipe, shared: bool) -> int:
+def _stack_size(module: nn.Module, sample: Tensor, recipe: Recipe, shared: bool) -> int:
     """Return how many models to train at once."""
-    if path == "reference":
-        return 1
     states = 2 if recipe.momentum else 1
     numbers = states * sum(p.numel() for p in module.parameters())
     if not shared:
@@ -125,8 +123,8 @@ def train(
     layers = parse(module)
     if path == "stack" and layers is None:
         raise ValueError("the path 'stack' takes stacks of linear layers only")
-    shared = len({trial.order_identity() for trial in trials}) == 1
-    size = stack_size or _stack_size(path, module, inputs[0], recipe, shared)
+    window = shared_window(trials, len(inputs), recipe.batch_size) if path == "stack" else None
+    size = stack_size or _stack_size(module, inputs[0], recipe, shared=window is not None)
     if path == "reference":
         size = 1
     for start in range(0, len(trials), size):

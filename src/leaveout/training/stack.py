@@ -130,7 +130,7 @@ class _Step:
     masks: list[Tensor]
 
 
-def _is_shared(trials: Sequence[Trial], n: int, batch_size: int) -> int | None:
+def shared_window(trials: Sequence[Trial], n: int, batch_size: int) -> int | None:
     """Return how much longer than a batch a window all trials share must be, or None."""
     if len({trial.order_identity() for trial in trials}) > 1:
         return None
@@ -161,7 +161,7 @@ class _Batches:
         self.labels = labels
         self.batch_size = batch_size
         self.dropouts = dropouts
-        self.extra = _is_shared(trials, len(inputs), batch_size)
+        self.extra = shared_window(trials, len(inputs), batch_size)
         # trials of one identity and length draw the same masks: one stream then serves them all
         same = (
             len({(t.root, t.identity, None if t.kept is None else len(t.kept)) for t in trials})
