@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaveout import __version__
+from leaveout import __version__, devices
 from leaveout.config import Method, Scalar, Setting, label, load_methods, load_setting
 from leaveout.errors import LeaveoutError
 
@@ -233,6 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, threads)  # read when the libraries are imported, below
     try:
+        if getattr(args, "device", None) == "cuda" and (gpu := devices.claim(os.environ)):
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when torch is imported, below
         args.run(args)
     except LeaveoutError as error:
         print(f"leaveout {args.command}: {error}", file=sys.stderr)

@@ -3,8 +3,8 @@
 Snakemake cancels its jobs when it is interrupted, but not when it is killed, and a new one does not
 know them: it would submit the same work again, and a job of the old run that starts late would
 remove and remake files the new one already reads. So a run that starts clears them away first. It
-holds the folder's lock (:mod:`leaveout.runlock`), so that whatever Snakemake jobs of this folder are
-in the queue have nobody left who waits for them.
+holds the folder's lock (:mod:`leaveout.runlock`), so nobody is left who waits for whatever
+Snakemake jobs of this folder are in the queue.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -73,7 +72,7 @@ GRES = "NodeName={host} Name=gpu Type=fake File={folder}/gpu0 Flags=nvidia_gpu_e
 
 # Loaded by every Python a job starts. It writes down which commands of leaveout began and which
 # came to their end, and holds one back, or lets it eat memory, as a file beside it says.
-SITECUSTOMIZE = '''\
+SITECUSTOMIZE = """\
 import atexit, json, os, sys, time
 from pathlib import Path
 
@@ -98,7 +97,7 @@ if program is not None and len(words) > program + 1:
         time.sleep(60)
     while (here / f"hold-{name}").exists():
         time.sleep(0.05)
-'''
+"""
 
 
 def wait_until(done: Callable[[], object], what: str, seconds: float = 60) -> None:
@@ -257,6 +256,8 @@ class Run:
     clone: Path
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
+    wait_until = staticmethod(wait_until)
+
     @property
     def notes(self) -> Path:
         """The folder of the trace and of the files that hold jobs back."""
@@ -325,7 +326,6 @@ class Run:
         (found,) = [j["id"] for j in self.cluster.jobs() if comment in j["comment"]]
         return found
 
-
     def state(self, job: str) -> str:
         """Return the state of a job, ended or not."""
         (found,) = self.cluster.jobs("--states=all", f"--jobs={job}")
@@ -333,9 +333,9 @@ class Run:
 
 
 @pytest.fixture
-def run(cluster: Cluster, fresh: Path) -> Iterator[Run]:
-    """Snakemake in a clone in which nothing has run; its jobs are gone afterwards."""
-    run = Run(cluster, fresh)
+def run(cluster: Cluster, clone: Path) -> Iterator[Run]:
+    """Snakemake in a clone in which everything has run; its jobs are gone afterwards."""
+    run = Run(cluster, clone)
     run.notes.mkdir()
     (run.notes / "sitecustomize.py").write_text(SITECUSTOMIZE)
     yield run
