@@ -144,13 +144,10 @@ def test_swapped_values_change_the_key(make_setting: Make) -> None:
     assert one == again  # a dictionary has no order
 
 
-def test_the_order_of_a_grid_counts_for_the_metrics(make_setting: Make) -> None:
-    grids = [({"x": 1.0}, {"x": 2.0}), ({"x": 2.0}, {"x": 1.0})]
+def test_metrics_depend_on_method_and_draws(make_setting: Make) -> None:
     found = {
-        plan.evaluate_key(
-            make_setting(), metric, Method(name=name, module="m", grid=grid), bootstrap
-        )
-        for grid in grids
+        plan.evaluate_key(make_setting(seed=seed), metric, name, bootstrap)
+        for seed in (1, 2)
         for metric in ("lds", "loo")
         for name in ("a", "b")
         for bootstrap in (100, 200)
@@ -177,9 +174,10 @@ def all_keys(setting: Setting) -> list[str]:
         plan.truth_key(setting, "lds"),
         plan.truth_key(setting, "loo"),
         plan.attribute_key(setting, method, {"damping": 1.0}),
-        plan.evaluate_key(setting, "lds", method, 100),
-        plan.table_key(["a", "b"], ["m"]),
-        plan.figure_key(["a"]),
+        plan.evaluate_key(setting, "lds", "m", 100),
+        plan.report_key("table", "lds"),
+        plan.report_key("table", "cost"),
+        plan.report_key("figure", "lds"),
     ]
 
 
@@ -197,12 +195,11 @@ def test_keys_hold_no_path_and_no_time(
     assert len(set(first)) == len(first)
 
 
-def test_truth_and_table_keys_follow_what_they_join(make_setting: Make) -> None:
+def test_the_key_of_a_truth_follows_what_it_joins(make_setting: Make) -> None:
     assert plan.truth_key(make_setting(), "lds") != plan.truth_key(
         make_setting(lds={"subsets": 6}), "lds"
     )
     assert plan.truth_key(make_setting(), "lds") == plan.truth_key(
         make_setting(lds={"chunk": 5}), "lds"
     )
-    assert plan.table_key(["a", "b"], ["m"]) != plan.table_key(["b", "a"], ["m"])
     assert plan.prepare_key(make_setting()) != plan.prepare_key(make_setting(dataset={"mean": 0.5}))

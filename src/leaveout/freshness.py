@@ -56,10 +56,9 @@ class _Digests:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._found: dict[str, list[Any]] = {}
-        try:
-            self._known: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self._known = {}
+        self._known: dict[str, list[Any]] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError):  # a broken memory is no memory
+            self._known = dict(json.loads(path.read_text(encoding="utf-8")))
 
     @staticmethod
     def _identity(path: str) -> list[int]:

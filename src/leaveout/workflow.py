@@ -170,7 +170,7 @@ class Plan:
             nothing.
         """
         return lambda wildcards: (
-            [plan.STALE_MARK] if output.format(**dict(wildcards.items())) in stale else []
+            [plan.STALE_MARK] if output.format_map(dict(wildcards.items())) in stale else []
         )
 
     def shown(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
+
+from leaveout.workflow import Plan
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -126,6 +130,22 @@ def pulled(cloned: Path) -> Path:
     for path in files:
         os.utime(path, (clock.randrange(10**9), clock.randrange(10**9)))
     return cloned
+
+
+def test_the_rules_are_the_steps_that_are_reviewed(origin: Path, snakemake: Run) -> None:
+    """The stamps are checked against a plan of all jobs; it must be the one Snakemake follows."""
+    status, output = snakemake(origin, "--dry-run", "--forceall", "results", "models")
+    assert status == 0, output
+    blocks = re.findall(r"^rule (\w+):\n((?: {4}.*\n)*)", output, re.M)
+    found = set()
+    for _, block in blocks:
+        fields = dict(re.findall(r"^ {4}(input|output): (.*)$", block, re.M))
+        if "output" in fields:
+            inputs = tuple(fields["input"].split(", ")) if "input" in fields else ()
+            found.add((tuple(fields["output"].split(", ")), inputs))
+    config = yaml.safe_load((origin / "config/config.yaml").read_text())
+    steps = Plan.load(config, origin / "config").steps("config/published.csv")
+    assert found == {(step.outputs, step.inputs) for step in steps}
 
 
 def test_a_fresh_clone_has_nothing_to_do(pulled: Path, planned: Planned, snakemake: Run) -> None:
