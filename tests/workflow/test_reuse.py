@@ -6,10 +6,8 @@ from __future__ import annotations
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +17,9 @@ import yaml
 
 from leaveout.workflow import Plan
 
-ROOT = Path(__file__).parents[2]
 Start = Callable[..., "subprocess.Popen[str]"]
-Run = Callable[..., tuple[int, str]]
+Snakemake = Callable[..., tuple[int, str]]
+Run = Callable[..., str]
 Planned = Callable[..., set[str]]
 Below = Callable[..., set[str]]
 
@@ -34,40 +32,6 @@ TRUTHS = {f"results/tiny/truth/{m}.safetensors" for m in ("lds", "loo")}
 GRAD_DOT = {"results/tiny/scores/grad_dot/default.safetensors"}
 EXPLICIT = {f"results/tiny/scores/if_explicit/damping={d}.safetensors" for d in ("1", "0.01")}
 SCORES = GRAD_DOT | EXPLICIT
-# what a remote with room has beside the published layers
-ROOMY = "results/tiny/retrain: {persist: true}\n      - results/tiny/scores: {persist: true}"
-
-ENVIRONMENT = {
-    **os.environ,
-    "DVC_NO_ANALYTICS": "1",
-    "GIT_AUTHOR_NAME": "Somebody",
-    "GIT_AUTHOR_EMAIL": "somebody@example.org",
-    "GIT_COMMITTER_NAME": "Somebody",
-    "GIT_COMMITTER_EMAIL": "somebody@example.org",
-}
-
-
-def run(clone: Path, *command: str, status: int = 0) -> str:
-    """Run a program in a clone, with the clone's own package."""
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(clone / "src")}
-    done = subprocess.run(
-        command, cwd=clone, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == status, done.stdout
-    return done.stdout
-
-
-def git(clone: Path, *arguments: str) -> str:
-    return run(clone, "git", *arguments)
-
-
-def dvc(clone: Path, *arguments: str, status: int = 0) -> str:
-    return run(clone, sys.executable, "-m", "dvc", *arguments, status=status)
-
-
-def leaveout(clone: Path, *arguments: str, status: int = 0) -> str:
-    return run(clone, sys.executable, "-m", "leaveout.cli", *arguments, status=status)
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -76,55 +40,17 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def lay_out(origin: Path, *more: str) -> None:
-    """Make a git repository of a clone, with DVC as this repository has it."""
-    for name in (".dvcignore", ".gitignore", ".gitattributes"):
-        shutil.copy2(ROOT / name, origin)
-    (origin / ".dvc").mkdir()
-    shutil.copy2(ROOT / ".dvc" / "config", origin / ".dvc")
-    shutil.copy2(ROOT / ".dvc" / ".gitignore", origin / ".dvc")
-    text = (ROOT / "dvc.yaml").read_text().replace("mnist_lr", "tiny")
-    last = "results/figures: {persist: true}"
-    assert last in text
-    (origin / "dvc.yaml").write_text(text.replace(last, "\n      - ".join([last, *more])))
-    git(origin, "init", "--quiet")
-    git(origin, "add", "--all")
-    git(origin, "commit", "--quiet", "--message", "Lay out")
-
-
-@pytest.fixture(scope="session")
-def origin(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
-    """A repository with all layers published in it: to be cloned, not changed."""
-    origin = tmp_path_factory.mktemp("origin") / "repository"
-    shutil.copytree(finished, origin, symlinks=True)
-    lay_out(origin, ROOMY)
-    assert "published" in leaveout(origin, "publish")
-    assert "up to date" in dvc(origin, "status")
-    assert not git(origin, "status", "--porcelain")
-    return origin
-
-
-@pytest.fixture(scope="session")
-def modest(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
-    """A repository that publishes what this one does: neither scores nor chunks."""
-    origin = tmp_path_factory.mktemp("modest") / "repository"
-    shutil.copytree(finished, origin, symlinks=True)
-    lay_out(origin)
-    leaveout(origin, "publish")
-    return origin
-
-
 @pytest.fixture
-def cloned(tmp_path: Path, origin: Path) -> Path:
+def cloned(run: Run, tmp_path: Path, origin: Path) -> Path:
     """A fresh clone in another path, nothing pulled."""
-    git(tmp_path, "clone", "--quiet", str(origin), "somewhere-else")
+    run(tmp_path, "git", "clone", "--quiet", str(origin), "somewhere-else")
     return tmp_path / "somewhere-else"
 
 
 @pytest.fixture
-def pulled(cloned: Path) -> Path:
+def pulled(run: Run, cloned: Path) -> Path:
     """A fresh clone after `dvc pull`; the files' times are in no order at all."""
-    dvc(cloned, "pull")
+    run(cloned, "dvc", "pull")
     files = sorted(p for p in (cloned / "results").rglob("*") if p.is_file())
     clock = random.Random(0)
     for path in files:
@@ -132,7 +58,7 @@ def pulled(cloned: Path) -> Path:
     return cloned
 
 
-def test_the_rules_are_the_steps_that_are_reviewed(origin: Path, snakemake: Run) -> None:
+def test_the_rules_are_the_steps_that_are_reviewed(origin: Path, snakemake: Snakemake) -> None:
     """The stamps are checked against a plan of all jobs; it must be the one Snakemake follows."""
     status, output = snakemake(origin, "--dry-run", "--forceall", "results", "models")
     assert status == 0, output
@@ -148,11 +74,13 @@ def test_the_rules_are_the_steps_that_are_reviewed(origin: Path, snakemake: Run)
     assert found == {(step.outputs, step.inputs) for step in steps}
 
 
-def test_a_fresh_clone_has_nothing_to_do(pulled: Path, planned: Planned, snakemake: Run) -> None:
+def test_a_fresh_clone_has_nothing_to_do(
+    run: Run, pulled: Path, planned: Planned, snakemake: Snakemake
+) -> None:
     assert planned(pulled) == set()
     assert "Nothing to be done" in snakemake(pulled)[1]
-    assert "up to date" in dvc(pulled, "status")
-    assert not git(pulled, "status", "--porcelain")
+    assert "up to date" in run(pulled, "dvc", "status")
+    assert not run(pulled, "git", "status", "--porcelain")
 
 
 def test_times_alone_change_nothing(pulled: Path, planned: Planned) -> None:
@@ -171,7 +99,7 @@ def test_a_new_learning_rate(pulled: Path, planned: Planned, below_truth: Below)
     assert planned(pulled) == everything
 
 
-def test_why_is_said(pulled: Path, snakemake: Run) -> None:
+def test_why_is_said(pulled: Path, snakemake: Snakemake) -> None:
     edit(pulled / "config/settings/tiny.yaml", "0.05", "0.1")
     output = snakemake(pulled, "--dry-run")[1]
     assert "not what today's configuration and code make" in output
@@ -242,48 +170,54 @@ def test_a_metrics_source(pulled: Path, planned: Planned, below_truth: Below) ->
 
 
 def test_the_configuration_edited_before_the_pull(
-    cloned: Path, planned: Planned, below_truth: Below
+    run: Run, cloned: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(cloned / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
-    dvc(cloned, "pull")
+    run(cloned, "dvc", "pull")
     assert planned(cloned) == below_truth("lds", "loo")
 
 
 def test_git_pull_without_dvc_pull(
-    pulled: Path, origin: Path, tmp_path: Path, planned: Planned, snakemake: Run, below_truth: Below
+    run: Run,
+    pulled: Path,
+    origin: Path,
+    tmp_path: Path,
+    planned: Planned,
+    snakemake: Snakemake,
+    below_truth: Below,
 ) -> None:
-    git(tmp_path, "clone", "--quiet", str(origin), "upstream")
+    run(tmp_path, "git", "clone", "--quiet", str(origin), "upstream")
     upstream = tmp_path / "upstream"
-    dvc(upstream, "pull")
+    run(upstream, "dvc", "pull")
     edit(upstream / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
-    git(upstream, "commit", "--quiet", "--all", "--message", "Draw more")
+    run(upstream, "git", "commit", "--quiet", "--all", "--message", "Draw more")
     assert snakemake(upstream)[0] == 0
-    leaveout(upstream, "publish")
+    run(upstream, "leaveout", "publish")
 
-    git(pulled, "pull", "--quiet", str(upstream))
+    run(pulled, "git", "pull", "--quiet", str(upstream))
     assert planned(pulled) == below_truth("lds", "loo")  # nothing is taken for what it is not
-    dvc(pulled, "pull")
+    run(pulled, "dvc", "pull")
     assert planned(pulled) == set()
 
 
-def test_a_layer_pulled_alone(cloned: Path, planned: Planned) -> None:
-    dvc(cloned, "pull", "results/tiny/metrics")
+def test_a_layer_pulled_alone(run: Run, cloned: Path, planned: Planned) -> None:
+    run(cloned, "dvc", "pull", "results/tiny/metrics")
     assert planned(cloned, "results/lds_table.csv") == {"results/lds_table.csv"}
 
 
-def test_restore_pulls_the_frontier(cloned: Path, planned: Planned) -> None:
-    said = leaveout(cloned, "restore", "results/lds_table.csv")
+def test_restore_pulls_the_frontier(run: Run, cloned: Path, planned: Planned) -> None:
+    said = run(cloned, "leaveout", "restore", "results/lds_table.csv")
     assert "pulled 1 files; Snakemake would compute 0" in said
     assert planned(cloned, "results/lds_table.csv") == set()
     assert not (cloned / "results/tiny").exists()
 
 
 def test_restore_does_not_climb_to_raw_data(
-    cloned: Path, planned: Planned, below_truth: Below
+    run: Run, cloned: Path, planned: Planned, below_truth: Below
 ) -> None:
-    dvc(cloned, "pull", "results/tiny/models")
+    run(cloned, "dvc", "pull", "results/tiny/models")
     edit(cloned / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
-    leaveout(cloned, "restore")
+    run(cloned, "leaveout", "restore")
     new = {"results/tiny/scores/tracin_cp/default.safetensors"}
     assert planned(cloned) == new | COST | below_truth("lds", "loo", methods=("tracin_cp",))
     there = {p.relative_to(cloned).parts[2] for p in (cloned / "results/tiny").glob("*")}
@@ -293,18 +227,18 @@ def test_restore_does_not_climb_to_raw_data(
     assert not list((cloned / "results/tiny/scores").rglob("*.safetensors"))
 
 
-def test_restore_leaves_what_is_there(cloned: Path) -> None:
+def test_restore_leaves_what_is_there(run: Run, cloned: Path) -> None:
     (cloned / "results/tiny/metrics/lds").mkdir(parents=True)
     mine = cloned / "results/tiny/metrics/lds/grad_dot.csv"
     mine.write_text("mine")
     (cloned / "results/lds_table.csv").write_text("old")
-    leaveout(cloned, "restore", "results/lds_table.csv")
+    run(cloned, "leaveout", "restore", "results/lds_table.csv")
     assert mine.read_text() == "mine"
     assert (cloned / "results/lds_table.csv").read_text() == "old"
 
 
-def test_restore_names_an_unknown_target(cloned: Path) -> None:
-    said = leaveout(cloned, "restore", "results/ldss_table.csv", status=1)
+def test_restore_names_an_unknown_target(run: Run, cloned: Path) -> None:
+    said = run(cloned, "leaveout", "restore", "results/ldss_table.csv", status=1)
     assert "results/ldss_table.csv: no job makes it" in said
     assert "Traceback" not in said
 
@@ -344,7 +278,7 @@ def test_an_interrupted_fan_out(
     ],
 )
 def test_a_file_altered_by_hand_is_named_and_remade(
-    pulled: Path, file: str, due: set[str], planned: Planned, snakemake: Run
+    pulled: Path, file: str, due: set[str], planned: Planned, snakemake: Snakemake
 ) -> None:
     path = pulled / file
     content = bytearray(path.read_bytes())
@@ -356,65 +290,69 @@ def test_a_file_altered_by_hand_is_named_and_remade(
     assert planned(pulled).isdisjoint(MODELS | LDS | LOO)
 
 
-def test_an_altered_file_is_refused_by_hand(pulled: Path) -> None:
+def test_an_altered_file_is_refused_by_hand(run: Run, pulled: Path) -> None:
     table = pulled / "results/lds_table.csv"
     table.write_text(table.read_text().replace("0.", "0.9", 1))
-    said = leaveout(
-        pulled, "table-page", "--metric", "lds", "--table", "results/lds_table.csv", "--out",
-        "page.html", status=1,
-    )  # fmt: skip
+    command = "table-page --metric lds --table results/lds_table.csv --out page.html"
+    said = run(pulled, "leaveout", *command.split(), status=1)
     assert "results/lds_table.csv: it was altered after it was made" in said
     assert not (pulled / "page.html").exists()
 
 
-def test_writing_in_place_does_not_reach_the_cache(pulled: Path, planned: Planned) -> None:
+def test_writing_in_place_does_not_reach_the_cache(
+    run: Run, pulled: Path, planned: Planned
+) -> None:
     table = pulled / "results/lds_table.csv"
     good = table.read_bytes()
     with table.open("r+b") as file:
         file.write(b"garbage")
-    dvc(pulled, "checkout", "--force")
+    run(pulled, "dvc", "checkout", "--force")
     assert table.read_bytes() == good
     assert planned(pulled) == set()
 
 
 def test_a_local_experiment_and_back(
-    pulled: Path, planned: Planned, snakemake: Run, below_truth: Below
+    run: Run, pulled: Path, planned: Planned, snakemake: Snakemake, below_truth: Below
 ) -> None:
     good = (pulled / "results/lds_table.csv").read_bytes()
     edit(pulled / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
     assert snakemake(pulled)[0] == 0
     assert planned(pulled) == set()
     assert (pulled / "results/lds_table.csv").read_bytes() != good
-    git(pulled, "checkout", "--quiet", "config")
+    run(pulled, "git", "checkout", "--quiet", "config")
     assert planned(pulled) == below_truth("lds", "loo")  # the experiment's are not taken for ours
-    dvc(pulled, "checkout", "--force")
+    run(pulled, "dvc", "checkout", "--force")
     assert planned(pulled) == set()
     assert (pulled / "results/lds_table.csv").read_bytes() == good
 
 
-def test_a_job_redone_with_the_same_outcome(pulled: Path, planned: Planned, snakemake: Run) -> None:
+def test_a_job_redone_with_the_same_outcome(
+    pulled: Path, planned: Planned, snakemake: Snakemake
+) -> None:
     (model,) = MODELS
     status, output = snakemake(pulled, "--force", model)
     assert status == 0, output
     assert planned(pulled) == set()
 
 
-def test_dvc_repro_records_what_the_configuration_makes(pulled: Path, planned: Planned) -> None:
-    assert "up to date" in dvc(pulled, "repro")
+def test_dvc_repro_records_what_the_configuration_makes(
+    run: Run, pulled: Path, planned: Planned
+) -> None:
+    assert "up to date" in run(pulled, "dvc", "repro")
     edit(pulled / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
     old = (pulled / "results/lds_table.csv").read_bytes()
-    dvc(pulled, "repro")
+    run(pulled, "dvc", "repro")
     assert (pulled / "results/lds_table.csv").read_bytes() != old
     assert planned(pulled) == set()
-    assert "up to date" in dvc(pulled, "status")
+    assert "up to date" in run(pulled, "dvc", "status")
 
 
 def test_what_is_published_is_enough_for_a_new_method(
-    modest: Path, tmp_path: Path, planned: Planned, below_truth: Below
+    run: Run, modest: Path, tmp_path: Path, planned: Planned, below_truth: Below
 ) -> None:
-    git(tmp_path, "clone", "--quiet", str(modest), "clone")
+    run(tmp_path, "git", "clone", "--quiet", str(modest), "clone")
     clone = tmp_path / "clone"
-    dvc(clone, "pull")
+    run(clone, "dvc", "pull")
     assert not (clone / "results/tiny/scores").exists()
     assert planned(clone) == set()
     edit(clone / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
