@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,8 +74,16 @@ def test_a_source_makes_all_below_stale(make: Make) -> None:
 
 
 def test_a_source_touched_does_not(make: Make) -> None:
-    os.utime("raw.csv", (4e9, 4e9))
+    os.utime("raw.csv")
     assert stale() == {}
+
+
+def test_nothing_stays_in_the_future(make: Make) -> None:
+    for path in (*ALL, "raw.csv"):
+        os.utime(path, (4e9, 4e9))
+    assert stale() == {}
+    assert len({Path(path).stat().st_mtime_ns for path in (*ALL, "raw.csv")}) == 1
+    assert Path("raw.csv").stat().st_mtime <= time.time()
 
 
 @pytest.mark.parametrize("gone", ["a.safetensors", "b.csv", "c.csv"])
@@ -153,7 +162,7 @@ def test_a_time_that_cannot_be_set_is_said(
     os.utime("c.csv", (1e8, 1e8))
     monkeypatch.setattr(os, "utime", refuse)
     assert stale() == {}
-    assert "c.csv is as wanted, but older" in capsys.readouterr().err
+    assert "c.csv is older than what it was made from" in capsys.readouterr().err
 
 
 def test_each_file_is_read_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,9 +199,9 @@ def test_a_broken_memory_is_no_memory(make: Make, text: str) -> None:
 def test_the_mark_is_newer_than_what_is_stale(
     make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    os.utime("c.csv", (4e9, 4e9))
     assert freshness.refresh(steps()) == {}
     assert not Path(STALE_MARK).exists()
+    os.utime("c.csv", (4e9, 4e9))  # stale, and of the future
     found = freshness.refresh(steps(c='{"y": 1}'))
     assert set(found) == {"c.csv", "d.csv"}
     assert Path(STALE_MARK).stat().st_mtime > 4e9

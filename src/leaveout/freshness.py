@@ -155,6 +155,7 @@ def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
     """
     digests = _Digests(cache)
     there = [p for step in steps for p in step.outputs if Path(p).is_file()]
+    now = time.time_ns()
     if (unread := digests.unread(there)) > LARGE:
         print(f"leaveout: reading {len(there)} files, {unread / 1e9:.1f} GB", file=sys.stderr)
     wanted: dict[str, str] = {}
@@ -165,7 +166,7 @@ def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
         for name in step.inputs:
             if name not in wanted:  # a source: no job makes it
                 wanted[name] = stamps.source(name).spec
-                newest[name] = Path(name).stat().st_mtime_ns
+                newest[name] = _dated(name, 0, now, digests)
         spec = stamps.spec_of(step.key, (wanted[name] for name in step.inputs))
         after = max((newest[name] for name in step.inputs), default=0)
         for path in step.outputs:
@@ -175,28 +176,32 @@ def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
             why = _why_stale(path, step, wanted, spec, digests)
             if why is None:
                 good.add(path)
-                newest[path] = _not_older(path, after, digests)
+                newest[path] = _dated(path, after, now, digests)
             else:
                 stale[path] = why
     digests.save()
     return Review(stale, frozenset(good))
 
 
-def _not_older(path: str, than: int, digests: _Digests) -> int:
-    """Give a file at least the given time (nanoseconds), and return the one it has."""
+def _dated(path: str, earliest: int, now: int, digests: _Digests) -> int:
+    """Give a file a time (nanoseconds) that is not before its inputs' nor ahead of the clock.
+
+    Snakemake takes a file from the future for a fault of the clocks, and stops.
+    """
     status = Path(path).stat()
-    if status.st_mtime_ns >= than:
-        return status.st_mtime_ns
+    wanted = max(min(status.st_mtime_ns, now), earliest)
+    if wanted == status.st_mtime_ns:
+        return wanted
     try:
-        os.utime(path, ns=(status.st_atime_ns, than))
+        os.utime(path, ns=(status.st_atime_ns, wanted))
     except OSError as error:
         print(
-            f"leaveout: {path} is as wanted, but older than what it was made from, and its time "
-            f"can't be set ({error.strerror}): it may be made anew",
+            f"leaveout: {path} is older than what it was made from, or of the future, and its time "
+            f"can't be set ({error.strerror}): what is good may be made anew",
             file=sys.stderr,
         )
     digests.touched(path)
-    return than
+    return wanted
 
 
 def describe(stale: Mapping[str, str]) -> str:
