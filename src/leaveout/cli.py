@@ -131,6 +131,29 @@ def _figure(args: argparse.Namespace) -> None:
     panel_figure(args.metric, args.table, args.csvs, args.out)
 
 
+def _plan(args: argparse.Namespace) -> None:
+    from leaveout import forecast
+    from leaveout.config import load_yaml, parse_config, select_methods
+
+    if args.published:
+        rows = forecast.published_rows(CONFIG / "published_settings.yaml")
+    else:
+        file = args.configfile or CONFIG / "config.yaml"
+        config = parse_config(load_yaml(file), file)
+        names = args.settings or config.settings
+        if names == ["all"]:
+            names = sorted(path.stem for path in (CONFIG / "settings").glob("*.yaml"))
+        methods = select_methods(config, load_methods(CONFIG / "methods.yaml"))
+        rows = [
+            row
+            for name in names
+            for row in forecast.setting_rows(
+                load_setting(CONFIG / "settings" / f"{name}.yaml"), methods, config.metrics
+            )
+        ]
+    print(forecast.as_csv(rows) if args.csv else forecast.as_text(rows), end="")
+
+
 def _schema(args: argparse.Namespace) -> None:
     from leaveout.config import Setting
 
@@ -215,6 +238,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("figure", _figure, "draw a panel", "metric", "out")
     sub.add_argument("--table", type=Path, required=True, help="the panel's table")
     sub.add_argument("csvs", type=Path, nargs="+", help="the methods' metrics, in order")
+    sub = command("plan", _plan, "say what a run takes: jobs, hours, GPUs, memory, disk")
+    what = sub.add_mutually_exclusive_group()
+    what.add_argument("--settings", nargs="+", help="which settings, or all of the folder")
+    what.add_argument("--published", action="store_true", help="the settings of published panels")
+    sub.add_argument("--configfile", type=Path, help="default: config.yaml of the folder")
+    sub.add_argument("--csv", action="store_true", help="print CSV, without totals")
     command("schema", _schema, "print the JSON schema of a setting, for editors")
     return parser
 

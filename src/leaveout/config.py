@@ -400,7 +400,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a file of keys and values, refusing repeated keys.
+
+    Raises:
+        ConfigError: The file is missing, or is something else.
+    """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
@@ -420,7 +425,7 @@ def load_setting(path: Path | str) -> Setting:
         ConfigError: The file is missing or does not fit the schema.
     """
     path = Path(path)
-    values = _load_yaml(path)
+    values = load_yaml(path)
     if "name" in values:
         raise ConfigError(f"{path}: name: unknown key; a setting is named by its file")
     if not NAME.fullmatch(path.stem):
@@ -503,7 +508,7 @@ def load_methods(path: Path | str) -> dict[str, Method]:
     """
     path = Path(path)
     methods = {}
-    for name, entry in _load_yaml(path).items():
+    for name, entry in load_yaml(path).items():
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ConfigError(
                 f"{path}: {name}: a method's name has lower-case letters, digits and _"

@@ -167,6 +167,7 @@ class Workload:
         n_test: Test samples.
         epochs: Passes over the samples a model is trained on.
         batch_size: Samples in a step.
+        iterations: Steps in all, where the recipe counts these and not epochs; 0 where it does not.
         optimizer_states: Numbers the optimiser keeps for each parameter.
         full: Runs on all samples.
         checkpoints: States kept of each.
@@ -185,8 +186,9 @@ class Workload:
     network: Network
     n_train: int
     n_test: int
-    epochs: float
+    epochs: int
     batch_size: int
+    iterations: int = 0
     optimizer_states: int = 0
     full: int = 10
     checkpoints: int = 10
@@ -338,8 +340,8 @@ def training_seconds(work: Workload, ratio: float = 1.0, shared: bool = False) -
     """
     net, on = work.network, HARDWARE[work.hardware]
     samples = int(work.n_train * ratio)
-    visits = samples * work.epochs
-    steps = -(-samples // work.batch_size) * work.epochs
+    steps = work.iterations or -(-samples // work.batch_size) * work.epochs
+    visits = work.iterations * work.batch_size or samples * work.epochs
     rate = on.linear if net.stacked else on.other
     together = stack_size(work, shared)
     a_visit = net.train / rate + net.outputs * on.output
@@ -416,10 +418,23 @@ def chunk_size(items: int, seconds: float) -> tuple[int, float]:
 
 def chunk_sizes(work: Workload, layer: Layer) -> list[int]:
     """Return the number of items of each chunk of a layer, in order."""
-    counts, seconds = parts(work, layer), item_seconds(work, layer)
-    fixed = dict(work.chunk).get(layer)
+    fixed = dict(work.chunk).get(layer, 0)
+    return cut(parts(work, layer), item_seconds(work, layer), fixed)
+
+
+def cut(counts: tuple[int, ...], seconds: float, fixed: int = 0) -> list[int]:
+    """Cut items into chunks.
+
+    Args:
+        counts: Items of each part; no chunk reaches from one part into the next.
+        seconds: Of each item.
+        fixed: Items of a chunk; 0 sizes chunks by time.
+
+    Returns:
+        Items of each chunk, in order.
+    """
     size, shortest = (fixed, 0.0) if fixed else chunk_size(sum(counts), seconds)
-    cut = []
+    chunks = []
     for part in counts:
         whole, rest = divmod(part, size)
         sizes = [size] * whole
@@ -427,8 +442,8 @@ def chunk_sizes(work: Workload, layer: Layer) -> list[int]:
             sizes[-1] += rest
         elif rest:
             sizes.append(rest)
-        cut += sizes
-    return cut
+        chunks += sizes
+    return chunks
 
 
 # jobs
@@ -470,8 +485,11 @@ def _chunk_disk(work: Workload, layer: Layer, size: int) -> float:
 
 
 def _training_memory(work: Workload, layer: Layer, size: int) -> float:
-    """Return the bytes of a job at its peak: libraries, data, one stack, and what it writes."""
-    net = work.network
+    """Return the bytes of the host at a job's peak: libraries, data, what it writes, one stack."""
+    net, on = work.network, HARDWARE[work.hardware]
+    held = on.memory + 2 * _data_bytes(work) + 3 * _chunk_disk(work, layer, size)
+    if on.gpus:  # the models are on the GPU
+        return held
     shared = layer == "loo" and work.loo_shared
     models = min(size * (work.lds_runs if layer == "lds" else 1) + 1, stack_size(work, shared))
     states = 2 + work.optimizer_states + (work.checkpoints if layer == "full" else 0)
@@ -479,12 +497,7 @@ def _training_memory(work: Workload, layer: Layer, size: int) -> float:
     # tested at the end, on all test samples at once; a convolution keeps several copies
     stack += work.n_test * (net.outputs + (1 if net.stacked else 4) * net.activations)
     order = 5 * 8.0 * work.n_train  # batches of an epoch: positions, members, weights
-    return (
-        HARDWARE[work.hardware].memory
-        + 2 * _data_bytes(work)
-        + models * (stack * FLOAT + order)
-        + 3 * _chunk_disk(work, layer, size)
-    )
+    return held + models * (stack * FLOAT + order)
 
 
 def data_job(work: Workload) -> Job:
@@ -538,6 +551,36 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
         memory=on.memory + 2 * _data_bytes(work) + 2 * states + 4 * matrix + memory + 3 * held,
         disk=matrix + 8.0 * (n + m),
         gpus=on.gpus,
+    )
+
+
+def feature_jobs(work: Workload, projection: int) -> list[Job]:
+    """Return what projecting the gradients of all samples takes, one pass for each model.
+
+    Each job holds some full and half models: (train + test) samples x ``projection`` numbers of
+    each, by a dense projection (TRAK, arXiv:2303.14186).
+    """
+    net, on = work.network, HARDWARE[work.hardware]
+    samples = work.n_train + work.n_test
+    rate = on.linear if net.stacked else on.other
+    seconds = samples * (net.train + 2.0 * net.parameters * projection) / rate
+    one = float(FLOAT) * samples * projection
+    memory = on.memory + 2 * _data_bytes(work) + 3 * FLOAT * net.state
+    return [
+        Job(on.start + size * seconds, memory + 3 * size * one, size * one, on.gpus, size)
+        for size in cut((work.full + work.half,), seconds)
+    ]
+
+
+def product_job(work: Workload, projection: int) -> Job:
+    """Return what one score matrix takes that is a product of projected gradients, on a CPU."""
+    matrix, models = float(FLOAT) * work.n_train * work.n_test, work.full + work.half
+    features = float(FLOAT) * (work.n_train + work.n_test) * projection
+    products = 2.0 * work.n_train * projection * (work.n_test + projection)
+    return Job(
+        seconds=CPU.start + models * (products / CPU.other + features / 1e9),
+        memory=CPU.memory + 3 * features + 4 * matrix,
+        disk=matrix + 8.0 * (work.n_train + work.n_test),
     )
 
 
