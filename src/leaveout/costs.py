@@ -472,16 +472,16 @@ def _data_bytes(work: Workload) -> float:
 
 
 def _chunk_disk(work: Workload, layer: Layer, size: int) -> float:
-    ids = 8.0 * work.n_train
-    targets = FLOAT * work.n_test
+    ids, targets = 8.0 * (work.n_train + work.n_test), FLOAT * work.n_test
     match layer:
         case "full" | "half":
             states = work.checkpoints if layer == "full" else 1
-            return ids + size * (states * work.network.state * FLOAT + work.n_train + 8)
+            one = states * work.network.state * FLOAT + work.n_train + 8.0
+            return 8.0 * work.n_train + size * one
         case "lds":
-            return ids + 8.0 * work.n_test + size * (work.lds_runs * targets + work.n_train + 8)
-        case "loo":
-            return ids + 8.0 * work.n_test + (size + 1) * (targets + 8.0)
+            return ids + size * (work.lds_runs * targets + work.n_train + 8.0)
+        case "loo":  # and the full run
+            return ids + (size + 1) * (targets + 8.0)
 
 
 def _training_memory(work: Workload, layer: Layer, size: int) -> float:
@@ -508,7 +508,9 @@ def data_job(work: Workload) -> Job:
 
 def truth_job(work: Workload, layer: Literal["lds", "loo"]) -> Job:
     """Return what putting a ground truth together takes."""
-    size = sum(job.disk for job in chunk_jobs(work, layer))
+    # what all its chunks hold, with the ids that each of them repeats standing there once
+    ids = 8.0 * (work.n_train + work.n_test)
+    size = ids + sum(_chunk_disk(work, layer, count) - ids for count in parts(work, layer))
     return Job(CPU.start + size / 50e6, CPU.memory + 4 * size, size)
 
 
