@@ -135,8 +135,8 @@ def _plan(args: argparse.Namespace) -> None:
     from leaveout import forecast
     from leaveout.config import load_yaml, parse_config, select_methods
 
-    if args.published:
-        rows = forecast.published_rows(CONFIG / "published_settings.yaml")
+    if args.workloads:
+        rows = forecast.workload_rows(args.workloads)
     else:
         file = args.configfile or CONFIG / "config.yaml"
         config = parse_config(load_yaml(file), file)
@@ -241,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("plan", _plan, "say what a run takes: jobs, hours, GPUs, memory, disk")
     what = sub.add_mutually_exclusive_group()
     what.add_argument("--settings", nargs="+", help="which settings, or all of the folder")
-    what.add_argument("--published", action="store_true", help="the settings of published panels")
+    what.add_argument("--workloads", type=Path, help="a file of config/workloads instead")
     sub.add_argument("--configfile", type=Path, help="default: config.yaml of the folder")
     sub.add_argument("--csv", action="store_true", help="print CSV, without totals")
     command("schema", _schema, "print the JSON schema of a setting, for editors")

@@ -97,8 +97,8 @@ def _rows(work: Workload, layers: Sequence[Layer], more: dict[str, list[Job]]) -
     return [Row(work.name, layer, jobs) for layer, jobs in found.items() if jobs]
 
 
-def load_published(path: Path) -> list[tuple[Workload, int, int]]:
-    """Read the settings of published panels.
+def load_workloads(path: Path) -> list[tuple[Workload, int, int]]:
+    """Read workloads: settings as far as their costs go, whether or not the package can train them.
 
     Returns:
         For each what its costs depend on, the dimension gradients are projected to, and the number
@@ -122,10 +122,10 @@ def load_published(path: Path) -> list[tuple[Workload, int, int]]:
     return found
 
 
-def published_rows(path: Path) -> list[Row]:
-    """Return the plan of the published settings, whether or not the package can train them yet."""
+def workload_rows(path: Path) -> list[Row]:
+    """Return the plan of a file of workloads, such as ``config/workloads/published.yaml``."""
     rows = []
-    for work, projection, scores in load_published(path):
+    for work, projection, scores in load_workloads(path):
         layers = [layer for layer in TRAINED if costs.parts(work, layer)]
         features = costs.feature_jobs(work, projection)
         matrix = costs.product_job(work, projection)
@@ -197,12 +197,10 @@ def _bytes(megabytes: float) -> str:
 
 
 def _warnings(values: Sequence[dict[str, Any]], total: dict[str, Any]) -> list[str]:
-    found = [
-        f"warning: {v['setting']}, {v['layer']}: a job of {v['minutes_longest']:.0f} minutes, over "
-        f"{MOST_MINUTES}: no smaller job holds what it trains or scores at once"
-        for v in values
-        if v["minutes_longest"] > MOST_MINUTES
-    ]
+    found = []
+    long = [f"{v['setting']} {v['layer']}" for v in values if v["minutes_longest"] > MOST_MINUTES]
+    if long:
+        found.append(f"warning: jobs of more than {MOST_MINUTES} minutes: {', '.join(long)}")
     if total["jobs"] > MOST_JOBS:
-        found.append(f"warning: {total['jobs']} jobs, over {MOST_JOBS}, would flood most queues")
+        found.append(f"warning: {total['jobs']} jobs; more than {MOST_JOBS} flood most queues")
     return found
