@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # the configuration asks this module how many chunks it makes
@@ -31,7 +32,7 @@ SHORTEST = 5 * 60.0
 SHORTEST_OF_SMALL = 30.0
 """Seconds of training in a chunk, at least, where the layer takes less than ``LONGEST``."""
 PIECES = 8
-"""A layer is cut into so many chunks, at most, before they become longer."""
+"""A layer is cut into about so many chunks before they become as long as ``LONGEST``."""
 
 FLOAT = 4
 """Bytes of a number."""
@@ -53,8 +54,8 @@ class Hardware:
         module: A step of one model trained alone, for each of its modules.
         gathered: Copying one number of a sample into a model's own batch.
         output: Softmax and loss, for each output.
-        activation: Element-wise work for each number kept between two layers, where no stack path
-            exists.
+        hidden: Element-wise work for each hidden unit of a stack.
+        activation: The same for each number kept between two layers of any other module.
         momentum: Updating one parameter with momentum.
         dropped: Drawing and applying the mask of one unit.
         drawn: Starting a draw of masks, once a step and model.
@@ -69,6 +70,7 @@ class Hardware:
     module: float
     gathered: float
     output: float
+    hidden: float
     activation: float
     momentum: float
     dropped: float
@@ -87,6 +89,7 @@ CPU = Hardware(
     module=100e-6,
     gathered=0.5e-9,
     output=10e-9,
+    hidden=2e-9,
     activation=2.5e-9,
     momentum=0.6e-9,
     dropped=3.6e-9,
@@ -104,6 +107,7 @@ GPU = Hardware(
     module=100e-6,
     gathered=0.0,
     output=0.0,
+    hidden=0.0,
     activation=0.0,
     momentum=0.0,
     dropped=0.0,
@@ -347,7 +351,7 @@ def training_seconds(work: Workload, ratio: float = 1.0, shared: bool = False) -
     a_visit = net.train / rate + net.outputs * on.output
     a_step = work.optimizer_states * net.parameters * on.momentum
     if net.stacked:
-        a_visit += 0.0 if shared else net.inputs * on.gathered
+        a_visit += net.activations * on.hidden + (0.0 if shared else net.inputs * on.gathered)
         a_step += on.step / together
     else:
         a_visit += net.activations * on.activation
@@ -594,4 +598,9 @@ def chunk_job(setting: Setting, layer: Layer, number: int) -> Job:
         layer: Which layer.
         number: Which chunk, from 0.
     """
-    return chunk_jobs(workload(setting), layer)[number]
+    return _setting_jobs(setting, layer)[number]
+
+
+@cache  # every job of a workflow asks
+def _setting_jobs(setting: Setting, layer: Layer) -> list[Job]:
+    return chunk_jobs(workload(setting), layer)
