@@ -591,7 +591,10 @@ def product_job(work: Workload, projection: int) -> Job:
 
 
 def chunk_job(setting: Setting, layer: Layer, number: int) -> Job:
-    """Return what one chunk of a layer takes: the request of its job, before any margin.
+    """Return what one chunk of a layer takes on the setting's nominal hardware, before any margin.
+
+    What a job asks a scheduler for: more of both on a second attempt is the scheduler's business,
+    as is a job that runs on slower hardware than the setting names.
 
     Args:
         setting: The setting.
