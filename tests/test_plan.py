@@ -27,6 +27,22 @@ def test_chunks_hold_every_training_exactly_once(
     assert [plan.chunk(setting, layer, number) for number in range(len(cut))] == cut
 
 
+def test_chunks_by_time_hold_every_training_exactly_once(make_setting: Make) -> None:
+    # half a minute a model or so: long layers
+    slow = {"dataset": {"n_train": 1000}, "recipe": {"epochs": 50_000, "batch_size": 100}}
+    sizes = {"full": {"runs": 70}, "half": {"runs": 200}, "lds": {"subsets": 300, "runs": 7}}
+    auto = {layer: {"chunk": "auto", **sizes.get(layer, {})} for layer in LAYERS}
+    auto["loo"] |= {"ids": "all", "replicate": 100, "pairing": "none"}
+    setting = make_setting(**slow, **auto)
+    for layer in LAYERS:
+        cut = plan.chunks(setting, layer)
+        assert [item for part in cut for item in part] == plan.items(setting, layer)
+        assert len(cut) > 1
+        assert all(len({run for _, run in part}) == 1 for part in cut if layer == "loo")
+    grown = make_setting(**slow, **auto | {"lds": auto["lds"] | {"subsets": 500}})
+    assert set(keys(setting, "lds")[:-1]) < set(keys(grown, "lds"))
+
+
 def test_items(make_setting: Make) -> None:
     setting = make_setting()
     assert plan.items(setting, "full") == plan.items(setting, "half") == [(0, 0), (1, 1), (2, 2)]
@@ -104,6 +120,7 @@ SHARED = [
     {"recipe": {"weight_decay": 0.1}},
     {"recipe": {"batch_size": 9}},
     {"recipe": {"epochs": 4}},
+    {"recipe": {"precision": "bfloat16"}},
 ]
 OWN: dict[plan.Layer, list[dict[str, Any]]] = {
     "full": [{"full": {"checkpoints": 3}}],

@@ -174,7 +174,7 @@ def _figure(args: argparse.Namespace) -> None:
     )
 
 
-def _plan(args: argparse.Namespace) -> Plan:
+def _workflow(args: argparse.Namespace) -> Plan:
     from leaveout.config import load_yaml
     from leaveout.workflow import Plan
 
@@ -184,7 +184,7 @@ def _plan(args: argparse.Namespace) -> Plan:
 def _restore(args: argparse.Namespace) -> None:
     from leaveout.sharing import restore
 
-    wanted = _plan(args)
+    wanted = _workflow(args)
     pulled, compute = restore(wanted.steps(PUBLISHED), args.targets or wanted.shown())
     print(
         f"pulled {len(pulled)} files; Snakemake would compute {len(compute)}", *compute, sep="\n  "
@@ -194,8 +194,31 @@ def _restore(args: argparse.Namespace) -> None:
 def _publish(args: argparse.Namespace) -> None:
     from leaveout.sharing import publish
 
-    new = publish(_plan(args).steps(PUBLISHED), args.remote, args.message)
+    new = publish(_workflow(args).steps(PUBLISHED), args.remote, args.message)
     print("published" if new else "nothing new: what is published is what lies here")
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from leaveout import forecast
+    from leaveout.config import load_yaml, parse_config, select_methods
+
+    if args.workloads:
+        rows = forecast.workload_rows(args.workloads)
+    else:
+        file = args.configfile or CONFIG / "config.yaml"
+        config = parse_config(load_yaml(file), file)
+        names = args.settings or config.settings
+        if names == ["all"]:
+            names = sorted(path.stem for path in (CONFIG / "settings").glob("*.yaml"))
+        methods = select_methods(config, load_methods(CONFIG / "methods.yaml"))
+        rows = [
+            row
+            for name in names
+            for row in forecast.setting_rows(
+                load_setting(CONFIG / "settings" / f"{name}.yaml"), methods, config.metrics
+            )
+        ]
+    print(forecast.as_csv(rows) if args.csv else forecast.as_text(rows), end="")
 
 
 def _schema(args: argparse.Namespace) -> None:
@@ -289,6 +312,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--configfile", type=Path, help="by default the folder's config.yaml")
     sub.add_argument("--remote", default="embedded", help="DVC remote (default embedded)")
     sub.add_argument("--message", default="Publish results", help="of the commit")
+    sub = command("plan", _plan, "say what a run takes: jobs, hours, GPUs, memory, disk")
+    what = sub.add_mutually_exclusive_group()
+    what.add_argument("--settings", nargs="+", help="which settings, or all of the folder")
+    what.add_argument("--workloads", type=Path, help="a file of config/workloads instead")
+    sub.add_argument("--configfile", type=Path, help="default: config.yaml of the folder")
+    sub.add_argument("--csv", action="store_true", help="print CSV, without totals")
     command("schema", _schema, "print the JSON schema of a setting, for editors")
     return parser
 

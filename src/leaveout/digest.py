@@ -20,7 +20,10 @@ PACKAGE = "leaveout"
 # Their outcome is already in a job's key (configuration, chunks), or does not touch numbers.
 LEFT_OUT = frozenset(
     f"{PACKAGE}{name}"
-    for name in ("", ".config", ".errors", ".plan", ".provenance", ".digest", ".stamps", ".cli")
+    for name in (
+        *("", ".config", ".costs", ".errors", ".plan", ".provenance", ".digest", ".stamps"),
+        *(".forecast", ".freshness", ".sharing", ".workflow", ".cli"),
+    )
 )
 
 

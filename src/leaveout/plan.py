@@ -8,15 +8,16 @@ a job runs again exactly when its key or an input's changes. Nothing here loads 
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
+from leaveout import costs
 from leaveout.config import ConfigError, Method, Scalar, Setting
+from leaveout.costs import Layer as Layer
 from leaveout.digest import code_digest
-
-Layer = Literal["full", "half", "lds", "loo"]
 
 CODE = {
     "prepare": "leaveout.data.prepare",
@@ -78,14 +79,14 @@ def _replicated(setting: Setting) -> list[int]:
 
 @cache  # every chunk's key asks for all of them
 def chunks(setting: Setting, layer: Layer) -> list[list[tuple[int, int]]]:
-    """Return the trainings of each chunk; a chunk of LOO holds one run only."""
-    size = getattr(setting, layer).chunk
-    wanted = items(setting, layer)
-    cut = []
-    for run in dict.fromkeys(r for _, r in wanted) if layer == "loo" else [None]:
-        part = [item for item in wanted if run is None or item[1] == run]
-        cut += [part[start : start + size] for start in range(0, len(part), size)]
-    return cut
+    """Return the trainings of each chunk; a chunk of LOO holds one run only.
+
+    Where the configuration fixes no size, chunks take about equal times on the nominal hardware of
+    the setting, see :mod:`leaveout.costs`.
+    """
+    rest = iter(items(setting, layer))
+    sizes = costs.chunk_sizes(costs.workload(setting), layer)
+    return [list(itertools.islice(rest, size)) for size in sizes]
 
 
 def chunk(setting: Setting, layer: Layer, number: int) -> list[tuple[int, int]]:
