@@ -114,6 +114,9 @@ class Recipe(_Closed):
     """Passes over the training samples."""
     batch_size: int = Field(gt=0)
     """Samples per step; the last batch of an epoch may be smaller."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """`float32` means float32 everywhere, TensorFloat-32 is off; `bfloat16` runs forward and
+    backward of training in bfloat16 (autocast), with weights and optimiser in float32."""
 
 
 class Full(_Closed):
