@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from leaveout.config import Recipe
 from leaveout.training.dropout import DropoutLayer, MaskStreams
 from leaveout.training.transfer import to_device
-from leaveout.training.trials import Trial, epoch_order, epoch_rows
+from leaveout.training.trials import Trial, epoch_order, padded_rows
 
 State = dict[str, Tensor]
 
@@ -184,9 +184,8 @@ class _Batches:
 
     def _separate(self, epoch: int) -> Iterator[_Step]:
         n = len(self.inputs)
-        own = [epoch_rows(t, n, epoch, self.batch_size) for t in self.trials]
-        steps = max(len(rows) for rows in own)
-        rows = np.stack([np.pad(r, ((0, steps - len(r)), (0, 0)), constant_values=-2) for r in own])
+        rows = padded_rows(self.trials, n, epoch, self.batch_size)
+        steps = rows.shape[1]
         lengths = (rows != -2).sum(axis=2)
         idle: NDArray[np.bool_] = np.logical_not((rows >= 0).any(axis=2))
         index = to_device(rows, self.inputs.device)
