@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from leaveout.config import Recipe
 from leaveout.training.dropout import DropoutLayer, MaskStreams
 from leaveout.training.transfer import to_device
-from leaveout.training.trials import Trial, epoch_order, padded_rows
+from leaveout.training.trials import Index, Trial, epoch_order, padded_rows
 
 State = dict[str, Tensor]
 
@@ -171,11 +171,8 @@ class _Batches:
         streams = [t.dropout_generator() for t in (trials[:1] if same else trials)]
         self.streams = MaskStreams(streams, dropouts, inputs.device) if dropouts else None
         # (model, sample) of what a model drops from the order, and of what leaves a hole
-        shared = [None if self.extra is None else t.kept for t in trials]
-        everything = np.arange(len(inputs))
-        self.dropped = _pairs(
-            [[] if kept is None else np.setdiff1d(everything, kept) for kept in shared]
-        )
+        shared = trials if self.extra is not None else []
+        self.dropped = _pairs([_complement(t.kept, len(inputs)) for t in shared])
         self.removed = _pairs([[] if t.removed is None else [t.removed] for t in trials])
 
     def epoch(self, epoch: int) -> Iterator[_Step]:
@@ -242,14 +239,14 @@ class _Batches:
                 ),
             )
 
-    def _at(self, pairs: NDArray[np.int64], order: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def _at(self, pairs: Index, order: Index) -> tuple[Tensor, Tensor]:
         """Return (model, sample) pairs as an index into (models, places in the common order)."""
         place = np.empty(len(order), dtype=np.int64)
         place[order] = np.arange(len(order))
         device = self.inputs.device
         return to_device(pairs[:, 0], device), to_device(place[pairs[:, 1]], device)
 
-    def _places(self, order: NDArray[np.int64]) -> Tensor:
+    def _places(self, order: Index) -> Tensor:
         """Return where in each model's own order the samples of the common order stand.
 
         Returns:
@@ -264,7 +261,7 @@ class _Batches:
         # later samples move up by one place each
         return (common - gone.cumsum(dim=1, dtype=torch.int32)).masked_fill_(gone, -1)
 
-    def _masks(self, lengths: NDArray[np.int64], width: int, place: Tensor | None) -> list[Tensor]:
+    def _masks(self, lengths: Index, width: int, place: Tensor | None) -> list[Tensor]:
         """Draw a step's masks.
 
         Args:
@@ -293,8 +290,17 @@ class _Batches:
         return masks
 
 
-def _pairs(lists: Sequence[Sequence[int] | NDArray[np.int64]]) -> NDArray[np.int64]:
+def _complement(kept: Index | None, n: int) -> Index:
+    gone = np.full(n, kept is not None)
+    if kept is not None:
+        gone[kept] = False
+    return np.flatnonzero(gone)
+
+
+def _pairs(lists: Sequence[Sequence[int] | Index]) -> Index:
     """Return (number of the list, item) of every item of some lists, (items, 2)."""
+    if not lists:
+        return np.zeros((0, 2), dtype=np.int64)
     numbers = np.repeat(np.arange(len(lists)), [len(items) for items in lists])
     return np.stack([numbers, np.concatenate([np.array(x, np.int64) for x in lists])], axis=1)
 
