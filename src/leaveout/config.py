@@ -117,6 +117,9 @@ class Recipe(_Closed):
     """Passes over the training samples."""
     batch_size: int = Field(gt=0)
     """Samples per step; the last batch of an epoch may be smaller."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """`float32` means float32 everywhere, TensorFloat-32 is off; `bfloat16` runs forward and
+    backward of training in bfloat16 (autocast), with weights and optimiser in float32."""
 
 
 # Told apart by hand, so that a wrong value gets one error and not one for each alternative.
