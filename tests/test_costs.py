@@ -96,7 +96,7 @@ def test_stacks_are_as_large_as_the_engine_makes_them(
             dataset={"name": data}, model=model, recipe={"momentum": momentum, "batch_size": 70}
         )
         module = initialise(setting.model, shape, 10, 0)
-        made = engine._stack_size(module, torch.zeros(shape), setting.recipe, shared)
+        made = engine._cached_size(module, torch.zeros(shape), setting.recipe, shared)
         assert costs.stack_size(costs.workload(setting), shared) == made
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leaveout import __version__, plan, stamps
+from leaveout import __version__, plan
 from leaveout.config import Method, Scalar, Setting, label, load_methods, load_setting
 from leaveout.errors import LeaveoutError
 
@@ -35,6 +35,8 @@ def _setting(args: argparse.Namespace) -> Setting:
 
 def _stamped(out: Path, key: str, inputs: Sequence[Path], make: Callable[[], None]) -> None:
     """Make a file that can't carry its own stamp, and write the stamp beside it."""
+    from leaveout import stamps
+
     read = stamps.sources(inputs)  # before they are read: what was altered by hand is refused
     make()
     stamps.write(out, key, read)
