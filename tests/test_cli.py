@@ -13,7 +13,8 @@ from leaveout import artefacts, cli
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "prepare", "train", "retrain-lds", "retrain-loo", "merge-truth", "attribute", "evaluate",
-    "table", "table-page", "cost-table", "figure", "schema",
+    "table", "table-page", "cost-table", "figure", "restore", "publish", "plan",
+    "schema",
 )  # fmt: skip
 
 SETTING = """

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,10 @@ def test_the_valid_keys_are_those_of_that_place(tmp_path: Path) -> None:
             "lds.chunk: 10000 in chunks of 1 need 10000 jobs",
         ),
         ({"full.runs": 3000, "full.chunk": 1}, "full.chunk: 3000 in chunks of 1 need 3000 jobs"),
+        ({"lds.chunk": 0}, "lds.chunk: Input should be greater than 0 (got 0)"),
+        ({"lds.chunk": 1.5}, "lds.chunk: Input should be a valid integer"),
+        ({"lds.chunk": "aut"}, "lds.chunk: unknown value 'aut'; did you mean 'auto'? Valid: auto"),
+        ({"hardware": "tpu"}, "hardware: unknown value 'tpu'"),
     ],
 )
 def test_bad_values(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
@@ -146,6 +151,19 @@ def test_the_bound_on_chunks_says_what_would_do(tmp_path: Path) -> None:
     text = message(tmp_path, changes)
     assert text.endswith("set lds.chunk to at least 4")
     setting(tmp_path, {**changes, "lds.chunk": 4})
+
+
+def test_the_bound_holds_for_chunks_by_time(tmp_path: Path) -> None:
+    changes = {
+        "dataset": {"name": "mnist", "source": "hub", "n_train": 60_000, "n_test": 500},
+        "model": {"name": "cnn", "channels": [64, 128]},
+        "recipe.epochs": 100,
+        "loo.ids": {"first": 4000},
+    }
+    text = message(tmp_path, changes)
+    assert re.match(r"loo\.chunk: 4500 take about \d+ hours \(hardware: cpu\), 4500 jobs", text)
+    assert text.endswith("name faster hardware, or set loo.chunk to at least 3")
+    setting(tmp_path, {**changes, "loo.chunk": 3})
 
 
 def test_replicated_trainings_count_towards_the_chunks(tmp_path: Path) -> None:

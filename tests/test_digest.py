@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -192,3 +193,39 @@ def test_a_users_own_helpers_count(
     for cached in (digest._read, digest.code_digest):
         cached.cache_clear()
     assert digest.code_digest("users_own.method") != before
+
+
+def test_versions_of_python_agree(edit: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digests()
+    fields = ast.iter_fields
+
+    def with_new_fields(node: ast.AST) -> Iterator[tuple[str, object]]:
+        """What a later grammar adds is empty in older code, e.g. the type parameters of 3.12."""
+        yield from fields(node)
+        yield from (("type_params", []), ("something", None))
+
+    monkeypatch.setattr(ast, "iter_fields", with_new_fields)
+    forget()
+    assert changed(before) == set()
+
+
+def test_other_pythons_read_the_same(tmp_path: Path) -> None:
+    """Run the module alone, as other installed Pythons have none of the packages."""
+    code = (
+        "import sys, types\n"
+        f"package = types.ModuleType('leaveout'); package.__path__ = [{str(SOURCE)!r}]\n"
+        "sys.modules['leaveout'] = package\n"
+        "from leaveout.digest import code_digest\n"
+        f"print([code_digest(m) for m in {list(plan.CODE.values())}])\n"
+    )
+    said = set()
+    for minor in (11, 12, 13, 14):
+        if python := shutil.which(f"python3.{minor}"):
+            done = subprocess.run(
+                [python, "-c", code], capture_output=True, text=True, cwd=tmp_path
+            )
+            if done.returncode == 0:  # a stub of a version manager may stand there
+                said.add(done.stdout)
+    if not said:
+        pytest.skip("no python3.11 or newer by name on the path")
+    assert said == {f"{list(digests().values())}\n"}

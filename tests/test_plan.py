@@ -27,6 +27,22 @@ def test_chunks_hold_every_training_exactly_once(
     assert [plan.chunk(setting, layer, number) for number in range(len(cut))] == cut
 
 
+def test_chunks_by_time_hold_every_training_exactly_once(make_setting: Make) -> None:
+    # half a minute a model or so: long layers
+    slow = {"dataset": {"n_train": 1000}, "recipe": {"epochs": 50_000, "batch_size": 100}}
+    sizes = {"full": {"runs": 70}, "half": {"runs": 200}, "lds": {"subsets": 300, "runs": 7}}
+    auto = {layer: {"chunk": "auto", **sizes.get(layer, {})} for layer in LAYERS}
+    auto["loo"] |= {"ids": "all", "replicate": 100, "pairing": "none"}
+    setting = make_setting(**slow, **auto)
+    for layer in LAYERS:
+        cut = plan.chunks(setting, layer)
+        assert [item for part in cut for item in part] == plan.items(setting, layer)
+        assert len(cut) > 1
+        assert all(len({run for _, run in part}) == 1 for part in cut if layer == "loo")
+    grown = make_setting(**slow, **auto | {"lds": auto["lds"] | {"subsets": 500}})
+    assert set(keys(setting, "lds")[:-1]) < set(keys(grown, "lds"))
+
+
 def test_items(make_setting: Make) -> None:
     setting = make_setting()
     assert plan.items(setting, "full") == plan.items(setting, "half") == [(0, 0), (1, 1), (2, 2)]
@@ -104,6 +120,7 @@ SHARED = [
     {"recipe": {"weight_decay": 0.1}},
     {"recipe": {"batch_size": 9}},
     {"recipe": {"epochs": 4}},
+    {"recipe": {"precision": "bfloat16"}},
 ]
 OWN: dict[plan.Layer, list[dict[str, Any]]] = {
     "full": [{"full": {"checkpoints": 3}}],
@@ -144,13 +161,10 @@ def test_swapped_values_change_the_key(make_setting: Make) -> None:
     assert one == again  # a dictionary has no order
 
 
-def test_the_order_of_a_grid_counts_for_the_metrics(make_setting: Make) -> None:
-    grids = [({"x": 1.0}, {"x": 2.0}), ({"x": 2.0}, {"x": 1.0})]
+def test_metrics_depend_on_method_and_draws(make_setting: Make) -> None:
     found = {
-        plan.evaluate_key(
-            make_setting(), metric, Method(name=name, module="m", grid=grid), bootstrap
-        )
-        for grid in grids
+        plan.evaluate_key(make_setting(seed=seed), metric, name, bootstrap)
+        for seed in (1, 2)
         for metric in ("lds", "loo")
         for name in ("a", "b")
         for bootstrap in (100, 200)
@@ -177,9 +191,10 @@ def all_keys(setting: Setting) -> list[str]:
         plan.truth_key(setting, "lds"),
         plan.truth_key(setting, "loo"),
         plan.attribute_key(setting, method, {"damping": 1.0}),
-        plan.evaluate_key(setting, "lds", method, 100),
-        plan.table_key(["a", "b"], ["m"]),
-        plan.figure_key(["a"]),
+        plan.evaluate_key(setting, "lds", "m", 100),
+        plan.report_key("table", "lds"),
+        plan.report_key("table", "cost"),
+        plan.report_key("figure", "lds"),
     ]
 
 
@@ -197,12 +212,11 @@ def test_keys_hold_no_path_and_no_time(
     assert len(set(first)) == len(first)
 
 
-def test_truth_and_table_keys_follow_what_they_join(make_setting: Make) -> None:
+def test_the_key_of_a_truth_follows_what_it_joins(make_setting: Make) -> None:
     assert plan.truth_key(make_setting(), "lds") != plan.truth_key(
         make_setting(lds={"subsets": 6}), "lds"
     )
     assert plan.truth_key(make_setting(), "lds") == plan.truth_key(
         make_setting(lds={"chunk": 5}), "lds"
     )
-    assert plan.table_key(["a", "b"], ["m"]) != plan.table_key(["b", "a"], ["m"])
     assert plan.prepare_key(make_setting()) != plan.prepare_key(make_setting(dataset={"mean": 0.5}))

@@ -94,9 +94,27 @@ def test_keys_are_the_plans(panel: Plan) -> None:
     point = {"damping": 0.01, "iterations": 10}
     assert panel.attribute_key(asked) == plan.attribute_key(setting, method, point)
     assert json.loads(panel.attribute_key(asked))["params"] == point
-    assert panel.evaluate_key(asked) == plan.evaluate_key(setting, "lds", method, 200)
-    assert panel.table_key(asked) == plan.table_key(list(panel.settings), list(panel.methods))
-    assert panel.figure_key(asked) == plan.figure_key(list(panel.settings))
+    assert panel.evaluate_key(asked) == plan.evaluate_key(setting, "lds", "if_cg", 200)
+    assert panel.report_key("page")(asked) == plan.report_key("page", "lds")
+    assert panel.cost_key(asked) == plan.report_key("table", "cost")
+
+
+def test_steps_come_after_what_they_read(panel: Plan) -> None:
+    steps = panel.steps("published.csv")
+    outputs = [path for step in steps for path in step.outputs]
+    assert len(set(outputs)) == len(outputs)
+    made = {"published.csv"}
+    for step in steps:
+        assert set(step.inputs) <= made, step
+        made |= set(step.outputs)
+    assert {*panel.shown(), *panel.truths(), *panel.all_scores(), *panel.all_models()} <= made
+
+
+def test_a_stale_output_gives_its_job_one_more_input() -> None:
+    given = Plan.if_stale({"results/a/x.csv"}, "results/{setting}/{name}.csv")
+    assert given({"setting": "a", "name": "x"}) == [plan.STALE_MARK]
+    assert given({"setting": "a", "name": "y"}) == []
+    assert given({"setting": "b", "name": "x"}) == []
 
 
 def test_settings_and_methods_are_those_asked_for_in_that_order() -> None:

@@ -12,20 +12,34 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from leaveout import __version__, devices
+from leaveout import __version__, devices, plan
 from leaveout.config import Method, Scalar, Setting, label, load_methods, load_setting
 from leaveout.errors import LeaveoutError
 
+if TYPE_CHECKING:
+    from leaveout.workflow import Plan
+
 METRICS = ("lds", "loo")
 CONFIG = Path(os.environ.get("LEAVEOUT_CONFIG", "config"))
+PUBLISHED = str(CONFIG / "published.csv")
 DEVICE = os.environ.get("LEAVEOUT_DEVICE", "cpu")
 
 
 def _setting(args: argparse.Namespace) -> Setting:
     return load_setting(CONFIG / "settings" / f"{args.setting}.yaml")
+
+
+def _stamped(out: Path, key: str, inputs: Sequence[Path], make: Callable[[], None]) -> None:
+    """Make a file that can't carry its own stamp, and write the stamp beside it."""
+    from leaveout import stamps
+
+    read = stamps.sources(inputs)  # before they are read: what was altered by hand is refused
+    make()
+    stamps.write(out, key, read)
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -66,16 +80,22 @@ def _attribute(args: argparse.Namespace) -> None:
 
     _use_threads(args.threads)
     method, params = _grid_point(load_methods(CONFIG / "methods.yaml"), args.method, args.params)
-    run_method(
-        _setting(args),
-        method,
-        params,
-        args.data,
-        args.full,
-        args.half,
-        args.out,
+    setting = _setting(args)
+    _stamped(
         args.cost,
-        args.device,
+        plan.attribute_key(setting, method, params),
+        [args.data, *args.full, *args.half],
+        lambda: run_method(
+            setting,
+            method,
+            params,
+            args.data,
+            args.full,
+            args.half,
+            args.out,
+            args.cost,
+            args.device,
+        ),
     )
 
 
@@ -95,40 +115,112 @@ def _evaluate(args: argparse.Namespace) -> None:
     from leaveout.metrics.evaluate import evaluate
 
     setting = _setting(args)
-    evaluate(
-        args.metric,
-        args.truth,
-        args.scores,
+    _stamped(
         args.out,
-        setting=setting.name,
-        method=args.method,
-        root_seed=setting.seed,
-        bootstrap=args.bootstrap,
+        plan.evaluate_key(setting, args.metric, args.method, args.bootstrap),
+        [args.truth, *args.scores],
+        lambda: evaluate(
+            args.metric,
+            args.truth,
+            args.scores,
+            args.out,
+            setting=setting.name,
+            method=args.method,
+            root_seed=setting.seed,
+            bootstrap=args.bootstrap,
+        ),
     )
 
 
 def _table(args: argparse.Namespace) -> None:
     from leaveout.reporting.tables import panel_table
 
-    panel_table(args.metric, args.csvs, args.published, args.out)
+    _stamped(
+        args.out,
+        plan.report_key("table", args.metric),
+        [*args.csvs, args.published],
+        lambda: panel_table(args.metric, args.csvs, args.published, args.out),
+    )
 
 
 def _table_page(args: argparse.Namespace) -> None:
     from leaveout.reporting.pages import panel_page
 
-    panel_page(args.metric, args.table, args.out)
+    _stamped(
+        args.out,
+        plan.report_key("page", args.metric),
+        [args.table],
+        lambda: panel_page(args.metric, args.table, args.out),
+    )
 
 
 def _cost_table(args: argparse.Namespace) -> None:
     from leaveout.reporting.tables import cost_table
 
-    cost_table(args.costs, args.out)
+    _stamped(
+        args.out,
+        plan.report_key("table", "cost"),
+        args.costs,
+        lambda: cost_table(args.costs, args.out),
+    )
 
 
 def _figure(args: argparse.Namespace) -> None:
     from leaveout.reporting.figures import panel_figure
 
-    panel_figure(args.metric, args.table, args.csvs, args.out)
+    _stamped(
+        args.out,
+        plan.report_key("figure", args.metric),
+        [args.table, *args.csvs],
+        lambda: panel_figure(args.metric, args.table, args.csvs, args.out),
+    )
+
+
+def _workflow(args: argparse.Namespace) -> Plan:
+    from leaveout.config import load_yaml
+    from leaveout.workflow import Plan
+
+    return Plan.load(load_yaml(args.configfile or CONFIG / "config.yaml"), CONFIG)
+
+
+def _restore(args: argparse.Namespace) -> None:
+    from leaveout.sharing import restore
+
+    wanted = _workflow(args)
+    pulled, compute = restore(wanted.steps(PUBLISHED), args.targets or wanted.shown())
+    print(
+        f"pulled {len(pulled)} files; Snakemake would compute {len(compute)}", *compute, sep="\n  "
+    )
+
+
+def _publish(args: argparse.Namespace) -> None:
+    from leaveout.sharing import publish
+
+    new = publish(_workflow(args).steps(PUBLISHED), args.remote, args.message)
+    print("published" if new else "nothing new: what is published is what lies here")
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from leaveout import forecast
+    from leaveout.config import load_yaml, parse_config, select_methods
+
+    if args.workloads:
+        rows = forecast.workload_rows(args.workloads)
+    else:
+        file = args.configfile or CONFIG / "config.yaml"
+        config = parse_config(load_yaml(file), file)
+        names = args.settings or config.settings
+        if names == ["all"]:
+            names = sorted(path.stem for path in (CONFIG / "settings").glob("*.yaml"))
+        methods = select_methods(config, load_methods(CONFIG / "methods.yaml"))
+        rows = [
+            row
+            for name in names
+            for row in forecast.setting_rows(
+                load_setting(CONFIG / "settings" / f"{name}.yaml"), methods, config.metrics
+            )
+        ]
+    print(forecast.as_csv(rows) if args.csv else forecast.as_text(rows), end="")
 
 
 def _schema(args: argparse.Namespace) -> None:
@@ -215,6 +307,19 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("figure", _figure, "draw a panel", "metric", "out")
     sub.add_argument("--table", type=Path, required=True, help="the panel's table")
     sub.add_argument("csvs", type=Path, nargs="+", help="the methods' metrics, in order")
+    sub = command("restore", _restore, "pull what is needed to make some files, and no more")
+    sub.add_argument("targets", nargs="*", help="files; by default tables, pages and figures")
+    sub.add_argument("--configfile", type=Path, help="by default the folder's config.yaml")
+    sub = command("publish", _publish, "record today's results in DVC, push and commit them")
+    sub.add_argument("--configfile", type=Path, help="by default the folder's config.yaml")
+    sub.add_argument("--remote", default="embedded", help="DVC remote (default embedded)")
+    sub.add_argument("--message", default="Publish results", help="of the commit")
+    sub = command("plan", _plan, "say what a run takes: jobs, hours, GPUs, memory, disk")
+    what = sub.add_mutually_exclusive_group()
+    what.add_argument("--settings", nargs="+", help="which settings, or all of the folder")
+    what.add_argument("--workloads", type=Path, help="a file of config/workloads instead")
+    sub.add_argument("--configfile", type=Path, help="default: config.yaml of the folder")
+    sub.add_argument("--csv", action="store_true", help="print CSV, without totals")
     command("schema", _schema, "print the JSON schema of a setting, for editors")
     return parser
 

@@ -23,12 +23,15 @@ import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from leaveout import costs
 from leaveout.errors import LeaveoutError
 
 MAX_CHUNKS = 2000
@@ -114,6 +117,16 @@ class Recipe(_Closed):
     """Passes over the training samples."""
     batch_size: int = Field(gt=0)
     """Samples per step; the last batch of an epoch may be smaller."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """`float32` means float32 everywhere, TensorFloat-32 is off; `bfloat16` runs forward and
+    backward of training in bfloat16 (autocast), with weights and optimiser in float32."""
+
+
+# Told apart by hand, so that a wrong value gets one error and not one for each alternative.
+Chunk = Annotated[
+    Annotated[Literal["auto"], Tag("auto")] | Annotated[int, Field(gt=0), Tag("count")],
+    Discriminator(lambda value: "auto" if isinstance(value, str) else "count"),
+]
 
 
 class Full(_Closed):
@@ -123,8 +136,8 @@ class Full(_Closed):
     """Runs, each with its own initialisation and order."""
     checkpoints: int = Field(default=10, gt=0)
     """Checkpoints kept along each trajectory, evenly spaced in epochs, the last one final."""
-    chunk: int = Field(default=10, gt=0)
-    """Models per job."""
+    chunk: Chunk = "auto"
+    """Models per job; `auto` sizes jobs by time, see `hardware`."""
 
 
 class Half(_Closed):
@@ -134,8 +147,8 @@ class Half(_Closed):
     """Runs, each on its own subset, with its own initialisation and order."""
     ratio: float = Field(default=0.5, gt=0, lt=1)
     """Size of a subset as a fraction of the training samples."""
-    chunk: int = Field(default=25, gt=0)
-    """Models per job."""
+    chunk: Chunk = "auto"
+    """Models per job; `auto` sizes jobs by time, see `hardware`."""
 
 
 Pairing = Literal["none", "drop", "mask"]
@@ -153,8 +166,8 @@ class LDS(_Closed):
     pairing: Literal["none", "drop"] = "none"
     """`none`: independent initialisation and order. `drop`: run r of every subset is full run r
     with the other ids taken out of its order (same initialisation, what stays is batched anew)."""
-    chunk: int = Field(default=25, gt=0)
-    """Subsets per job."""
+    chunk: Chunk = "auto"
+    """Subsets per job; `auto` sizes jobs by time, see `hardware`."""
 
 
 class FirstIds(_Closed):
@@ -177,8 +190,8 @@ class LOO(_Closed):
     """Whether the order is shuffled every epoch; false keeps file order."""
     replicate: int = Field(default=500, ge=0)
     """So many ids, evenly spaced, get a second run with another seed, for the noise ceiling."""
-    chunk: int = Field(default=500, gt=0)
-    """Samples per job."""
+    chunk: Chunk = "auto"
+    """Samples per job; `auto` sizes jobs by time, see `hardware`."""
 
     @field_validator("ids")
     @classmethod
@@ -195,6 +208,10 @@ class Setting(_Closed):
     """Taken from the file's name."""
     seed: int = Field(default=0, ge=0)
     """Root of every random stream of the setting."""
+    hardware: Literal["cpu", "gpu"] = "cpu"
+    """What `chunk: auto` sizes jobs for (about 20 minutes each, fewer and shorter ones where all is
+    done sooner): one CPU core, or one GPU. It decides where chunks begin and end, not where they
+    run, and no result; but models whose chunk has moved are trained again."""
     dataset: Dataset
     """Which samples."""
     model: Model = Field(discriminator="name")
@@ -232,22 +249,29 @@ class Setting(_Closed):
                 f"full.checkpoints: {self.full.checkpoints} is more than recipe.epochs = "
                 f"{self.recipe.epochs}"
             )
-        n_loo = len(self.loo_ids())
-        for section, counts, size in (
-            ("full", [self.full.runs], self.full.chunk),
-            ("half", [self.half.runs], self.half.chunk),
-            ("lds", [self.lds.subsets], self.lds.chunk),
-            # a chunk of leave-one-out holds one run only
-            ("loo", [n_loo, min(self.loo.replicate, n_loo)], self.loo.chunk),
-        ):
-            jobs, total = sum(-(-count // size) for count in counts), sum(counts)
-            if jobs > MAX_CHUNKS:
-                enough = -(-total // (MAX_CHUNKS + 1 - len(counts)))
+        self._chunks_are_few()
+        return self
+
+    def _chunks_are_few(self) -> None:
+        work = costs.workload(self)
+        layers: tuple[costs.Layer, ...] = ("full", "half", "lds", "loo")
+        for section in layers:
+            jobs, counts = len(costs.chunk_sizes(work, section)), costs.parts(work, section)
+            if jobs <= MAX_CHUNKS:
+                continue
+            size, total = getattr(self, section).chunk, sum(counts)
+            enough = -(-total // (MAX_CHUNKS + 1 - len(counts)))
+            if size != "auto":
                 raise ValueError(
                     f"{section}.chunk: {total} in chunks of {size} need {jobs} jobs, at most "
                     f"{MAX_CHUNKS} are allowed; set {section}.chunk to at least {enough}"
                 )
-        return self
+            hours = total * costs.item_seconds(work, section) / 3600
+            raise ValueError(
+                f"{section}.chunk: {total} take about {hours:.0f} hours (hardware: "
+                f"{self.hardware}), {jobs} jobs by time; at most {MAX_CHUNKS} are allowed. Ask for "
+                f"fewer, name faster hardware, or set {section}.chunk to at least {enough}"
+            )
 
     def loo_ids(self) -> tuple[int, ...]:
         """Return the ids to leave out, in order."""
@@ -334,11 +358,15 @@ def _tags(model: type[BaseModel]) -> tuple[str, ...]:
     return getattr(model.model_fields["name"].annotation, "__args__", ())
 
 
+_TAGS = ("linear", "mlp", "cnn", "auto", "count")
+"""Alternatives that pydantic names in a location, though no file has them as keys."""
+
+
 def _explain(error: ValidationError, model: type[BaseModel], where: Path | str) -> ConfigError:
     lines = []
     for item in error.errors():
         location = item["loc"]
-        key = ".".join(str(step) for step in location if step not in ("linear", "mlp", "cnn"))
+        key = ".".join(str(step) for step in location if step not in _TAGS)
         if item["type"] == "extra_forbidden":
             valid = _fields_at(model, location[:-1])
             text = f"{key}: unknown key{_nearest(str(location[-1]), valid)}"
@@ -375,7 +403,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a file of keys and values, refusing repeated keys.
+
+    Raises:
+        ConfigError: The file is missing, or is something else.
+    """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
@@ -395,7 +428,7 @@ def load_setting(path: Path | str) -> Setting:
         ConfigError: The file is missing or does not fit the schema.
     """
     path = Path(path)
-    values = _load_yaml(path)
+    values = load_yaml(path)
     if "name" in values:
         raise ConfigError(f"{path}: name: unknown key; a setting is named by its file")
     if not NAME.fullmatch(path.stem):
@@ -478,7 +511,7 @@ def load_methods(path: Path | str) -> dict[str, Method]:
     """
     path = Path(path)
     methods = {}
-    for name, entry in _load_yaml(path).items():
+    for name, entry in load_yaml(path).items():
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ConfigError(
                 f"{path}: {name}: a method's name has lower-case letters, digits and _"

@@ -2,7 +2,8 @@
 
 The modules are found by following imports inside the package (for a method of a user's own, inside
 that method's package too), read and never executed, so that
-parsing the workflow loads none of them. Comments, docstrings and layout do not count.
+parsing the workflow loads none of them. Comments, docstrings and layout do not count, and neither
+does the version of Python that reads the code: artefacts made under one are valid under another.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import hashlib
 import importlib.util
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PACKAGE = "leaveout"
 
 # Their outcome is already in a job's key (configuration, chunks), or does not touch numbers.
 LEFT_OUT = frozenset(
     f"{PACKAGE}{name}"
-    for name in ("", ".config", ".errors", ".plan", ".provenance", ".digest", ".cli")
+    for name in (
+        *("", ".config", ".costs", ".errors", ".plan", ".provenance", ".digest", ".stamps"),
+        *(".forecast", ".freshness", ".sharing", ".workflow", ".cli"),
+    )
 )
 
 
@@ -53,6 +58,20 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
+def _shape(node: Any) -> Any:
+    """Return a syntax tree as nested tuples, without its empty fields.
+
+    ``ast.dump`` differs between versions of Python: they add fields, empty in older code, and
+    changed whether it prints empty ones.
+    """
+    if isinstance(node, ast.AST):
+        fields = ((name, _shape(value)) for name, value in ast.iter_fields(node))
+        return (type(node).__name__, *(field for field in fields if field[1] not in (None, ())))
+    if isinstance(node, list):
+        return tuple(_shape(item) for item in node)
+    return None if node is None else repr(node)
+
+
 @cache
 def _read(module: str) -> tuple[str, frozenset[str]]:
     """Return a module's digest and the modules of its own and of this package it imports."""
@@ -70,7 +89,7 @@ def _read(module: str) -> tuple[str, frozenset[str]]:
             imported.update(f"{name}.{alias.name}" for alias in node.names)
     tops = {PACKAGE, module.split(".")[0]}
     inside = {m for m in imported if m.split(".")[0] in tops and _path(m) is not None}
-    text = ast.dump(_without_docstrings(tree))
+    text = repr(_shape(_without_docstrings(tree)))
     return hashlib.sha256(text.encode()).hexdigest(), frozenset(inside)
 
 

@@ -2,21 +2,22 @@
 
 A job's *key* is a JSON text of all that decides its output beside its input files: the parts of the
 configuration it uses, the items of its chunk, and the digest of its code. The workflow passes it as
-the job's parameter, so that a job runs again exactly when its key or an input changes; the job
-writes it into the artefact's header. Nothing here loads torch.
+the job's parameter; the job writes it into the stamp of what it makes (:mod:`leaveout.stamps`), and
+a job runs again exactly when its key or an input's changes. Nothing here loads torch.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
+from leaveout import costs
 from leaveout.config import ConfigError, Method, Scalar, Setting
+from leaveout.costs import Layer as Layer
 from leaveout.digest import code_digest
-
-Layer = Literal["full", "half", "lds", "loo"]
 
 CODE = {
     "prepare": "leaveout.data.prepare",
@@ -32,6 +33,24 @@ CODE = {
     "figure": "leaveout.reporting.figures",
 }
 """The module that does each step."""
+
+STALE_MARK = ".snakemake/not-as-configured"
+"""Newer than any stale file: an input that makes their jobs due."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One job of the workflow.
+
+    Attributes:
+        outputs: The files it makes.
+        inputs: The files it reads, in the order of its command line.
+        key: What decides the outputs beside the inputs.
+    """
+
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    key: str
 
 
 def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:
@@ -60,14 +79,14 @@ def _replicated(setting: Setting) -> list[int]:
 
 @cache  # every chunk's key asks for all of them
 def chunks(setting: Setting, layer: Layer) -> list[list[tuple[int, int]]]:
-    """Return the trainings of each chunk; a chunk of LOO holds one run only."""
-    size = getattr(setting, layer).chunk
-    wanted = items(setting, layer)
-    cut = []
-    for run in dict.fromkeys(r for _, r in wanted) if layer == "loo" else [None]:
-        part = [item for item in wanted if run is None or item[1] == run]
-        cut += [part[start : start + size] for start in range(0, len(part), size)]
-    return cut
+    """Return the trainings of each chunk; a chunk of LOO holds one run only.
+
+    Where the configuration fixes no size, chunks take about equal times on the nominal hardware of
+    the setting, see :mod:`leaveout.costs`.
+    """
+    rest = iter(items(setting, layer))
+    sizes = costs.chunk_sizes(costs.workload(setting), layer)
+    return [list(itertools.islice(rest, size)) for size in sizes]
 
 
 def chunk(setting: Setting, layer: Layer, number: int) -> list[tuple[int, int]]:
@@ -134,29 +153,23 @@ def attribute_key(setting: Setting, method: Method, params: dict[str, Scalar]) -
     )
 
 
-def evaluate_key(setting: Setting, metric: str, method: Method, bootstrap: int) -> str:
+def evaluate_key(setting: Setting, metric: str, method: str, bootstrap: int) -> str:
     """Return the key of one method's metric."""
     return _key(
         "evaluate",
         setting=setting.name,
         seed=setting.seed,
         metric=metric,
-        method=method.name,
-        grid=method.grid,
+        method=method,
         bootstrap=bootstrap,
     )
 
 
-def table_key(settings: Sequence[str], methods: Sequence[str]) -> str:
-    """Return the key of a table: which cells, in which order."""
-    return _key("table", settings=list(settings), methods=list(methods))
+def report_key(step: str, what: str) -> str:
+    """Return the key of a table, page or figure; which cells it shows, its inputs say.
 
-
-def page_key() -> str:
-    """Return the key of a table's page."""
-    return _key("page")
-
-
-def figure_key(settings: Sequence[str]) -> str:
-    """Return the key of a figure."""
-    return _key("figure", settings=list(settings))
+    Args:
+        step: ``table``, ``page`` or ``figure``.
+        what: The metric, or ``cost``.
+    """
+    return _key(step, shows=what)

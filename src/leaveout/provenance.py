@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import leaveout
-from leaveout.artefacts import Artefact
+from leaveout import stamps
+from leaveout.artefacts import Artefact, CorruptArtefactError
 from leaveout.config import Setting
 
 
@@ -45,7 +46,7 @@ def setting_hash(setting: Setting) -> str:
 def provenance(
     setting: Setting, key: str, inputs: Mapping[str, Artefact], device: str = "cpu"
 ) -> dict[str, Any]:
-    """Return the provenance entries of a header.
+    """Return the provenance entries of a header, the artefact's stamp among them.
 
     Nothing in them depends on the clock, so that the same code on the same inputs writes the same
     bytes.
@@ -53,15 +54,14 @@ def provenance(
     Args:
         setting: The setting.
         key: What decides the output, see :mod:`leaveout.plan`.
-        inputs: The artefacts read, by name.
+        inputs: The artefacts read, by name, in the order of the command line.
         device: Where it was computed.
     """
     return {
         "setting": setting.name,
         "setting_sha256": setting_hash(setting),
         "seed": setting.seed,
-        "key": key,
-        "inputs": {name: artefact.sha256 for name, artefact in inputs.items()},
+        **stamps.entries(key, {name: _source(artefact) for name, artefact in inputs.items()}),
         "device": device,
         "commit": _commit(),
         "versions": {
@@ -70,6 +70,12 @@ def provenance(
             **{name: version(name) for name in ("numpy", "torch", "scipy")},
         },
     }
+
+
+def _source(artefact: Artefact) -> stamps.Source:
+    if "spec" not in artefact.meta:
+        raise CorruptArtefactError(artefact.path, "its header has no spec")
+    return stamps.Source(artefact.meta["spec"], artefact.sha256)
 
 
 def by_name(read: Iterable[Artefact]) -> dict[str, Artefact]:

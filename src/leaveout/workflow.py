@@ -7,9 +7,10 @@ are input or parameter functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from leaveout import plan, resources
@@ -23,9 +24,10 @@ from leaveout.config import (
     parse_config,
     select_methods,
 )
-from leaveout.plan import Layer
+from leaveout.plan import Layer, Step
 
 Wildcards = Any
+LAYERS: tuple[Layer, ...] = ("full", "half", "lds", "loo")
 
 
 @dataclass(frozen=True)
@@ -160,21 +162,83 @@ class Plan:
 
     def evaluate_key(self, wildcards: Wildcards) -> str:
         """Return the key of one method's metric."""
-        return plan.evaluate_key(
-            self.settings[wildcards.setting],
-            wildcards.metric,
-            self.methods[wildcards.method],
-            self.config.bootstrap,
+        setting = self.settings[wildcards.setting]
+        return plan.evaluate_key(setting, wildcards.metric, wildcards.method, self.config.bootstrap)
+
+    def report_key(self, step: str) -> Callable[[Wildcards], str]:
+        """Return the parameter function for the key of a table, page or figure."""
+        return lambda wildcards: plan.report_key(step, wildcards.metric)
+
+    def cost_key(self, wildcards: Wildcards) -> str:
+        """Return the key of the table of costs."""
+        return plan.report_key("table", "cost")
+
+    @staticmethod
+    def if_stale(stale: Collection[str], output: str) -> Callable[[Wildcards], list[str]]:
+        """Return the input function that makes a job due if its output is stale.
+
+        Args:
+            stale: The stale files.
+            output: The output's path, with wildcards in braces.
+
+        Returns:
+            A function that gives :data:`leaveout.plan.STALE_MARK`, newer than any stale file, or
+            nothing.
+        """
+        return lambda wildcards: (
+            [plan.STALE_MARK] if output.format_map(dict(wildcards.items())) in stale else []
         )
 
-    def table_key(self, wildcards: Wildcards) -> str:
-        """Return the key of a table."""
-        return plan.table_key(list(self.settings), list(self.methods))
+    def shown(self) -> list[str]:
+        """Return what people look at: tables, their pages, figures."""
+        shapes = ("results/{}_table.csv", "results/pages/{}.html", "results/figures/{}.svg")
+        return [s.format(m) for s in shapes for m in self.metrics] + ["results/cost_table.csv"]
 
-    def page_key(self, wildcards: Wildcards) -> str:
-        """Return the key of a table's page."""
-        return plan.page_key()
+    def steps(self, published: str) -> list[Step]:
+        """Return all jobs there can be, each after those that make its inputs.
 
-    def figure_key(self, wildcards: Wildcards) -> str:
-        """Return the key of a figure."""
-        return plan.figure_key(list(self.settings))
+        Args:
+            published: The path of the published values.
+        """
+        found = []
+        for name in self.settings:
+            found += self._setting_steps(name)
+        for metric in self.metrics:
+            w = SimpleNamespace(metric=metric)
+            csvs, table = self.metric_csvs(w), f"results/{metric}_table.csv"
+            found += [
+                Step((table,), (*csvs, published), self.report_key("table")(w)),
+                Step((f"results/pages/{metric}.html",), (table,), self.report_key("page")(w)),
+                Step(
+                    (f"results/figures/{metric}.svg",), (table, *csvs), self.report_key("figure")(w)
+                ),
+            ]
+        costs = tuple(self.all_scores(".cost.json"))
+        return [*found, Step(("results/cost_table.csv",), costs, self.cost_key(None))]
+
+    def _setting_steps(self, name: str) -> list[Step]:
+        data = f"results/{name}/data.safetensors"
+        found = [Step((data,), (), self.prepare_key(SimpleNamespace(setting=name)))]
+        for layer in LAYERS:
+            folder = "models" if layer in ("full", "half") else "retrain"
+            for chunk, path in enumerate(self._chunks(name, layer, folder)):
+                w = SimpleNamespace(setting=name, chunk=chunk)
+                found.append(Step((path,), (data,), self.train_key(layer)(w)))
+        for metric in self.metrics:
+            w = SimpleNamespace(setting=name, metric=metric)
+            path = f"results/{name}/truth/{metric}.safetensors"
+            found.append(Step((path,), tuple(self.retrained(w)), self.truth_key(w)))
+        for method in self.methods:
+            w = SimpleNamespace(setting=name, method=method)
+            models = (*self.full_models(w), *self.half_models(w))
+            for point in self.methods[method].grid:
+                w.params = label(point)
+                stem = f"results/{name}/scores/{method}/{w.params}"
+                outputs = (f"{stem}.safetensors", f"{stem}.cost.json")
+                found.append(Step(outputs, (data, *models), self.attribute_key(w)))
+            for metric in self.metrics:
+                w.metric = metric
+                inputs = (f"results/{name}/truth/{metric}.safetensors", *self.scores(w))
+                path = f"results/{name}/metrics/{metric}/{method}.csv"
+                found.append(Step((path,), inputs, self.evaluate_key(w)))
+        return found

@@ -77,7 +77,8 @@ def test_a_score_file_and_its_cost(files: Files, tmp_path: Path) -> None:
     assert {key: found.meta[key] for key in asked} == asked
     assert found.meta["params"] == params
     read = [files.data, *files.models["full"], *files.models["half"]]
-    assert found.meta["inputs"] == {str(p): artefacts.read(p).sha256 for p in read}
+    sources = {name: entry["sha256"] for name, entry in found.meta["inputs"].items()}
+    assert sources == {str(p): artefacts.read(p).sha256 for p in read}
     record = json.loads(cost.read_text())
     assert record["params"] == "damping=0.01"
     assert record["wall_s"] > 0

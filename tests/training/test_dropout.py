@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from leaveout.training.dropout import StreamDropout, draw_masks, use_streams
+from leaveout.seeds import generator
+from leaveout.training.dropout import MaskStreams, StreamDropout, draw_masks, use_streams
 
 
 def test_masks_drop_with_their_probability() -> None:
@@ -74,3 +75,27 @@ def test_a_dropout_layer_is_used_once_in_a_forward_pass(times: int) -> None:
 
     with pytest.raises(ValueError, match="more than once, or never"):
         use_streams(Odd(), torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize(
+    "lengths", [[[8, 8, 8], [8, 8, 8], [3, 3, 3]], [[8, 8, 8], [8, 5, 8], [1, 0, 7], [0, 0, 6]]]
+)
+def test_streams_drawn_together_are_those_drawn_alone(
+    lengths: list[list[int]], on_device: bool, device: str
+) -> None:
+    layers = [((5,), 0.3), ((3, 2), 0.5), ((1,), 0.9)]
+
+    def streams() -> list[np.random.Generator]:
+        return [generator(1, "a", k, "dropout") for k in range(3)]
+
+    alone = streams()
+    together = MaskStreams(streams(), layers, torch.device(device), on_device)
+    for step in lengths:
+        expected = [draw_masks(s, n, layers) for s, n in zip(alone, step, strict=True)]
+        found = together.draw(np.array(step), 8)
+        for layer, (shape, _) in enumerate(layers):
+            assert found[layer].shape == (3, 8, *shape)
+            assert found[layer].dtype == torch.bool
+            for k, n in enumerate(step):
+                assert np.array_equal(found[layer][k, :n].cpu().numpy(), expected[k][layer])

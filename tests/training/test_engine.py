@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from leaveout.config import CNN, MLP, Linear, Model, Recipe
 from leaveout.errors import LeaveoutError
 from leaveout.models.build import initialise
+from leaveout.training import engine, functional, memory, stack
+from leaveout.training.dropout import MaskStreams
 from leaveout.training.engine import Path, choose_path, select_device, train
 from leaveout.training.trials import Trial
 
@@ -275,6 +278,181 @@ def test_a_stack_of_convolutions_is_refused() -> None:
     inputs, labels = problem(10, torch.float32)
     with pytest.raises(ValueError, match="stacks of linear layers only"):
         next(train(builder(CONV), [trial("a")], inputs, labels, PLAIN, path="stack"))
+
+
+@pytest.mark.parametrize("path", ["stack", "functional"])
+@pytest.mark.parametrize("case", CASES)
+def test_masks_drawn_on_the_device_give_the_same_models(
+    case: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = CASES[case](41)
+    expected = run(WIDE, trials, 41, HEAVY, path)
+    there = partial(MaskStreams, on_device=True)
+    monkeypatch.setattr({"stack": stack, "functional": functional}[path], "MaskStreams", there)
+    # the same masks; what lies beyond the end of a row has weight 0 but may round otherwise
+    assert_same(run(WIDE, trials, 41, HEAVY, path), expected, 1e-12)
+
+
+FULL_DEVICE = "CUDA out of memory. Tried to allocate 20.00 MiB."
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [("stack", WIDE), ("functional", WIDE), ("functional", CONV)],
+    ids=["stack", "functional", "conv net"],
+)
+@pytest.mark.parametrize("case", ["equal subsets", "unequal subsets", "masked", "dropped"])
+def test_a_full_device_changes_no_model(
+    case: str,
+    path: Path,
+    model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trials = CASES[case](41) * 3
+    expected = run(model, trials, 41, HEAVY, path)
+    name = f"train_{path}"
+    real = getattr(engine, name)
+    room = iter([3, 3, 1])  # after the second stack another job takes more of the device
+    fits, sizes = [next(room)], []
+
+    def cramped(first: object, state: State, part: list[Trial], *rest: object) -> object:
+        found = real(first, state, part, *rest)  # fails only after it has changed the state
+        sizes.append(len(part))
+        if len(part) > fits[0]:
+            raise torch.OutOfMemoryError(FULL_DEVICE)
+        fits[0] = next(room, 1)
+        return found
+
+    monkeypatch.setattr(engine, name, cramped)
+    found = run(model, trials, 41, HEAVY, path, size=len(trials))
+    assert_same(found, expected, 1e-12)
+    whole = len(trials)
+    assert sizes == [whole, whole // 2, 3, 3, 3, *[1] * (whole - 6)]
+    notes = capsys.readouterr().err.splitlines()
+    assert [note.split("; ")[1].split(". ")[0] for note in notes] == [
+        f"going on with {size}" for size in (whole // 2, 3, 1)
+    ]
+
+
+@pytest.mark.parametrize("path", ["stack", "functional"])
+def test_outputs_of_a_full_device_are_made_in_smaller_blocks(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = CASES["equal subsets"](41)
+    expected = run(WIDE, trials, 41, HEAVY, path)
+    name = f"{path}_outputs"
+    real = getattr(engine, name)
+
+    def cramped(first: object, state: State, inputs: Tensor) -> Tensor:
+        if len(next(iter(state.values()))) > 1:
+            raise torch.OutOfMemoryError(FULL_DEVICE)
+        return real(first, state, inputs)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(engine, name, cramped)
+    assert_same(run(WIDE, trials, 41, HEAVY, path), expected, 1e-12)
+
+
+@pytest.mark.parametrize(("path", "name"), [("stack", "train_stack"), ("reference", "train_one")])
+def test_one_model_too_large_for_the_device_is_an_error_with_a_remedy(
+    path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError(FULL_DEVICE)
+
+    monkeypatch.setattr(engine, name, full)
+    with pytest.raises(LeaveoutError, match=r"one alone \(CUDA out.*20\.00 MiB.*set `device: cpu`"):
+        run(WIDE, CASES["masked"](41), 41, HEAVY, path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("host"), RuntimeError("DefaultCPUAllocator: can't allocate memory"), KeyError(1)],
+    ids=["MemoryError", "RuntimeError", "KeyError"],
+)
+def test_other_errors_are_not_tried_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def broken(*_: object) -> None:
+        calls.append(1)
+        raise error
+
+    monkeypatch.setattr(engine, "train_stack", broken)
+    with pytest.raises(type(error)) as caught:
+        run(WIDE, CASES["masked"](41), 41, HEAVY, "stack")
+    assert caught.value is error
+    assert len(calls) == 1
+
+
+class FakeGpu:
+    """Memory of a GPU of which each model takes ``each`` bytes while it trains."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int, each: int) -> None:
+        self.tried: list[list[Trial]] = []
+        self.samples: list[int] = []
+        monkeypatch.setattr(memory, "free_memory", lambda _: free)
+        monkeypatch.setattr(memory, "peak_memory", self.peak)
+        for name in ("train_stack", "train_functional"):
+            monkeypatch.setattr(engine, name, self.watch(getattr(engine, name)))
+        self.each = each
+
+    def watch(self, real: Callable[..., object]) -> Callable[..., object]:
+        def watched(
+            first: object, state: State, trials: list[Trial], inputs: Tensor, *rest: object
+        ):  # type: ignore[no-untyped-def]
+            self.tried.append(trials)
+            self.samples.append(len(inputs))
+            return real(first, state, trials, inputs, *rest)
+
+        return watched
+
+    def peak(self, _: torch.device, work: Callable[[], object]) -> int:
+        work()
+        return self.each * len(self.tried[-1])
+
+
+@pytest.mark.parametrize("model", [LINEAR, WIDE, CONV], ids=["linear", "mlp", "cnn"])
+@pytest.mark.parametrize("case", ["equal subsets", "equal subsets of one identity", "masked"])
+def test_the_stack_is_what_half_of_a_gpus_memory_holds(
+    model: Model, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = CASES[case](41) * 20
+    inputs, labels = problem(41, torch.float32)
+    module = builder(model)(0)
+    path: Path = "functional" if model is CONV else "stack"
+    job = engine._Job(builder(model), module, path, trials, inputs, labels, HEAVY, (1,))
+    values = sum(v.numel() * v.element_size() for v in module.state_dict().values())
+    # two snapshots (epoch 1 and the end) of this stack and of the one before
+    each = 10_000 + 4 * values + 24 * 41
+    gpu = FakeGpu(monkeypatch, free=2 * each * 37 + each, each=10_000)
+    assert engine._fitting_size(job) == 37
+    assert [len(tried) for tried in gpu.tried] == [1, 8]
+    assert gpu.samples == [8, 8]  # one batch: a single step
+    orders = {trial.order_identity() for trial in gpu.tried[1]}
+    assert len(orders) == (1 if case == "masked" else 8)  # as the real work's
+
+
+def test_a_stack_is_bounded_by_what_there_is_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, labels = problem(41, torch.float32)
+    trials = CASES["masked"](41)
+    job = engine._Job(builder(WIDE), builder(WIDE)(0), "stack", trials, inputs, labels, HEAVY, ())
+    FakeGpu(monkeypatch, free=1 << 40, each=100)
+    assert engine._fitting_size(job) == len(trials)
+
+
+def test_initial_states_are_the_modules_own() -> None:
+    inputs, labels = problem(41, torch.float64)
+    trials = [trial("a"), trial("b"), trial("a", removed=3), trial("c"), trial("b", removed=1)]
+    job = engine._Job(builder(CONV), builder(CONV)(0), "stack", trials, inputs, labels, HEAVY, ())
+    state = job._initial(trials)
+    for row, one in enumerate(trials):
+        expected = builder(CONV)(one.init_seed()).double().state_dict()
+        assert set(state) == set(expected)
+        for name, value in expected.items():
+            assert state[name].dtype == value.dtype
+            assert torch.equal(state[name][row], value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

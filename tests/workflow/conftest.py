@@ -56,6 +56,14 @@ SCORES = {
     "results/tiny/scores/if_explicit/damping=0.01.safetensors",
 }
 
+ENVIRONMENT = {
+    "DVC_NO_ANALYTICS": "1",
+    "GIT_AUTHOR_NAME": "Somebody",
+    "GIT_AUTHOR_EMAIL": "somebody@example.org",
+    "GIT_COMMITTER_NAME": "Somebody",
+    "GIT_COMMITTER_EMAIL": "somebody@example.org",
+}
+
 Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., tuple[int, str]]
 
@@ -185,7 +193,71 @@ def contents() -> Callable[..., dict[str, bytes]]:
         return {
             str(path.relative_to(clone)): path.read_bytes()
             for path in sorted((clone / under).rglob("*"))
-            if path.is_file() and not re.search(r"cost(\.json|_table\.csv)$", path.name)
+            if path.is_file() and not re.search(r"cost(\.json|_table\.csv)(\.stamp)?$", path.name)
         }
 
     return contents
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., str]:
+    """Return a function that runs a program in a clone, with the clone's own package."""
+    ours = {"dvc": "dvc", "leaveout": "leaveout.cli"}
+
+    def run(clone: Path, program: str, *arguments: str, status: int = 0) -> str:
+        command = [sys.executable, "-m", ours[program]] if program in ours else [program]
+        done = subprocess.run(
+            [*command, *arguments],
+            cwd=clone,
+            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(clone / "src")},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    return run
+
+
+def lay_out(origin: Path, run: Callable[..., str], *more: str) -> None:
+    """Make a git repository of a clone, with DVC as this repository has it."""
+    for name in (".dvcignore", ".gitignore", ".gitattributes"):
+        shutil.copy2(ROOT / name, origin)
+    (origin / ".dvc").mkdir()
+    for name in ("config", ".gitignore"):
+        shutil.copy2(ROOT / ".dvc" / name, origin / ".dvc")
+    text = (ROOT / "dvc.yaml").read_text().replace("mnist_lr", "tiny")
+    last = "results/figures: {persist: true}"
+    assert last in text
+    outs = [last, *(f"{out}: {{persist: true}}" for out in more)]
+    (origin / "dvc.yaml").write_text(text.replace(last, "\n      - ".join(outs)))
+    run(origin, "git", "init", "--quiet")
+    run(origin, "git", "add", "--all")
+    run(origin, "git", "commit", "--quiet", "--message", "Lay out")
+
+
+@pytest.fixture(scope="session")
+def origin(
+    tmp_path_factory: pytest.TempPathFactory, finished: Path, run: Callable[..., str]
+) -> Path:
+    """A repository with all layers published in it: to be cloned, not changed."""
+    origin = tmp_path_factory.mktemp("origin") / "repository"
+    shutil.copytree(finished, origin, symlinks=True)
+    lay_out(origin, run, "results/tiny/retrain", "results/tiny/scores")
+    assert "published" in run(origin, "leaveout", "publish")
+    return origin
+
+
+@pytest.fixture(scope="session")
+def modest(
+    tmp_path_factory: pytest.TempPathFactory, finished: Path, run: Callable[..., str]
+) -> Path:
+    """A repository that publishes what this one does: neither scores nor chunks."""
+    origin = tmp_path_factory.mktemp("modest") / "repository"
+    shutil.copytree(finished, origin, symlinks=True)
+    lay_out(origin, run)
+    run(origin, "leaveout", "publish")
+    return origin

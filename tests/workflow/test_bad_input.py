@@ -67,34 +67,6 @@ def test_a_missing_gpu_is_named(clone: Path, snakemake: Run) -> None:
     assert not (clone / CHUNK).exists()
 
 
-@pytest.mark.parametrize("fault", ["truncated", "flipped"])
-def test_a_damaged_chunk_is_found_named_and_mended(
-    clone: Path, finished: Path, snakemake: Run, contents: Contents, fault: str
-) -> None:
-    path = clone / CHUNK
-    whole = path.read_bytes()
-    damaged = {
-        "truncated": whole[:-100],
-        "flipped": whole[:-50] + bytes([whole[-50] ^ 1]) + whole[-49:],
-    }
-    path.write_bytes(damaged[fault])
-    truth = "results/tiny/truth/lds.safetensors"
-    (clone / truth).unlink()
-
-    status, output = snakemake(clone, truth)
-    assert status == 1
-    assert f"leaveout merge-truth: {CHUNK}: " in output
-    assert "Delete the file and run the same command again" in output
-    assert "Traceback" not in output
-    assert not (clone / truth).exists()
-
-    path.unlink()
-    status, output = snakemake(clone, truth)
-    assert status == 0, output
-    assert contents(clone, "results/tiny/truth") == contents(finished, "results/tiny/truth")
-    assert path.read_bytes() == whole
-
-
 @pytest.fixture
 def small_disk(clone: Path) -> Iterator[Path]:
     """A clone whose chunks of LDS lie on a disk of their own, with room for none."""

@@ -74,8 +74,22 @@ def test_the_steps_by_hand_run_as_they_stand(shipped: Path) -> None:
     assert (shipped / "build" / "score.safetensors").is_file()
 
 
+def test_a_clone_has_nothing_to_do_after_a_pull(
+    tmp_path: Path, run: Callable[..., str], snakemake: Run, planned: Callable[..., set[str]]
+) -> None:
+    """What is published must be what the committed configuration and code would make."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone of the repository")
+    run(tmp_path, "git", "clone", "--quiet", str(ROOT), "clone")
+    clone = tmp_path / "clone"
+    run(clone, "dvc", "pull")
+    assert "not what today's" not in snakemake(clone, "--dry-run")[1]
+    assert planned(clone, "results") == set()
+    assert "results/lds_table.csv" in run(clone, "git", "check-ignore", "results/lds_table.csv")
+
+
 def test_no_command_is_left_out() -> None:
-    known = ("make ", "snakemake ", "leaveout ")
+    known = ("make ", "snakemake ", "leaveout ", "dvc pull")
     assert [c for c in commands() if not c.startswith(known)] == []
     assert {c for c in commands() if c.startswith("make")} <= BY_CI
 

@@ -260,8 +260,8 @@ def test_an_artefact_leads_back_to_its_inputs(finished: Path) -> None:
     from leaveout import artefacts
 
     score = artefacts.read(finished / "results/tiny/scores/grad_dot/default.safetensors")
-    for name, sha256 in score.meta["inputs"].items():
-        assert artefacts.read(finished / name).sha256 == sha256
+    for name, made_from in score.meta["inputs"].items():
+        assert artefacts.read(finished / name).sha256 == made_from["sha256"]
     assert json.loads(score.meta["key"])["method"] == "grad_dot"
 
 

@@ -6,6 +6,8 @@ rule attribute:
         data="results/{setting}/data.safetensors",
         full=PLAN.full_models,
         half=PLAN.half_models,
+        stale=if_stale("results/{setting}/scores/{method}/{params}.safetensors"),
+        stale_cost=if_stale("results/{setting}/scores/{method}/{params}.cost.json"),
     output:
         score="results/{setting}/scores/{method}/{params}.safetensors",
         cost="results/{setting}/scores/{method}/{params}.cost.json",

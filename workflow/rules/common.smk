@@ -16,6 +16,24 @@ try:
 except LeaveoutError as error:
     # what is wrong and what to do, without the places in our code that noticed
     raise WorkflowError(str(error)) from None
+
+# What lies here and is not what today's configuration and code make, is made again, wherever it came from. The jobs on a
+# cluster parse this file too, and are told what to do.
+STALE = {}
+if workflow.is_main_process:
+    from leaveout import freshness
+
+    try:
+        STALE = freshness.refresh(PLAN.steps(f"{CONFIG}/published.csv"))
+    except LeaveoutError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def if_stale(output):
+    """Return an input function: a file newer than the output, if that is stale."""
+    return PLAN.if_stale(STALE, output)
+
+
 GPUS = 1 if PLAN.config.device == "cuda" else 0
 
 # Jobs find the `leaveout` of the environment Snakemake runs in, activated or not. Where the configuration lies and

@@ -2,6 +2,8 @@
 
 
 rule prepare_data:
+    input:
+        stale=if_stale("results/{setting}/data.safetensors"),
     output:
         "results/{setting}/data.safetensors",
     log:

@@ -5,6 +5,7 @@ rule evaluate:
     input:
         truth="results/{setting}/truth/{metric}.safetensors",
         scores=PLAN.scores,
+        stale=if_stale("results/{setting}/metrics/{metric}/{method}.csv"),
     output:
         "results/{setting}/metrics/{metric}/{method}.csv",
     log:

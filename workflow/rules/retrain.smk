@@ -4,6 +4,7 @@
 rule retrain_lds:
     input:
         data="results/{setting}/data.safetensors",
+        stale=if_stale("results/{setting}/retrain/lds/{chunk}.safetensors"),
     output:
         "results/{setting}/retrain/lds/{chunk}.safetensors",
     log:
@@ -27,6 +28,7 @@ rule retrain_lds:
 rule retrain_loo:
     input:
         data="results/{setting}/data.safetensors",
+        stale=if_stale("results/{setting}/retrain/loo/{chunk}.safetensors"),
     output:
         "results/{setting}/retrain/loo/{chunk}.safetensors",
     log:
@@ -50,7 +52,8 @@ rule retrain_loo:
 
 rule merge_truth:
     input:
-        PLAN.retrained,
+        chunks=PLAN.retrained,
+        stale=if_stale("results/{setting}/truth/{metric}.safetensors"),
     output:
         "results/{setting}/truth/{metric}.safetensors",
     log:
@@ -63,7 +66,7 @@ rule merge_truth:
     params:
         key=PLAN.truth_key,
     shell:
-        "leaveout merge-truth --kind {wildcards.metric} --setting {wildcards.setting} --out {output:q} {input:q} 2> {log:q}"
+        "leaveout merge-truth --kind {wildcards.metric} --setting {wildcards.setting} --out {output:q} {input.chunks:q} 2> {log:q}"
 
 
 rule truths:

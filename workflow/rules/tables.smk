@@ -5,6 +5,7 @@ rule make_table:
     input:
         csvs=PLAN.metric_csvs,
         published=f"{CONFIG}/published.csv",
+        stale=if_stale("results/{metric}_table.csv"),
     output:
         report(
             "results/{metric}_table.csv",
@@ -17,7 +18,7 @@ rule make_table:
     conda:
         "../envs/leaveout.yaml"
     params:
-        key=PLAN.table_key,
+        key=PLAN.report_key("table"),
     shell:
         "leaveout table --metric {wildcards.metric} --published {input.published:q} --out {output:q}"
         " {input.csvs:q} 2> {log:q}"
@@ -25,7 +26,8 @@ rule make_table:
 
 rule make_page:
     input:
-        "results/{metric}_table.csv",
+        table="results/{metric}_table.csv",
+        stale=if_stale("results/pages/{metric}.html"),
     output:
         report(
             "results/pages/{metric}.html",
@@ -38,14 +40,15 @@ rule make_page:
     conda:
         "../envs/leaveout.yaml"
     params:
-        key=PLAN.page_key,
+        key=PLAN.report_key("page"),
     shell:
-        "leaveout table-page --metric {wildcards.metric} --table {input:q} --out {output:q} 2> {log:q}"
+        "leaveout table-page --metric {wildcards.metric} --table {input.table:q} --out {output:q} 2> {log:q}"
 
 
 rule make_cost_table:
     input:
-        PLAN.all_scores(".cost.json"),
+        costs=PLAN.all_scores(".cost.json"),
+        stale=if_stale("results/cost_table.csv"),
     output:
         report(
             "results/cost_table.csv",
@@ -58,15 +61,16 @@ rule make_cost_table:
     conda:
         "../envs/leaveout.yaml"
     params:
-        key=PLAN.table_key,
+        key=PLAN.cost_key,
     shell:
-        "leaveout cost-table --out {output:q} {input:q} 2> {log:q}"
+        "leaveout cost-table --out {output:q} {input.costs:q} 2> {log:q}"
 
 
 rule make_figure:
     input:
         table="results/{metric}_table.csv",
         csvs=PLAN.metric_csvs,
+        stale=if_stale("results/figures/{metric}.svg"),
     output:
         report(
             "results/figures/{metric}.svg",
@@ -79,7 +83,7 @@ rule make_figure:
     conda:
         "../envs/leaveout.yaml"
     params:
-        key=PLAN.figure_key,
+        key=PLAN.report_key("figure"),
     shell:
         "leaveout figure --metric {wildcards.metric} --table {input.table:q} --out {output:q} {input.csvs:q} 2> {log:q}"
 

@@ -4,6 +4,7 @@
 rule train_models:
     input:
         data="results/{setting}/data.safetensors",
+        stale=if_stale("results/{setting}/models/{kind}/{chunk}.safetensors"),
     output:
         "results/{setting}/models/{kind}/{chunk}.safetensors",
     log:

@@ -7,12 +7,14 @@ by layer, for all positions of the row, holes included.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from leaveout.training import philox
 
 DropoutLayer = tuple[tuple[int, ...], float]
 """Shape of one sample at a dropout layer, and its probability."""
@@ -113,3 +115,66 @@ def draw_masks(
         bits = np.frombuffer(drawn, dtype="<u2")
         masks.append((bits >= round(probability * 65536)).reshape(samples, *shape))
     return masks
+
+
+class MaskStreams:
+    """The masks of many trials, step by step, as :func:`draw_masks` draws them for each.
+
+    On a CPU they are drawn by NumPy; on a GPU there, from the same streams, because drawing and
+    copying would take longer than the training they are for.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[np.random.Generator],
+        layers: list[DropoutLayer],
+        device: torch.device,
+        on_device: bool | None = None,
+    ) -> None:
+        """Begin new streams.
+
+        Args:
+            streams: New dropout generators of the trials.
+            layers: The dropout layers.
+            device: Where the masks are wanted.
+            on_device: Whether to draw them there; by default on anything but a CPU.
+        """
+        self.streams = list(streams)
+        self.layers = layers
+        self.device = device
+        self.keys: Tensor | None = None
+        if device.type != "cpu" if on_device is None else on_device:
+            self.keys = philox.keys(self.streams, device)
+            self.words = np.zeros(len(self.streams), dtype=np.int64)
+
+    def draw(self, lengths: NDArray[np.int64], rows: int) -> list[Tensor]:
+        """Draw the masks of one step.
+
+        Args:
+            lengths: Samples in each trial's row, holes included, (streams,).
+            rows: Samples to return, at least as many; what lies beyond a row's end means nothing.
+
+        Returns:
+            For each layer the units kept, (streams, rows, *units), bool, on the device.
+        """
+        if self.keys is not None:
+            return [self._draw_there(lengths, rows, layer) for layer in self.layers]
+        drawn = [
+            draw_masks(stream, int(length), self.layers)
+            for stream, length in zip(self.streams, lengths, strict=True)
+        ]
+        masks = []
+        for number, (shape, _) in enumerate(self.layers):
+            kept = np.zeros((len(drawn), rows, *shape), dtype=bool)
+            for row, own in zip(kept, drawn, strict=True):
+                row[: len(own[number])] = own[number]
+            masks.append(torch.from_numpy(kept).to(self.device))
+        return masks
+
+    def _draw_there(self, lengths: NDArray[np.int64], rows: int, layer: DropoutLayer) -> Tensor:
+        shape, probability = layer
+        assert self.keys is not None
+        units = int(np.prod(shape))
+        bits = philox.uint16(self.keys, self.words, rows * units)
+        self.words = self.words + (lengths * units + 1) // 2  # whole words of two numbers each
+        return (bits >= round(probability * 65536)).view(-1, rows, *shape)

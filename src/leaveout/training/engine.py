@@ -4,12 +4,15 @@ Three paths compute the same models to rounding: ``stack`` (hand-written, stacks
 ``functional`` (``torch.func``, any module) and ``reference`` (one model at a time). On a CPU a
 convolution mapped over models is slower than a loop over them, so other modules than stacks of
 linear layers are trained one at a time there, and by ``functional`` on CUDA.
+
+On CUDA the stack is sized by free memory, and halved whenever it turns out too large: what has been
+trained is kept, and the rest goes on in smaller stacks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -19,12 +22,26 @@ from torch import Tensor, nn
 from leaveout.config import Recipe
 from leaveout.errors import LeaveoutError
 from leaveout.training.functional import functional_outputs, stack_states, train_functional
+from leaveout.training.memory import fitting, in_blocks
+from leaveout.training.precision import full_float32
 from leaveout.training.reference import train_one
 from leaveout.training.stack import parse, shared_window, stack_outputs, train_stack
 from leaveout.training.trials import Trial
 
 State = dict[str, Tensor]
 Path = Literal["stack", "functional", "reference"]
+
+MOST = 4096
+"""Models trained at once, at most: more fill no GPU better."""
+
+DEVICE_BYTES_PER_SAMPLE = 24
+"""Device memory for the indices and weights of an epoch, a model and training sample."""
+
+HOST_BYTES_PER_SAMPLE = 48
+"""The same on the host, where orders are drawn."""
+
+HOST_BYTES = 2 << 30
+"""Host memory for the orders of an epoch."""
 
 
 def select_device(name: str) -> torch.device:
@@ -42,9 +59,7 @@ def select_device(name: str) -> torch.device:
                 "device: cuda was asked for, but torch finds no GPU here. Set `device: cpu` in "
                 "config/config.yaml, or run on a machine with a GPU and a CUDA build of torch."
             )
-        # float32 means float32: TensorFloat-32 would change the models, not only their speed
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+        full_float32()
     return torch.device(name)
 
 
@@ -70,23 +85,6 @@ def choose_path(module: nn.Module, device: torch.device) -> Path:
     return "functional" if device.type == "cuda" else "reference"
 
 
-def _stack_size(module: nn.Module, sample: Tensor, recipe: Recipe, shared: bool) -> int:
-    """Return how many models to train at once."""
-    states = 2 if recipe.momentum else 1
-    numbers = states * sum(p.numel() for p in module.parameters())
-    if not shared:
-        numbers += recipe.batch_size * sample.numel()
-    size = numbers * sample.element_size()
-    if sample.is_cuda:
-        # activations and gradients of a general module are unknown: take a small part of what is
-        # free
-        free, _ = torch.cuda.mem_get_info(sample.device)
-        return max(1, min(4096, free // (16 * size)))
-    # on a CPU: the working set should stay in cache, but be large enough to hide the dispatch of a
-    # step
-    return max(8, min(128, (4 << 20) // size))
-
-
 def train(
     build: Callable[[int], nn.Module],
     trials: Sequence[Trial],
@@ -110,52 +108,162 @@ def train(
         snapshot_epochs: After which epochs, counted from 1, the states are kept; the last epoch
             always is.
         path: ``stack``, ``functional`` or ``reference``; by default the fastest.
-        stack_size: Models at once; by default chosen by working set.
+        stack_size: Models at once, to begin with; by default what suits a CPU's cache or a GPU's
+            free memory.
 
     Yields:
         Trained stacks, together all trials in order.
 
     Raises:
         ValueError: ``path`` is ``stack`` and the architecture is no stack of linear layers.
+        LeaveoutError: One model alone does not fit into the device's memory.
     """
     module = build(trials[0].init_seed()).to(inputs)
     path = path or choose_path(module, inputs.device)
-    layers = parse(module)
-    if path == "stack" and layers is None:
+    if path == "stack" and parse(module) is None:
         raise ValueError("the path 'stack' takes stacks of linear layers only")
-    window = shared_window(trials, len(inputs), recipe.batch_size) if path == "stack" else None
-    size = stack_size or _stack_size(module, inputs[0], recipe, shared=window is not None)
+    job = _Job(build, module, path, trials, inputs, labels, recipe, snapshot_epochs)
     if path == "reference":
         size = 1
-    for start in range(0, len(trials), size):
-        part = trials[start : start + size]
-        if path == "reference":
-            one = build(part[0].init_seed()).to(inputs)
-            if not inputs.is_cuda:  # convolutions with few channels take a quarter less time so
+    elif stack_size is not None:
+        size = stack_size
+    elif inputs.is_cuda:
+        size = _fitting_size(job)
+    else:
+        window = shared_window(trials, len(inputs), recipe.batch_size) if path == "stack" else None
+        size = _cached_size(module, inputs[0], recipe, shared=window is not None)
+    for _, trained in in_blocks(job, len(trials), size, "models trained at once"):
+        yield trained
+        del trained  # or it would live on while the next stack is trained
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What :func:`train` was asked for; called with a slice of the trials, it trains these.
+
+    Attributes:
+        module: An initialised model of the architecture.
+        path: The path to take.
+    """
+
+    build: Callable[[int], nn.Module]
+    module: nn.Module
+    path: Path
+    trials: Sequence[Trial]
+    inputs: Tensor
+    labels: Tensor
+    recipe: Recipe
+    snapshot_epochs: Collection[int]
+
+    def __call__(self, which: slice) -> Trained:
+        """Train some of the trials as one stack."""
+        trials = self.trials[which]
+        data = (self.inputs, self.labels, self.recipe, self.snapshot_epochs)
+        if self.path == "reference":
+            one = self.build(trials[0].init_seed()).to(self.inputs)
+            if not self.inputs.is_cuda:  # convolutions with few channels take a quarter less so
                 one = one.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            states = train_one(one, part[0], inputs, labels, recipe, snapshot_epochs)
+            states = train_one(one, trials[0], *data)
             snapshots = [{k: v[None] for k, v in state.items()} for state in states]
-            yield Trained(part, snapshots, _one_output(one))
-            continue
-        # paired trials start from the same weights: build those once
-        seeds = [trial.init_seed() for trial in part]
-        built = {seed: build(seed).to(inputs) for seed in set(seeds)}
-        state = stack_states([built[seed] for seed in seeds])
-        if path == "stack":
-            assert layers is not None
-            snapshots = train_stack(layers, state, part, inputs, labels, recipe, snapshot_epochs)
-            yield Trained(part, snapshots, partial(stack_outputs, layers, snapshots[-1]))
+            return Trained(trials, snapshots, self._outputs(_one_output(one), 1))
+        state = self._initial(trials)
+        layers = parse(self.module) if self.path == "stack" else None
+        if layers is not None:
+            snapshots = train_stack(layers, state, trials, *data)
+            outputs = partial(stack_outputs, layers)
         else:
-            snapshots = train_functional(
-                module, state, part, inputs, labels, recipe, snapshot_epochs
-            )
-            yield Trained(part, snapshots, partial(functional_outputs, module, snapshots[-1]))
+            snapshots = train_functional(self.module, state, trials, *data)
+            outputs = partial(functional_outputs, self.module)
+        final = snapshots[-1]
+        return Trained(
+            trials,
+            snapshots,
+            self._outputs(
+                lambda models, inputs: outputs({k: v[models] for k, v in final.items()}, inputs),
+                len(trials),
+            ),
+        )
+
+    def _initial(self, trials: Sequence[Trial]) -> State:
+        """Return the initial states, stacked, on the device.
+
+        Paired trials start from the same weights: those are built, and sent, once.
+        """
+        seeds = [trial.init_seed() for trial in trials]
+        row = {seed: number for number, seed in enumerate(dict.fromkeys(seeds))}
+        built = stack_states([self.build(seed).to(self.inputs.dtype) for seed in row])
+        there = {name: value.to(self.inputs.device) for name, value in built.items()}
+        if len(row) == len(seeds):
+            return there
+        rows = torch.tensor([row[seed] for seed in seeds], device=self.inputs.device)
+        return {name: value[rows] for name, value in there.items()}
+
+    def _outputs(
+        self, outputs: Callable[[slice, Tensor], Tensor], models: int
+    ) -> Callable[[Tensor], Tensor]:
+        """Return a function that computes outputs, on a GPU in blocks of models that fit."""
+        batch = self.recipe.batch_size
+        on_gpu = self.inputs.is_cuda
+
+        def all_outputs(inputs: Tensor) -> Tensor:
+            # as many samples in all as a training step sees
+            size = max(1, min(models, models * batch // len(inputs))) if on_gpu else models
+            parts = [
+                part
+                for _, part in in_blocks(
+                    lambda which: outputs(which, inputs), models, size, "models evaluated at once"
+                )
+            ]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+        return all_outputs
 
 
-def _one_output(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    def outputs(inputs: Tensor) -> Tensor:
+def _one_output(module: nn.Module) -> Callable[[slice, Tensor], Tensor]:
+    def outputs(_: slice, inputs: Tensor) -> Tensor:
         module.eval()
         with torch.no_grad():
             return module(inputs)[None]  # type: ignore[no-any-return]
 
     return outputs
+
+
+def _state_bytes(module: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in module.state_dict().values())
+
+
+def _cached_size(module: nn.Module, sample: Tensor, recipe: Recipe, shared: bool) -> int:
+    """Return how many models to train at once on a CPU.
+
+    The working set should stay in cache, but be large enough to hide the dispatch of a step.
+    """
+    states = 2 if recipe.momentum else 1
+    numbers = states * sum(p.numel() for p in module.parameters())
+    if not shared:
+        numbers += recipe.batch_size * sample.numel()
+    return max(8, min(128, (4 << 20) // (numbers * sample.element_size())))
+
+
+def _fitting_size(job: _Job) -> int:
+    """Return how many models to train at once on a GPU: what half of the free memory holds.
+
+    What a model takes in a step is measured on a small stack; to it come the indices and weights of
+    an epoch, and the snapshots of this stack and of the one before, which is still being read.
+    """
+    n, size = len(job.inputs), job.recipe.batch_size
+    first = replace(job, inputs=job.inputs[:size], labels=job.labels[:size], snapshot_epochs=())
+    one_step = replace(first, recipe=job.recipe.model_copy(update={"epochs": 1}))
+    shared = shared_window(job.trials, n, size) is not None
+
+    def step(models: int) -> object:
+        trials = [
+            # whole batches; and orders that are shared here only if they are in the real work
+            replace(t, kept=None, removed=None, identity=t.identity if shared else ("probe", k))
+            for k, t in enumerate(job.trials[:models])
+        ]
+        return replace(one_step, trials=trials)(slice(0, models))
+
+    snapshots = len({*job.snapshot_epochs, job.recipe.epochs})
+    beside = 2 * snapshots * _state_bytes(job.module) + DEVICE_BYTES_PER_SAMPLE * n
+    most = min(len(job.trials), MOST, max(1, HOST_BYTES // (HOST_BYTES_PER_SAMPLE * n)))
+    return fitting(step, beside, most, job.inputs.device)

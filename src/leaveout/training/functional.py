@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional
 
 from leaveout.config import Recipe
-from leaveout.training.dropout import draw_masks, replace_modules, use_streams
+from leaveout.training.dropout import MaskStreams, replace_modules, use_streams
 from leaveout.training.losses import sample_losses
-from leaveout.training.trials import Trial, epoch_rows
+from leaveout.training.precision import forward_precision
+from leaveout.training.transfer import to_device
+from leaveout.training.trials import Index, Trial, padded_rows
 
 State = dict[str, Tensor]
 
@@ -56,6 +59,7 @@ class FunctionalBatchNorm(nn.Module):
             return functional.batch_norm(
                 values, mean, var, self.weight, self.bias, False, self.momentum, self.eps
             )
+        rounded, values = values.dtype, values.to(mean.dtype)  # statistics are never in bfloat16
         others = [d for d in range(values.dim()) if d != 1]
         batch_mean = values.mean(others)
         batch_var = values.var(others, unbiased=False)
@@ -69,7 +73,7 @@ class FunctionalBatchNorm(nn.Module):
         )
         shape = [1, -1, *[1] * (values.dim() - 2)]
         normal = (values - batch_mean.view(shape)) * torch.rsqrt(batch_var.view(shape) + self.eps)
-        return normal * self.weight.view(shape) + self.bias.view(shape)
+        return (normal * self.weight.view(shape) + self.bias.view(shape)).to(rounded)
 
 
 def _functional_norm(module: nn.Module) -> nn.Module | None:
@@ -102,6 +106,61 @@ def functional_outputs(module: nn.Module, state: State, inputs: Tensor) -> Tenso
     return outputs
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Models that see equally many samples in a step.
+
+    Attributes:
+        models: Which, (models,).
+        batch: Their samples, (models, samples).
+        places: Where these stand in their rows, (models, samples).
+    """
+
+    models: Tensor
+    batch: Tensor
+    places: Tensor
+
+
+def _groups(rows: Index) -> list[tuple[Index, Index, Index]]:
+    """Group the models of one step by how many samples they see, as :class:`_Group` says.
+
+    Args:
+        rows: (models, batch size), with holes and padding negative.
+    """
+    seen = rows >= 0
+    counts = seen.sum(axis=1)
+    found = []
+    for count in np.unique(counts[counts > 0]):
+        models = np.flatnonzero(counts == count)
+        places = np.nonzero(seen[models])[1].reshape(len(models), count)
+        found.append((models, rows[models[:, None], places], places))
+    return found
+
+
+def _epoch(
+    trials: Sequence[Trial], n: int, epoch: int, batch_size: int, device: torch.device
+) -> list[tuple[Index, list[_Group]]]:
+    """Return an epoch's steps: samples in each model's row, holes included, and the groups.
+
+    All indices go to the device as one array: a copy for each would keep it waiting.
+    """
+    rows = padded_rows(trials, n, epoch, batch_size)
+    lengths = (rows != -2).sum(axis=2)
+    steps = [_groups(rows[:, step]) for step in range(rows.shape[1])]
+    arrays = [array for groups in steps for group in groups for array in group]
+    if not arrays:
+        return []
+    there = to_device(np.concatenate([array.reshape(-1) for array in arrays]), device)
+    parts = iter(there.split([array.size for array in arrays]))
+    return [
+        (
+            lengths[:, step],
+            [_Group(*(next(parts).view(array.shape) for array in group)) for group in groups],
+        )
+        for step, groups in enumerate(steps)
+    ]
+
+
 def train_functional(
     module: nn.Module,
     state: State,
@@ -131,7 +190,7 @@ def train_functional(
     dropouts = use_streams(module, inputs[:1])
     layers = [(layer.unit_shape, layer.probability) for layer in dropouts]
     norms = {n: m for n, m in module.named_modules() if isinstance(m, FunctionalBatchNorm)}
-    streams = [trial.dropout_generator() for trial in trials]
+    streams = MaskStreams([trial.dropout_generator() for trial in trials], layers, inputs.device)
     names = [name for name, _ in module.named_parameters()]
     momenta = {name: torch.zeros_like(state[name]) for name in names}
     module.train()
@@ -141,7 +200,9 @@ def train_functional(
     ) -> tuple[Tensor, State]:
         for layer, mask in zip(dropouts, masks, strict=True):
             layer.mask = mask
-        value = sample_losses(functional_call(module, {**params, **buffers}, (x,)), y).mean()
+        with forward_precision(recipe, inputs.device):
+            outputs = functional_call(module, {**params, **buffers}, (x,))
+        value = sample_losses(outputs.to(inputs.dtype), y).mean()
         new = {}
         for name, norm in norms.items():
             assert norm.updated is not None
@@ -155,28 +216,17 @@ def train_functional(
     gradients = vmap(grad(loss, has_aux=True))
     n, kept_epochs, snapshots = len(inputs), {*snapshot_epochs, recipe.epochs}, []
     for epoch in range(recipe.epochs):
-        rows = [epoch_rows(trial, n, epoch, recipe.batch_size) for trial in trials]
-        for step in range(max(len(r) for r in rows)):
-            own = [r[step][r[step] != -2] if step < len(r) else r[0][:0] for r in rows]
-            masks = [draw_masks(s, len(r), layers) for s, r in zip(streams, own, strict=True)]
-            counts = np.array([(r != -1).sum() for r in own])
-            for count in np.unique(counts[counts > 0]):
-                models = np.flatnonzero(counts == count)
-                batch = torch.from_numpy(np.stack([own[m][own[m] != -1] for m in models]))
-                batch = batch.to(inputs.device)
-                group_masks = [
-                    torch.from_numpy(np.stack([masks[m][i][own[m] != -1] for m in models])).to(
-                        inputs.device
-                    )
-                    for i in range(len(layers))
-                ]
-                which = torch.from_numpy(models).to(inputs.device)
-                every = len(models) == len(trials)
+        for lengths, groups in _epoch(trials, n, epoch, recipe.batch_size, inputs.device):
+            masks = streams.draw(lengths, recipe.batch_size) if layers else []
+            for each in groups:
+                which = each.models
+                group_masks = [mask[which[:, None], each.places] for mask in masks]
+                every = len(which) == len(trials)
                 group = state if every else {k: v[which] for k, v in state.items()}
                 params = {name: group[name] for name in names}
                 buffers = {k: v for k, v in group.items() if k not in params}
                 found, updated = gradients(
-                    params, buffers, inputs[batch], labels[batch], group_masks
+                    params, buffers, inputs[each.batch], labels[each.batch], group_masks
                 )
                 for name in names:
                     buffer = momenta[name] if every else momenta[name][which]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from leaveout.config import Recipe
 from leaveout.training.dropout import draw_masks, use_streams
 from leaveout.training.losses import sample_losses
+from leaveout.training.precision import forward_precision
 from leaveout.training.trials import Trial, epoch_rows
 
 State = dict[str, Tensor]
@@ -64,7 +65,9 @@ def train_one(
                 layer.mask = torch.from_numpy(mask[stays]).to(inputs.device)
             batch = torch.from_numpy(row[stays]).to(inputs.device)
             optimizer.zero_grad()
-            sample_losses(module(inputs[batch]), labels[batch]).mean().backward()
+            with forward_precision(recipe, inputs.device):
+                outputs = module(inputs[batch])
+            sample_losses(outputs.to(inputs.dtype), labels[batch]).mean().backward()
             optimizer.step()
         if epoch + 1 in kept_epochs:
             # contiguous, whatever memory format the module is trained in

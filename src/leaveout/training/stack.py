@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leaveout.config import Recipe
-from leaveout.training.dropout import DropoutLayer, draw_masks
-from leaveout.training.trials import Index, Trial, epoch_order, epoch_rows
+from leaveout.training.dropout import DropoutLayer, MaskStreams
+from leaveout.training.transfer import to_device
+from leaveout.training.trials import Index, Trial, epoch_order, padded_rows
 
 State = dict[str, Tensor]
 
@@ -138,11 +139,9 @@ def shared_window(trials: Sequence[Trial], n: int, batch_size: int) -> int | Non
     return left_out if left_out <= batch_size // 4 else None
 
 
-def _weights(member: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _weights(member: Tensor, dtype: torch.dtype) -> Tensor:
     """Return 1 / count for members and 0 for others; (..., samples)."""
-    count = member.sum(axis=-1, keepdims=True)
-    weights: NDArray[np.float64] = member / np.maximum(count, 1)
-    return weights
+    return member.to(dtype) / member.sum(dim=-1, keepdim=True).clamp_(min=1)
 
 
 class _Batches:
@@ -155,10 +154,12 @@ class _Batches:
         labels: Tensor,
         batch_size: int,
         dropouts: list[DropoutLayer],
+        dtype: torch.dtype,
     ) -> None:
         self.trials = trials
-        self.inputs = inputs.flatten(1).contiguous()
+        self.inputs = inputs.flatten(1).contiguous().to(dtype)
         self.labels = labels
+        self.weight_dtype = inputs.dtype
         self.batch_size = batch_size
         self.dropouts = dropouts
         self.extra = shared_window(trials, len(inputs), batch_size)
@@ -167,28 +168,26 @@ class _Batches:
             len({(t.root, t.identity, None if t.kept is None else len(t.kept)) for t in trials})
             == 1
         )
-        self.streams = [t.dropout_generator() for t in (trials[:1] if same else trials)]
+        streams = [t.dropout_generator() for t in (trials[:1] if same else trials)]
+        self.streams = MaskStreams(streams, dropouts, inputs.device) if dropouts else None
+        # (model, sample) of what a model drops from the order, and of what leaves a hole
+        shared = trials if self.extra is not None else []
+        self.dropped = _pairs([_complement(t.kept, len(inputs)) for t in shared])
+        self.removed = _pairs([[] if t.removed is None else [t.removed] for t in trials])
 
     def epoch(self, epoch: int) -> Iterator[_Step]:
         """Yield the steps of one epoch."""
         return self._separate(epoch) if self.extra is None else self._shared(epoch, self.extra)
 
-    def _tensor(self, array: NDArray[np.generic]) -> Tensor:
-        tensor = torch.tensor(array)  # a copy: the array may be shared and read-only
-        if tensor.is_floating_point():
-            tensor = tensor.to(self.inputs.dtype)
-        return tensor.to(self.inputs.device)
-
     def _separate(self, epoch: int) -> Iterator[_Step]:
         n = len(self.inputs)
-        own = [epoch_rows(t, n, epoch, self.batch_size) for t in self.trials]
-        steps = max(len(rows) for rows in own)
-        rows = np.stack([np.pad(r, ((0, steps - len(r)), (0, 0)), constant_values=-2) for r in own])
-        member = rows >= 0
+        rows = padded_rows(self.trials, n, epoch, self.batch_size)
+        steps = rows.shape[1]
         lengths = (rows != -2).sum(axis=2)
-        weights = self._tensor(_weights(member))
-        index = self._tensor(np.where(member, rows, 0))
-        idle: NDArray[np.bool_] = np.logical_not(member.any(axis=2))
+        idle: NDArray[np.bool_] = np.logical_not((rows >= 0).any(axis=2))
+        index = to_device(rows, self.inputs.device)
+        weights = _weights(index >= 0, self.weight_dtype)
+        index.clamp_(min=0)
         models = len(rows)
         # one buffer for all steps: a fresh one each time costs more in page faults than the copy
         buffer = self.inputs.new_empty((models * self.batch_size, self.inputs.shape[1]))
@@ -198,52 +197,71 @@ class _Batches:
             flat = batch.reshape(-1)
             gathered = buffer[: len(flat)]
             torch.index_select(self.inputs, 0, flat, out=gathered)
+            still = idle[:, step].nonzero()[0]
             yield _Step(
                 gathered.view(models, width, -1),
                 self.labels.index_select(0, flat).view(models, width),
                 weights[:, step, :width],
-                self._tensor(idle[:, step].nonzero()[0]) if idle[:, step].any() else None,
+                to_device(still, self.inputs.device) if len(still) else None,
                 self._masks(lengths[:, step], width, None),
             )
 
     def _shared(self, epoch: int, extra: int) -> Iterator[_Step]:
         n, size = len(self.inputs), self.batch_size
         order = epoch_order(self.trials[0], n, epoch)
-        place = np.empty(n, dtype=np.int64)  # where a sample stands in the common order
-        place[order] = np.arange(n)
-        mine = np.broadcast_to(np.arange(n), (len(self.trials), n)).copy()
-        lengths = np.full(len(self.trials), n)
-        for model, trial in enumerate(self.trials):
-            if trial.kept is not None:
-                gone = np.ones(n, dtype=bool)
-                gone[place[trial.kept]] = False
-                mine[model] -= np.cumsum(gone)  # later samples move up by one place each
-                mine[model, gone] = -1
-                lengths[model] = len(trial.kept)
-        step_of, place_in_row = mine // size, mine % size  # -1 // size is -1: in no step
-        for model, trial in enumerate(self.trials):
-            if trial.removed is not None:
-                step_of[model, place[trial.removed]] = -1
+        mine = self._places(order)
+        step_of = torch.div(mine, size, rounding_mode="floor")  # -1 -> -1: in no step
+        step_of = step_of.expand(len(self.trials), n).contiguous()
+        if len(self.removed):
+            step_of[self._at(self.removed, order)] = -1
+        lengths = n - np.bincount(self.dropped[:, 0], minlength=len(self.trials))
         steps = -(-int(lengths.max()) // size)
-        on_device = self._tensor(order)
+        on_device = to_device(order, self.inputs.device)
         for step in range(steps):
             window = slice(step * size, min(n, (step + 1) * size + extra))
             member = step_of[:, window] == step
-            idle: NDArray[np.bool_] = np.logical_not(member.any(axis=1))
+            # only a row of one, or none, can leave a model with nothing to see; to ask the device
+            # every time would make it wait
+            idle = None
+            if lengths.min() - step * size <= 1:
+                still = member.any(dim=1).logical_not_().nonzero()[:, 0]
+                idle = still if len(still) else None
             batch = on_device[window]
             yield _Step(
                 self.inputs.index_select(0, batch),
                 self.labels.index_select(0, batch)[None],
-                self._tensor(_weights(member)),
-                self._tensor(idle.nonzero()[0]) if idle.any() else None,
+                _weights(member, self.weight_dtype),
+                idle,
                 self._masks(
                     np.clip(lengths - step * size, 0, size),
                     len(batch),
-                    place_in_row[:, window] if extra else None,
+                    mine[:, window] % size if extra and self.dropouts else None,
                 ),
             )
 
-    def _masks(self, lengths: NDArray[np.int64], width: int, place: Index | None) -> list[Tensor]:
+    def _at(self, pairs: Index, order: Index) -> tuple[Tensor, Tensor]:
+        """Return (model, sample) pairs as an index into (models, places in the common order)."""
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        device = self.inputs.device
+        return to_device(pairs[:, 0], device), to_device(place[pairs[:, 1]], device)
+
+    def _places(self, order: Index) -> Tensor:
+        """Return where in each model's own order the samples of the common order stand.
+
+        Returns:
+            (models, samples), -1 for what a model drops; (1, samples) if none drops anything.
+        """
+        n = len(order)
+        common = torch.arange(n, dtype=torch.int32, device=self.inputs.device)[None]
+        if not len(self.dropped):
+            return common
+        gone = common.new_zeros((len(self.trials), n), dtype=torch.bool)
+        gone[self._at(self.dropped, order)] = True
+        # later samples move up by one place each
+        return (common - gone.cumsum(dim=1, dtype=torch.int32)).masked_fill_(gone, -1)
+
+    def _masks(self, lengths: Index, width: int, place: Tensor | None) -> list[Tensor]:
         """Draw a step's masks.
 
         Args:
@@ -252,27 +270,39 @@ class _Batches:
             place: Which position of its row a model's sample has, (models, width); None if it is
                 the sample's own.
         """
-        drawn = [
-            draw_masks(stream, int(length), self.dropouts)
-            for stream, length in zip(self.streams, lengths, strict=False)
-        ]
+        if self.streams is None:
+            return []
+        streams = len(self.streams.streams)
         masks = []
-        for layer, (shape, probability) in enumerate(self.dropouts):
+        drawn = self.streams.draw(lengths[:streams], self.batch_size)
+        for rows, (_, probability) in zip(drawn, self.dropouts, strict=True):
             # beyond the end of a row lie padding and the next batch, whose weight is 0
-            rows = np.zeros((len(drawn), self.batch_size, *shape), dtype=bool)
-            for row, own in zip(rows, drawn, strict=True):
-                row[: len(own[layer])] = own[layer]
             if place is None:
                 chosen = rows[:, :width]
-            elif len(rows) == 1:
+            elif streams == 1:
                 chosen = rows[0][place]
             else:
-                chosen = np.take_along_axis(rows, place[:, :, None], axis=1)
-            kept = torch.from_numpy(chosen).to(self.inputs.device).transpose(1, 2)
+                chosen = torch.take_along_dim(rows, place[:, :, None].long(), dim=1)
             # laid out as the activations: multiplying by a transposed mask takes five times as long
+            kept = chosen.transpose(1, 2)
             kept = kept.to(self.inputs.dtype, memory_format=torch.contiguous_format)
             masks.append(kept / (1 - probability))
         return masks
+
+
+def _complement(kept: Index | None, n: int) -> Index:
+    gone = np.full(n, kept is not None)
+    if kept is not None:
+        gone[kept] = False
+    return np.flatnonzero(gone)
+
+
+def _pairs(lists: Sequence[Sequence[int] | Index]) -> Index:
+    """Return (number of the list, item) of every item of some lists, (items, 2)."""
+    if not lists:
+        return np.zeros((0, 2), dtype=np.int64)
+    numbers = np.repeat(np.arange(len(lists)), [len(items) for items in lists])
+    return np.stack([numbers, np.concatenate([np.array(x, np.int64) for x in lists])], axis=1)
 
 
 class _Optimizer:
@@ -291,6 +321,9 @@ class _Optimizer:
     def step_product(self, weight: Tensor, left: Tensor, right: Tensor) -> None:
         """Step along the gradient ``left @ right``; matrices, or batches of them."""
         product = weight.baddbmm_ if weight.dim() == 3 else weight.addmm_
+        if left.dtype != weight.dtype:  # products in bfloat16, weights in float32
+            self.step(weight, (left @ right).to(weight.dtype))
+            return
         if not self.momentum:
             product(left, right, beta=1 - self.rate * self.decay, alpha=-self.rate)
             return
@@ -341,7 +374,8 @@ def train_stack(
     dropouts: list[DropoutLayer] = [
         ((layer.width,), layer.dropout) for layer in layers if layer.dropout
     ]
-    batches = _Batches(trials, inputs, labels, recipe.batch_size, dropouts)
+    dtype = torch.bfloat16 if recipe.precision == "bfloat16" else inputs.dtype
+    batches = _Batches(trials, inputs, labels, recipe.batch_size, dropouts, dtype)
     weights = [state[f"{layer.name}.weight"] for layer in layers]
     biases = [state[f"{layer.name}.bias"] for layer in layers]
     shared = batches.extra is not None
@@ -390,32 +424,40 @@ def _train_step(
     shared: bool,
     models: int,
 ) -> None:
-    """Forward, backward and update; activations are (models, features, samples)."""
+    """Forward, backward and update; activations are (models, features, samples).
+
+    In bfloat16 what autocast would do: the operands of products are rounded, and so are activations
+    and their gradients; softmax, weights and their updates stay in float32.
+    """
     masks = iter(step.masks)
+    dtype = step.inputs.dtype
+    # the same tensors unless the products are in bfloat16
+    rounded = [weight.to(dtype) for weight in weights]
+    offsets = [bias[:, :, None].to(dtype) for bias in biases]
     if shared:
         samples = len(step.inputs)
-        values = torch.mm(weights[0], step.inputs.T).view(models, -1, samples)
-        values += biases[0][:, :, None]
+        values = torch.mm(rounded[0], step.inputs.T).view(models, -1, samples)
+        values += offsets[0]
     else:
-        values = torch.baddbmm(biases[0][:, :, None], weights[0], step.inputs.transpose(1, 2))
+        values = torch.baddbmm(offsets[0], rounded[0], step.inputs.transpose(1, 2))
     activations = []
     for number, layer in enumerate(layers):
         if number > 0:
-            values = torch.baddbmm(biases[number][:, :, None], weights[number], values)
+            values = torch.baddbmm(offsets[number], rounded[number], values)
         if layer.hidden:
             values.relu_()
             if layer.dropout:
                 values *= next(masks)
             activations.append(values)
     # d loss / d logits of a weighted mean of cross-entropies
-    delta = torch.softmax(values, dim=1)
+    delta = torch.softmax(values.to(step.weights.dtype), dim=1)
     labels = step.labels.expand(models, -1)[:, None, :]
     delta.scatter_add_(1, labels, delta.new_full((1, 1, 1), -1.0).expand(labels.shape))
-    delta *= step.weights[:, None, :]
+    delta = delta.mul_(step.weights[:, None, :]).to(dtype)
     for number in reversed(range(len(layers))):
         if number > 0:
             below = activations[number - 1]
-            back = torch.bmm(weights[number].transpose(1, 2), delta)
+            back = torch.bmm(rounded[number].transpose(1, 2), delta)
             # zero where the ReLU or the dropout was; elsewhere the dropout's scale
             back = torch.ops.aten.threshold_backward(back, below, 0)
             if layers[number - 1].dropout:
@@ -425,6 +467,6 @@ def _train_step(
             optimizer.step_product(weights[0], delta.view(-1, delta.shape[2]), step.inputs)
         else:
             optimizer.step_product(weights[0], delta, step.inputs)
-        optimizer.step(biases[number], delta.sum(dim=2))
+        optimizer.step(biases[number], delta.sum(dim=2, dtype=step.weights.dtype))
         if number > 0:
             delta = back

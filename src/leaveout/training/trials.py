@@ -11,6 +11,7 @@ same rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -95,3 +96,13 @@ def epoch_rows(trial: Trial, n: int, epoch: int, batch_size: int) -> Index:
     if trial.removed is not None:
         rows[rows == trial.removed] = -1
     return rows.reshape(-1, batch_size)
+
+
+def padded_rows(trials: Sequence[Trial], n: int, epoch: int, batch_size: int) -> Index:
+    """Return the batches of many trials, (trials, steps, batch_size), -2 where one has fewer."""
+    own = [epoch_rows(trial, n, epoch, batch_size) for trial in trials]
+    steps = max(len(rows) for rows in own)
+    out = np.full((len(own), steps, batch_size), -2, dtype=np.int64)
+    for padded, rows in zip(out, own, strict=True):
+        padded[: len(rows)] = rows
+    return out

@@ -1,0 +1,609 @@
+"""What a setting costs, on paper: time, memory and disk of every job, from the configuration alone.
+
+Where chunks begin and end decides files and keys, so one configuration must give the same chunks on
+every machine: nothing here looks at the machine it runs on, or at a clock. A setting names the
+*nominal* hardware its jobs are sized for (``hardware``), and the model below turns floating-point
+operations and a few overheads into seconds there. Only sums and products are taken, which IEEE
+arithmetic rounds alike everywhere. docs/scale.md has the formulas, and the estimates beside
+measured times.
+
+The constants are part of the layout: a change of one moves chunk boundaries, and models whose chunk
+has moved are trained again. Sizes are powers of two, so a correction by a few per cent moves few;
+leave alone what is right within a factor of two.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # the configuration asks this module how many chunks it makes
+    from leaveout.config import Method, Model, Scalar, Setting
+
+Layer = Literal["full", "half", "lds", "loo"]
+
+LONGEST = 20 * 60.0
+"""Seconds of training in a chunk, at most, unless one item alone takes longer."""
+SHORTEST = 5 * 60.0
+"""Seconds of training in a chunk, at least, where the layer takes ``LONGEST`` or more."""
+SHORTEST_OF_SMALL = 30.0
+"""Seconds of training in a chunk, at least, where the layer takes less than ``LONGEST``."""
+PIECES = 8
+"""A layer is cut into about so many chunks before they become as long as ``LONGEST``."""
+
+FLOAT = 4
+"""Bytes of a number."""
+
+INPUTS = {"mnist": (1, 28, 28), "digits": (1, 8, 8)}
+"""Shape of one sample of each data set."""
+CLASSES = {"mnist": 10, "digits": 10}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Effective rates of one job's share of a nominal machine, in seconds and FLOP/s.
+
+    Attributes:
+        gpus: GPUs of a job.
+        linear: Matrix products of stacks of linear layers, FLOP/s.
+        other: Those of any other module, FLOP/s.
+        step: A step of a whole stack of models, whatever is in it.
+        module: A step of one model trained alone, for each of its modules.
+        gathered: Copying one number of a sample into a model's own batch.
+        output: Softmax and loss, for each output.
+        hidden: Element-wise work for each hidden unit of a stack.
+        activation: The same for each number kept between two layers of any other module.
+        momentum: Updating one parameter with momentum.
+        dropped: Drawing and applying the mask of one unit.
+        drawn: Starting a draw of masks, once a step and model.
+        start: A job before and after its work: interpreter, libraries, reading, writing.
+        memory: Bytes of a process that has loaded the libraries.
+    """
+
+    gpus: int
+    linear: float
+    other: float
+    step: float
+    module: float
+    gathered: float
+    output: float
+    hidden: float
+    activation: float
+    momentum: float
+    dropped: float
+    drawn: float
+    start: float
+    memory: float
+
+
+CPU = Hardware(
+    # One thread on one core of an AMD EPYC at 94 GFLOP/s (2048^3 float32 products), torch 2.13.0;
+    # fitted in November 2026 to the trainings of docs/scale.md.
+    gpus=0,
+    linear=90e9,
+    other=80e9,
+    step=150e-6,
+    module=100e-6,
+    gathered=0.5e-9,
+    output=10e-9,
+    hidden=2e-9,
+    activation=2.5e-9,
+    momentum=0.6e-9,
+    dropped=3.6e-9,
+    drawn=13e-6,
+    start=5.0,
+    memory=240e6,
+)
+GPU = Hardware(
+    # ASSUMED, not measured: an NVIDIA A100, float32 without TensorFloat-32 (19.5 TFLOP/s) at 30%;
+    # ten kernels of 10 us a module and step; one model at a time unless a stack of linear layers.
+    gpus=1,
+    linear=0.3 * 19.5e12,
+    other=0.3 * 19.5e12,
+    step=1e-3,
+    module=100e-6,
+    gathered=0.0,
+    output=0.0,
+    hidden=0.0,
+    activation=0.0,
+    momentum=0.0,
+    dropped=0.0,
+    drawn=0.0,
+    start=15.0,
+    memory=3e9,
+)
+HARDWARE = {"cpu": CPU, "gpu": GPU}
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the cost of a model depends on.
+
+    Attributes:
+        inputs: Numbers in a sample.
+        outputs: Outputs of a sample.
+        parameters: Trained numbers.
+        forward: FLOPs of the matrix products of one sample's forward pass.
+        first: Those of the first layer, which passes no gradient on.
+        activations: Numbers kept between two layers for the backward pass, of one sample.
+        modules: Layers of any kind.
+        dropped: Units under dropout.
+        widths: Sum of the widths of the inputs and outputs of all layers; 0 unless all are linear.
+        buffers: Numbers in a state that are not trained.
+        stacked: Whether many models are trained at once as stacks of linear layers.
+    """
+
+    inputs: int
+    outputs: int
+    parameters: int
+    forward: float
+    first: float = 0.0
+    activations: int = 0
+    modules: int = 1
+    dropped: int = 0
+    widths: int = 0
+    buffers: int = 0
+    stacked: bool = False
+
+    @property
+    def train(self) -> float:
+        """FLOPs of one sample in one step: forward, gradients of weights, gradients of inputs."""
+        return 3 * self.forward - self.first
+
+    @property
+    def state(self) -> int:
+        """Numbers in the state of a model."""
+        return self.parameters + self.buffers
+
+
+@dataclass(frozen=True)
+class Workload:
+    """All that the costs of a setting depend on.
+
+    Attributes:
+        name: The setting's.
+        hardware: Key of ``HARDWARE``.
+        network: The model.
+        n_train: Training samples.
+        n_test: Test samples.
+        epochs: Passes over the samples a model is trained on.
+        batch_size: Samples in a step.
+        iterations: Steps in all, where the recipe counts these and not epochs; 0 where it does not.
+        optimizer_states: Numbers the optimiser keeps for each parameter.
+        full: Runs on all samples.
+        checkpoints: States kept of each.
+        half: Runs on a part of them.
+        half_ratio: Which part.
+        lds: Subsets.
+        lds_ratio: Size of each.
+        lds_runs: Models of each.
+        loo: Left-out samples, of each run.
+        loo_shared: Whether all leave-one-out models see the batches of one run.
+        chunk: Items of a chunk, for the layers where the configuration fixes them.
+    """
+
+    name: str
+    hardware: str
+    network: Network
+    n_train: int
+    n_test: int
+    epochs: int
+    batch_size: int
+    iterations: int = 0
+    optimizer_states: int = 0
+    full: int = 10
+    checkpoints: int = 10
+    half: int = 50
+    half_ratio: float = 0.5
+    lds: int = 100
+    lds_ratio: float = 0.5
+    lds_runs: int = 1
+    loo: tuple[int, ...] = ()
+    loo_shared: bool = True
+    chunk: tuple[tuple[Layer, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one job takes.
+
+    Attributes:
+        seconds: On the nominal hardware, start included.
+        memory: Bytes of the host, at the peak.
+        disk: Bytes it writes.
+        gpus: GPUs it asks for.
+        items: Trainings, subsets or left-out samples in it; 0 where it trains nothing.
+    """
+
+    seconds: float
+    memory: float
+    disk: float
+    gpus: int = 0
+    items: int = 0
+
+
+def network(model: Model, input_shape: tuple[int, int, int], n_outputs: int) -> Network:
+    """Return what the cost of a model depends on.
+
+    Args:
+        model: The architecture section of a setting.
+        input_shape: Channels, height and width of a sample.
+        n_outputs: Number of outputs.
+    """
+    inputs = math.prod(input_shape)
+    match model.name:
+        case "linear":
+            return _linear((inputs, n_outputs), dropout=False)
+        case "mlp":
+            return _linear((inputs, *model.hidden, n_outputs), dropout=model.dropout > 0)
+        case "cnn":
+            return _cnn(model.channels, model.batch_norm, input_shape, n_outputs)
+
+
+def _linear(widths: tuple[int, ...], dropout: bool) -> Network:
+    products = [a * b for a, b in itertools.pairwise(widths)]
+    hidden = widths[1:-1]
+    return Network(
+        inputs=widths[0],
+        outputs=widths[-1],
+        parameters=sum(products) + sum(widths[1:]),
+        forward=2 * sum(products),
+        first=2 * products[0],
+        activations=sum(hidden),
+        modules=2 + len(hidden) * (3 if dropout else 2),
+        dropped=sum(hidden) if dropout else 0,
+        widths=sum(widths) + sum(hidden),
+        stacked=True,
+    )
+
+
+def _cnn(
+    channels: tuple[int, ...], batch_norm: bool, shape: tuple[int, int, int], n_outputs: int
+) -> Network:
+    width, height, breadth = shape
+    convolutions, activations, parameters, buffers = [], 0, 0, 0
+    for units in channels:
+        area = height * breadth
+        convolutions.append(2 * 9 * width * units * area)
+        activations += units * area
+        parameters += 9 * width * units + units + (2 * units if batch_norm else 0)
+        buffers += 2 * units + 1 if batch_norm else 0
+        width, height, breadth = units, height // 2, breadth // 2
+    flat = width * height * breadth
+    return Network(
+        inputs=math.prod(shape),
+        outputs=n_outputs,
+        parameters=parameters + flat * n_outputs + n_outputs,
+        forward=sum(convolutions) + 2 * flat * n_outputs,
+        first=convolutions[0],
+        activations=activations,
+        modules=2 + len(channels) * (4 if batch_norm else 3),
+        buffers=buffers,
+    )
+
+
+def workload(setting: Setting) -> Workload:
+    """Return what the costs of a setting depend on."""
+    data, recipe, lds, loo = setting.dataset, setting.recipe, setting.lds, setting.loo
+    left_out = len(setting.loo_ids())
+    again = min(loo.replicate, left_out)
+    fixed: dict[Layer, int | str] = {
+        "full": setting.full.chunk,
+        "half": setting.half.chunk,
+        "lds": lds.chunk,
+        "loo": loo.chunk,
+    }
+    return Workload(
+        name=setting.name,
+        hardware=setting.hardware,
+        network=network(setting.model, INPUTS[data.name], CLASSES[data.name]),
+        n_train=data.n_train,
+        n_test=data.n_test,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        optimizer_states=1 if recipe.momentum else 0,
+        full=setting.full.runs,
+        checkpoints=setting.full.checkpoints,
+        half=setting.half.runs,
+        half_ratio=setting.half.ratio,
+        lds=lds.subsets,
+        lds_ratio=lds.ratio,
+        lds_runs=lds.runs,
+        loo=(left_out, again) if again else (left_out,),
+        loo_shared=loo.pairing != "none",
+        chunk=tuple((k, size) for k, size in fixed.items() if isinstance(size, int)),
+    )
+
+
+# time
+
+
+def stack_size(work: Workload, shared: bool) -> int:
+    """Return how many models are trained at once; on a CPU as the engine chooses it."""
+    net = work.network
+    if not net.stacked:
+        return 1
+    if work.hardware == "gpu":
+        return 128
+    numbers = (1 + work.optimizer_states) * net.parameters
+    if not shared:
+        numbers += work.batch_size * net.inputs
+    return max(8, min(128, (4 << 20) // (numbers * FLOAT)))
+
+
+def training_seconds(work: Workload, ratio: float = 1.0, shared: bool = False) -> float:
+    """Return the seconds of training one model and testing it.
+
+    Args:
+        work: The workload.
+        ratio: Part of the training samples it sees.
+        shared: Whether the models of a stack see the same batches.
+    """
+    net, on = work.network, HARDWARE[work.hardware]
+    samples = int(work.n_train * ratio)
+    steps = work.iterations or -(-samples // work.batch_size) * work.epochs
+    visits = work.iterations * work.batch_size or samples * work.epochs
+    rate = on.linear if net.stacked else on.other
+    together = stack_size(work, shared)
+    a_visit = net.train / rate + net.outputs * on.output
+    a_step = work.optimizer_states * net.parameters * on.momentum
+    if net.stacked:
+        a_visit += net.activations * on.hidden + (0.0 if shared else net.inputs * on.gathered)
+        a_step += on.step / together
+    else:
+        a_visit += net.activations * on.activation
+        a_step += net.modules * on.module
+    if net.dropped:  # models that share their batches share their masks
+        a_visit += net.dropped * on.dropped / (together if shared else 1)
+        a_step += on.drawn / (together if shared else 1)
+    return visits * a_visit + steps * a_step + work.n_test * net.forward / rate
+
+
+def item_seconds(work: Workload, layer: Layer) -> float:
+    """Return the seconds of one item of a layer: a run, a subset (all its runs), a left-out id."""
+    match layer:
+        case "full":
+            return training_seconds(work)
+        case "half":
+            return training_seconds(work, work.half_ratio)
+        case "lds":
+            return work.lds_runs * training_seconds(work, work.lds_ratio)
+        case "loo":
+            return training_seconds(work, shared=work.loo_shared)
+
+
+# chunks
+
+
+def parts(work: Workload, layer: Layer) -> tuple[int, ...]:
+    """Return the items of a layer; no chunk reaches from one part into the next."""
+    match layer:
+        case "full":
+            return (work.full,)
+        case "half":
+            return (work.half,)
+        case "lds":
+            return (work.lds,)
+        case "loo":
+            return work.loo
+
+
+def _power(least: float) -> int:
+    """Return the smallest power of two that is not below a number."""
+    power = 1
+    while power < least:
+        power *= 2
+    return power
+
+
+def chunk_size(items: int, seconds: float) -> tuple[int, float]:
+    """Return how many items a chunk holds, and how long a rest must take to be one of its own.
+
+    A power of two. A layer of ``PIECES`` times ``LONGEST`` or more has chunks of ``LONGEST``, or
+    down to half of that: the size then depends on the cost of an item alone, and more items only
+    add chunks. A shorter layer has ``PIECES`` chunks, or down to half of that, unless they would be
+    too short for a job; their size changes where the number of items passes a power of two.
+
+    Args:
+        items: Items of the layer.
+        seconds: Of each, positive.
+
+    Returns:
+        Items in a chunk, and the least seconds of the last chunk: a shorter rest joins the one
+        before it.
+    """
+    shortest = SHORTEST if items * seconds >= LONGEST else SHORTEST_OF_SMALL
+    longest = max(1, _power(int(LONGEST / seconds) + 1) // 2)
+    return min(max(_power(items) // PIECES, _power(shortest / seconds)), longest), shortest
+
+
+def chunk_sizes(work: Workload, layer: Layer) -> list[int]:
+    """Return the number of items of each chunk of a layer, in order."""
+    fixed = dict(work.chunk).get(layer, 0)
+    return cut(parts(work, layer), item_seconds(work, layer), fixed)
+
+
+def cut(counts: tuple[int, ...], seconds: float, fixed: int = 0) -> list[int]:
+    """Cut items into chunks.
+
+    Args:
+        counts: Items of each part; no chunk reaches from one part into the next.
+        seconds: Of each item.
+        fixed: Items of a chunk; 0 sizes chunks by time.
+
+    Returns:
+        Items of each chunk, in order.
+    """
+    size, shortest = (fixed, 0.0) if fixed else chunk_size(sum(counts), seconds)
+    chunks = []
+    for part in counts:
+        whole, rest = divmod(part, size)
+        sizes = [size] * whole
+        if rest and sizes and rest * seconds < shortest:
+            sizes[-1] += rest
+        elif rest:
+            sizes.append(rest)
+        chunks += sizes
+    return chunks
+
+
+# jobs
+
+
+def chunk_jobs(work: Workload, layer: Layer) -> list[Job]:
+    """Return what each chunk of a layer takes, in order."""
+    on, seconds = HARDWARE[work.hardware], item_seconds(work, layer)
+    # a chunk of leave-one-out trains the full run, too
+    extra = seconds if layer == "loo" else 0.0
+    return [
+        Job(
+            seconds=on.start + extra + size * seconds,
+            memory=_training_memory(work, layer, size),
+            disk=_chunk_disk(work, layer, size),
+            gpus=on.gpus,
+            items=size,
+        )
+        for size in chunk_sizes(work, layer)
+    ]
+
+
+def _data_bytes(work: Workload) -> float:
+    """Return the bytes of a setting's prepared samples: inputs, a label and an id each."""
+    return (work.n_train + work.n_test) * (work.network.inputs * FLOAT + 16.0)
+
+
+def _chunk_disk(work: Workload, layer: Layer, size: int) -> float:
+    ids, targets = 8.0 * (work.n_train + work.n_test), FLOAT * work.n_test
+    match layer:
+        case "full" | "half":
+            states = work.checkpoints if layer == "full" else 1
+            one = states * work.network.state * FLOAT + work.n_train + 8.0
+            return 8.0 * work.n_train + size * one
+        case "lds":
+            return ids + size * (work.lds_runs * targets + work.n_train + 8.0)
+        case "loo":  # and the full run
+            return ids + (size + 1) * (targets + 8.0)
+
+
+def _training_memory(work: Workload, layer: Layer, size: int) -> float:
+    """Return the bytes of the host at a job's peak: libraries, data, what it writes, one stack."""
+    net, on = work.network, HARDWARE[work.hardware]
+    held = on.memory + 2 * _data_bytes(work) + 3 * _chunk_disk(work, layer, size)
+    if on.gpus:  # the models are on the GPU
+        return held
+    shared = layer == "loo" and work.loo_shared
+    models = min(size * (work.lds_runs if layer == "lds" else 1) + 1, stack_size(work, shared))
+    states = 2 + work.optimizer_states + (work.checkpoints if layer == "full" else 0)
+    stack = states * net.state + work.batch_size * (net.inputs + 3 * net.activations)
+    # tested at the end, on all test samples at once; a convolution keeps several copies
+    stack += work.n_test * (net.outputs + (1 if net.stacked else 4) * net.activations)
+    order = 5 * 8.0 * work.n_train  # batches of an epoch: positions, members, weights
+    return held + models * (stack * FLOAT + order)
+
+
+def data_job(work: Workload) -> Job:
+    """Return what preparing the data takes."""
+    size = _data_bytes(work)
+    return Job(CPU.start + size / 20e6, CPU.memory + 4 * size, size)
+
+
+def truth_job(work: Workload, layer: Literal["lds", "loo"]) -> Job:
+    """Return what putting a ground truth together takes."""
+    # what all its chunks hold, with the ids that each of them repeats standing there once
+    ids = 8.0 * (work.n_train + work.n_test)
+    size = ids + sum(_chunk_disk(work, layer, count) - ids for count in parts(work, layer))
+    return Job(CPU.start + size / 50e6, CPU.memory + 4 * size, size)
+
+
+def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
+    """Return what one score matrix takes.
+
+    A method that is not part of the package is counted as Grad-Dot.
+    """
+    net, on = work.network, HARDWARE[work.hardware]
+    n, m, p = work.n_train, work.n_test, net.parameters
+    rate = on.linear if net.stacked else on.other
+    held = 64 << 20  # bytes of gradients formed at once
+    products = 2.0 * n * m * p
+    match method.module.rpartition(".")[2]:
+        case "random":
+            flops, models, memory = 0.0, 0, 0.0
+        case "if_explicit":  # in float64, at half the rate
+            flops = 2.0 * n * p * p + 2 * (p**3 / 3 + 2.0 * m * p * p) + products
+            models, memory = 1, 16.0 * p * p + 20.0 * m * p
+        case "if_cg":
+            # a tangent doubles every product but those of the first layer's inputs, which have none
+            product = n * 2.0 * (net.train - net.first)
+            flops = int(params.get("iterations", 10)) * m * product + products
+            models, memory = 1, 5.0 * FLOAT * m * p
+        case other:
+            models = {"tracin": int(params.get("runs", 1)), "tracin_cp": work.checkpoints}.get(
+                other, 1
+            )
+            if net.stacked:  # gradients factor
+                flops = models * ((n + m) * net.train + 2.0 * n * m * net.widths)
+            else:  # the training gradients are formed anew for each block of test samples
+                blocks = -(-m // max(1, held // (FLOAT * p)))
+                flops = models * ((blocks * n + m) * net.train + products)
+            at_once = min(n, held // (FLOAT * p))
+            memory = FLOAT * ((n + m) * net.widths + at_once * 8.0 * net.activations)
+    states = models and work.full * work.checkpoints * net.state * FLOAT
+    matrix = FLOAT * float(n) * m
+    return Job(
+        seconds=on.start + flops / rate + 4 * matrix / 1e9,
+        memory=on.memory + 2 * _data_bytes(work) + 2 * states + 4 * matrix + memory + 3 * held,
+        disk=matrix + 8.0 * (n + m),
+        gpus=on.gpus,
+    )
+
+
+def feature_jobs(work: Workload, projection: int) -> list[Job]:
+    """Return what projecting the gradients of all samples takes, one pass for each model.
+
+    Each job holds some full and half models: (train + test) samples x ``projection`` numbers of
+    each, by a dense projection (TRAK, arXiv:2303.14186).
+    """
+    net, on = work.network, HARDWARE[work.hardware]
+    samples = work.n_train + work.n_test
+    rate = on.linear if net.stacked else on.other
+    seconds = samples * (net.train + 2.0 * net.parameters * projection) / rate
+    one = float(FLOAT) * samples * projection
+    memory = on.memory + 2 * _data_bytes(work) + 3 * FLOAT * net.state
+    return [
+        Job(on.start + size * seconds, memory + 3 * size * one, size * one, on.gpus, size)
+        for size in cut((work.full + work.half,), seconds)
+    ]
+
+
+def product_job(work: Workload, projection: int) -> Job:
+    """Return what one score matrix takes that is a product of projected gradients, on a CPU."""
+    matrix, models = float(FLOAT) * work.n_train * work.n_test, work.full + work.half
+    features = float(FLOAT) * (work.n_train + work.n_test) * projection
+    products = 2.0 * work.n_train * projection * (work.n_test + projection)
+    return Job(
+        seconds=CPU.start + models * (products / CPU.other + features / 1e9),
+        memory=CPU.memory + 3 * features + 4 * matrix,
+        disk=matrix + 8.0 * (work.n_train + work.n_test),
+    )
+
+
+def chunk_job(setting: Setting, layer: Layer, number: int) -> Job:
+    """Return what one chunk of a layer takes on the setting's nominal hardware, before any margin.
+
+    What a job asks a scheduler for: more of both on a second attempt is the scheduler's business,
+    as is a job that runs on slower hardware than the setting names.
+
+    Args:
+        setting: The setting.
+        layer: Which layer.
+        number: Which chunk, from 0.
+    """
+    return _setting_jobs(setting, layer)[number]
+
+
+@cache  # every job of a workflow asks
+def _setting_jobs(setting: Setting, layer: Layer) -> list[Job]:
+    return chunk_jobs(workload(setting), layer)

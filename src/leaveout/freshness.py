@@ -1,0 +1,246 @@
+"""Which files are not what today's configuration and code would make.
+
+A workflow engine that goes by clocks is wrong as soon as files come from elsewhere: a pull sets
+their times in no useful order, and without the engine's own records nobody notices a configuration
+that was edited since. Here the stamps decide (:mod:`leaveout.stamps`). A file is *stale* when its
+stamp is not the one that today's plan wants, when an input that lies beside it is another than the
+one it was made from, or when its contents are not what its stamp says. The workflow makes stale
+files anew, with all that follows from them.
+
+The engine compares times and nothing else, so it is told by times: a stale file's job has one more
+input, :data:`leaveout.plan.STALE_MARK`, which is newer. For all others the clocks are put right: a
+good file that is older than one of its inputs gets that input's time, and the engine finds nothing
+to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leaveout import artefacts, stamps
+from leaveout.artefacts import CorruptArtefactError, atomic_path
+from leaveout.errors import LeaveoutError
+from leaveout.plan import STALE_MARK, Step
+
+CACHE = Path(".snakemake/leaveout-digests.json")
+LARGE = 1 << 30
+"""So many bytes to be read are announced: it takes seconds."""
+
+
+@dataclass(frozen=True)
+class Review:
+    """What was found.
+
+    Attributes:
+        stale: The files to be made anew and why; an empty reason for those that only follow from
+            another.
+        good: The files that are there and as wanted.
+    """
+
+    stale: dict[str, str]
+    good: frozenset[str]
+
+
+class _Digests:
+    """Digests of contents, remembered by size, time and inode so that each file is read once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[str, list[Any]] = {}
+        self._known: dict[str, list[Any]] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError):  # a broken memory is no memory
+            self._known = dict(json.loads(path.read_text(encoding="utf-8")))
+
+    @staticmethod
+    def _identity(path: str) -> list[int]:
+        status = Path(path).stat()
+        return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+    def unread(self, paths: Iterable[str]) -> int:
+        """Return how many bytes of these files are not known yet."""
+        found = ((path, self._identity(path)) for path in paths)
+        return sum(who[0] for path, who in found if self._known.get(path, [])[:-1] != who)
+
+    def __call__(self, path: str) -> str:
+        """Return the sha256 of a file's contents, an artefact's after it has been verified."""
+        identity = self._identity(path)
+        known = self._known.get(path)
+        if known is None or known[:-1] != identity:
+            whole = path.endswith(".safetensors")
+            known = [
+                *identity,
+                artefacts.read(path).sha256 if whole else stamps.sha256_of(Path(path)),
+            ]
+        self._found[path] = known
+        return str(known[-1])
+
+    def touched(self, path: str) -> None:
+        """Note that only the time of a file has changed."""
+        if path in self._found:
+            self._found[path][:-1] = self._identity(path)
+
+    def save(self) -> None:
+        """Write what was found; where that can't be done, the next run reads the files again."""
+        if self._found != self._known:
+            with contextlib.suppress(LeaveoutError), atomic_path(self._path) as temporary:
+                temporary.write_text(json.dumps(self._found), encoding="utf-8")
+
+
+def _flat(key: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(key, dict):
+        parts = (_flat(value, f"{prefix}{name}.") for name, value in key.items())
+        return {name: value for part in parts for name, value in part.items()}
+    return {prefix.rstrip("."): key}
+
+
+def difference(old: str, new: str) -> str:
+    """Say in words how two keys differ, e.g. ``recipe.learning_rate: 0.01 -> 0.1``."""
+    try:
+        before, after = _flat(json.loads(old)), _flat(json.loads(new))
+    except ValueError:
+        return "made by another version"
+    words = []
+    for name in dict.fromkeys([*before, *after]):
+        a, b = (json.dumps(k.get(name)) if name in k else "none" for k in (before, after))
+        if a != b and name in ("code", "method_code"):
+            words.append("edited code" if name == "code" else "edited code of the method")
+        elif a != b:
+            words.append(f"{name}: {a} -> {b}" if len(a) + len(b) < 80 else f"other {name}")
+    return ", ".join(dict.fromkeys(words))
+
+
+def _why_stale(
+    path: str, step: Step, wanted: Mapping[str, str], spec: str, digests: _Digests
+) -> str | None:
+    """Return why a file is stale (empty: it follows from another), or None if it is good."""
+    try:
+        stamp = stamps.read(path)
+        if stamp is None:
+            return "it has no stamp"
+        if stamp.key != step.key:
+            return difference(stamp.key, step.key) or "made by another version"
+        if digests(path) != stamp.sha256:
+            return "altered after it was made"
+    except CorruptArtefactError:
+        return "damaged"
+    if stamp.spec != spec:
+        return ""
+    made_from = {source.spec: source.sha256 for source in stamp.inputs.values()}
+    for name in step.inputs:
+        if Path(name).is_file():
+            with contextlib.suppress(CorruptArtefactError):  # it is stale itself, and named
+                if digests(name) != made_from.get(wanted[name]):
+                    return f"made from another {name}"
+    return None
+
+
+def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
+    """Compare all files that are there with what today's plan wants, and put their times right.
+
+    Args:
+        steps: All jobs, each after those that make its inputs.
+        cache: Where digests of contents are remembered between runs.
+
+    Returns:
+        Which files are stale and which are good; files that are not there are neither.
+    """
+    digests = _Digests(cache)
+    there = [p for step in steps for p in step.outputs if Path(p).is_file()]
+    now = time.time_ns()
+    if (unread := digests.unread(there)) > LARGE:
+        print(f"leaveout: reading {len(there)} files, {unread / 1e9:.1f} GB", file=sys.stderr)
+    wanted: dict[str, str] = {}
+    newest: dict[str, int] = {}
+    stale: dict[str, str] = {}
+    good: set[str] = set()
+    for step in steps:
+        for name in step.inputs:
+            if name not in wanted:  # a source: no job makes it
+                wanted[name] = stamps.source(name).spec
+                newest[name] = _dated(name, 0, now, digests)
+        spec = stamps.spec_of(step.key, (wanted[name] for name in step.inputs))
+        after = max((newest[name] for name in step.inputs), default=0)
+        for path in step.outputs:
+            wanted[path], newest[path] = spec, after
+            if not Path(path).is_file():
+                continue
+            why = _why_stale(path, step, wanted, spec, digests)
+            if why is None:
+                good.add(path)
+                newest[path] = _dated(path, after, now, digests)
+            else:
+                stale[path] = why
+    digests.save()
+    return Review(stale, frozenset(good))
+
+
+def _dated(path: str, earliest: int, now: int, digests: _Digests) -> int:
+    """Give a file a time (nanoseconds) that is not before its inputs' nor ahead of the clock.
+
+    Snakemake takes a file from the future for a fault of the clocks, and stops.
+    """
+    status = Path(path).stat()
+    wanted = max(min(status.st_mtime_ns, now), earliest)
+    if wanted == status.st_mtime_ns:
+        return wanted
+    try:
+        os.utime(path, ns=(status.st_atime_ns, wanted))
+    except OSError as error:
+        print(
+            f"leaveout: {path} is older than what it was made from, or of the future, and its time "
+            f"can't be set ({error.strerror}): what is good may be made anew",
+            file=sys.stderr,
+        )
+    digests.touched(path)
+    return wanted
+
+
+def describe(stale: Mapping[str, str]) -> str:
+    """Say what is stale and why, one line a reason; nothing if nothing is."""
+    if not stale:
+        return ""
+    by_reason: dict[str, list[str]] = {}
+    for path, why in stale.items():
+        by_reason.setdefault(why, []).append(path)
+    follow = len(by_reason.pop("", []))
+    lines = [
+        f"  {why}: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+        for why, paths in by_reason.items()
+    ]
+    if follow:
+        lines.append(f"  and {follow} that follow from others")
+    head = "leaveout: not what today's configuration and code make; made anew where needed:"
+    return "\n".join([head, *lines, ""])
+
+
+def refresh(steps: Sequence[Step]) -> dict[str, str]:
+    """Find what is stale, say so on standard error, and set the mark that makes its jobs due.
+
+    Args:
+        steps: All jobs, each after those that make its inputs.
+
+    Returns:
+        The stale files and why.
+
+    Raises:
+        LeaveoutError: The mark can't be set.
+    """
+    stale = review(steps).stale
+    if stale:
+        print(describe(stale), end="", file=sys.stderr)
+        newest = max(Path(path).stat().st_mtime_ns for path in stale)
+        now = max(time.time_ns(), newest + 1_000_000_000)  # a clock may have run ahead
+        with atomic_path(STALE_MARK) as temporary:
+            # other contents each time: an input whose checksum is on record counts as unchanged
+            temporary.write_text(secrets.token_hex(), encoding="utf-8")
+            os.utime(temporary, ns=(now, now))
+    return stale

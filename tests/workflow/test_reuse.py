@@ -1,0 +1,363 @@
+"""Results that came from elsewhere, by plain `dvc pull`, and the exact jobs that plain `snakemake`
+then finds due."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from leaveout.workflow import Plan
+
+Start = Callable[..., "subprocess.Popen[str]"]
+Snakemake = Callable[..., tuple[int, str]]
+Run = Callable[..., str]
+Planned = Callable[..., set[str]]
+Below = Callable[..., set[str]]
+
+COST = {"results/cost_table.csv"}
+DATA = {"results/tiny/data.safetensors"}
+MODELS = {"results/tiny/models/full/0.safetensors"}
+LDS = {f"results/tiny/retrain/lds/{i}.safetensors" for i in (0, 1)}
+LOO = {f"results/tiny/retrain/loo/{i}.safetensors" for i in (0, 1)}
+TRUTHS = {f"results/tiny/truth/{m}.safetensors" for m in ("lds", "loo")}
+GRAD_DOT = {"results/tiny/scores/grad_dot/default.safetensors"}
+EXPLICIT = {f"results/tiny/scores/if_explicit/damping={d}.safetensors" for d in ("1", "0.01")}
+SCORES = GRAD_DOT | EXPLICIT
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text, f"{path} has no {old!r}"
+    path.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def cloned(run: Run, tmp_path: Path, origin: Path) -> Path:
+    """A fresh clone in another path, nothing pulled."""
+    run(tmp_path, "git", "clone", "--quiet", str(origin), "somewhere-else")
+    return tmp_path / "somewhere-else"
+
+
+@pytest.fixture
+def pulled(run: Run, cloned: Path) -> Path:
+    """A fresh clone after `dvc pull`; the files' times are in no order at all."""
+    run(cloned, "dvc", "pull")
+    files = sorted(p for p in (cloned / "results").rglob("*") if p.is_file())
+    clock = random.Random(0)
+    for path in files:
+        os.utime(path, (clock.randrange(10**9), clock.randrange(10**9)))
+    return cloned
+
+
+def test_the_rules_are_the_steps_that_are_reviewed(origin: Path, snakemake: Snakemake) -> None:
+    """The stamps are checked against a plan of all jobs; it must be the one Snakemake follows."""
+    status, output = snakemake(origin, "--dry-run", "--forceall", "results", "models")
+    assert status == 0, output
+    blocks = re.findall(r"^rule (\w+):\n((?: {4}.*\n)*)", output, re.M)
+    found = set()
+    for _, block in blocks:
+        fields = dict(re.findall(r"^ {4}(input|output): (.*)$", block, re.M))
+        if "output" in fields:
+            inputs = tuple(fields["input"].split(", ")) if "input" in fields else ()
+            found.add((tuple(fields["output"].split(", ")), inputs))
+    config = yaml.safe_load((origin / "config/config.yaml").read_text())
+    steps = Plan.load(config, origin / "config").steps("config/published.csv")
+    assert found == {(step.outputs, step.inputs) for step in steps}
+
+
+def test_a_fresh_clone_has_nothing_to_do(
+    run: Run, pulled: Path, planned: Planned, snakemake: Snakemake
+) -> None:
+    assert planned(pulled) == set()
+    assert "Nothing to be done" in snakemake(pulled)[1]
+    assert "up to date" in run(pulled, "dvc", "status")
+    assert not run(pulled, "git", "status", "--porcelain")
+
+
+def test_times_alone_change_nothing(pulled: Path, planned: Planned) -> None:
+    for path in pulled.rglob("*"):
+        if path.is_file() and path.suffix in (".py", ".yaml", ".csv", ".smk"):
+            os.utime(path)
+    for layer in ("models", "truth"):
+        for path in (pulled / "results/tiny" / layer).rglob("*.safetensors"):
+            os.utime(path, (4e9, 4e9))  # a clock far ahead
+    assert planned(pulled) == set()
+
+
+def test_a_new_learning_rate(pulled: Path, planned: Planned, below_truth: Below) -> None:
+    edit(pulled / "config/settings/tiny.yaml", "0.05", "0.1")
+    everything = MODELS | LDS | LOO | TRUTHS | SCORES | COST | below_truth("lds", "loo")
+    assert planned(pulled) == everything
+
+
+def test_why_is_said(pulled: Path, snakemake: Snakemake) -> None:
+    edit(pulled / "config/settings/tiny.yaml", "0.05", "0.1")
+    output = snakemake(pulled, "--dry-run")[1]
+    assert "not what today's configuration and code make" in output
+    assert "recipe.learning_rate: 0.05 -> 0.1: results/tiny/models/full/0.safetensors" in output
+    assert "follow from others" in output
+
+
+def test_two_values_swapped(pulled: Path, planned: Planned, below_truth: Below) -> None:
+    # full.runs: 2, checkpoints: 1
+    edit(
+        pulled / "config/settings/tiny.yaml",
+        "{runs: 2, checkpoints: 1}",
+        "{runs: 1, checkpoints: 2}",
+    )
+    assert planned(pulled) == MODELS | SCORES | COST | below_truth("lds", "loo")
+
+
+def test_one_more_seed(pulled: Path, planned: Planned, below_truth: Below) -> None:
+    edit(pulled / "config/settings/tiny.yaml", "full: {runs: 2", "full: {runs: 3")
+    assert planned(pulled) == MODELS | SCORES | COST | below_truth("lds", "loo")
+
+
+def test_another_root_seed_spares_the_data(
+    pulled: Path, planned: Planned, below_truth: Below
+) -> None:
+    edit(pulled / "config/settings/tiny.yaml", "seed: 0", "seed: 1")
+    everything = MODELS | LDS | LOO | TRUTHS | SCORES | COST | below_truth("lds", "loo")
+    assert planned(pulled) == everything
+
+
+def test_one_more_subset_chunk(pulled: Path, planned: Planned, below_truth: Below) -> None:
+    edit(pulled / "config/settings/tiny.yaml", "subsets: 8", "subsets: 12")
+    truth = {"results/tiny/truth/lds.safetensors"}
+    assert planned(pulled) == (
+        {"results/tiny/retrain/lds/2.safetensors"} | truth | below_truth("lds")
+    )
+
+
+def test_one_more_method(pulled: Path, planned: Planned, below_truth: Below) -> None:
+    edit(pulled / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
+    new = {"results/tiny/scores/tracin_cp/default.safetensors"}
+    assert planned(pulled) == new | COST | below_truth("lds", "loo", methods=("tracin_cp",))
+
+
+def test_one_method_less(pulled: Path, planned: Planned, below_truth: Below) -> None:
+    edit(pulled / "config/config.yaml", "[grad_dot, if_explicit]", "[grad_dot]")
+    assert planned(pulled) == COST | below_truth("lds", "loo", methods=())
+
+
+def test_a_changed_metric(pulled: Path, planned: Planned, below_truth: Below) -> None:
+    edit(pulled / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
+    assert planned(pulled) == below_truth("lds", "loo")
+
+
+def test_a_methods_source(pulled: Path, planned: Planned, below_truth: Below) -> None:
+    source = pulled / "src/leaveout/attribution/if_explicit.py"
+    source.write_text(source.read_text() + "\n# a comment\n")
+    assert planned(pulled) == set()
+    source.write_text(source.read_text() + "\nSOMETHING = 1\n")
+    assert planned(pulled) == EXPLICIT | COST | below_truth("lds", "loo", methods=("if_explicit",))
+
+
+def test_a_metrics_source(pulled: Path, planned: Planned, below_truth: Below) -> None:
+    source = pulled / "src/leaveout/metrics/evaluate.py"
+    source.write_text(source.read_text() + "\nSOMETHING = 1\n")
+    # the module of all tables takes the names of the columns from there
+    assert planned(pulled) == below_truth("lds", "loo") | COST
+
+
+def test_the_configuration_edited_before_the_pull(
+    run: Run, cloned: Path, planned: Planned, below_truth: Below
+) -> None:
+    edit(cloned / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
+    run(cloned, "dvc", "pull")
+    assert planned(cloned) == below_truth("lds", "loo")
+
+
+def test_git_pull_without_dvc_pull(
+    run: Run,
+    pulled: Path,
+    origin: Path,
+    tmp_path: Path,
+    planned: Planned,
+    snakemake: Snakemake,
+    below_truth: Below,
+) -> None:
+    run(tmp_path, "git", "clone", "--quiet", str(origin), "upstream")
+    upstream = tmp_path / "upstream"
+    run(upstream, "dvc", "pull")
+    edit(upstream / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
+    run(upstream, "git", "commit", "--quiet", "--all", "--message", "Draw more")
+    assert snakemake(upstream)[0] == 0
+    run(upstream, "leaveout", "publish")
+
+    run(pulled, "git", "pull", "--quiet", str(upstream))
+    assert planned(pulled) == below_truth("lds", "loo")  # nothing is taken for what it is not
+    run(pulled, "dvc", "pull")
+    assert planned(pulled) == set()
+
+
+def test_a_layer_pulled_alone(run: Run, cloned: Path, planned: Planned) -> None:
+    run(cloned, "dvc", "pull", "results/tiny/metrics")
+    assert planned(cloned, "results/lds_table.csv") == {"results/lds_table.csv"}
+
+
+def test_restore_pulls_the_frontier(run: Run, cloned: Path, planned: Planned) -> None:
+    said = run(cloned, "leaveout", "restore", "results/lds_table.csv")
+    assert "pulled 1 files; Snakemake would compute 0" in said
+    assert planned(cloned, "results/lds_table.csv") == set()
+    assert not (cloned / "results/tiny").exists()
+
+
+def test_restore_does_not_climb_to_raw_data(
+    run: Run, cloned: Path, planned: Planned, below_truth: Below
+) -> None:
+    run(cloned, "dvc", "pull", "results/tiny/models")
+    edit(cloned / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
+    run(cloned, "leaveout", "restore")
+    new = {"results/tiny/scores/tracin_cp/default.safetensors"}
+    assert planned(cloned) == new | COST | below_truth("lds", "loo", methods=("tracin_cp",))
+    there = {p.relative_to(cloned).parts[2] for p in (cloned / "results/tiny").glob("*")}
+    assert there == {"data.safetensors", "models", "truth", "metrics", "scores"}
+    assert not (cloned / "results/tiny/retrain").exists()
+    # of the old scores, the table of costs needs the small files only
+    assert not list((cloned / "results/tiny/scores").rglob("*.safetensors"))
+
+
+def test_restore_leaves_what_is_there(run: Run, cloned: Path) -> None:
+    (cloned / "results/tiny/metrics/lds").mkdir(parents=True)
+    mine = cloned / "results/tiny/metrics/lds/grad_dot.csv"
+    mine.write_text("mine")
+    (cloned / "results/lds_table.csv").write_text("old")
+    run(cloned, "leaveout", "restore", "results/lds_table.csv")
+    assert mine.read_text() == "mine"
+    assert (cloned / "results/lds_table.csv").read_text() == "old"
+
+
+def test_restore_names_an_unknown_target(run: Run, cloned: Path) -> None:
+    said = run(cloned, "leaveout", "restore", "results/ldss_table.csv", status=1)
+    assert "results/ldss_table.csv: no job makes it" in said
+    assert "Traceback" not in said
+
+
+def test_an_interrupted_fan_out(
+    pulled: Path, start: Start, planned: Planned, below_truth: Below
+) -> None:
+    edit(pulled / "config/settings/tiny.yaml", "lds: {subsets: 8", "lds: {ratio: 0.4, subsets: 8")
+    truth = {"results/tiny/truth/lds.safetensors"}
+    assert planned(pulled) == LDS | truth | below_truth("lds")
+    chunks = [pulled / p for p in sorted(LDS)]
+    before = [p.stat().st_ino for p in chunks]
+    process = start(pulled, "--cores", "1")
+    done: list[Path] = []
+    while not done:
+        assert process.poll() is None
+        # Snakemake removes an output before its job starts: one that is back is new
+        done = [
+            p for p, i in zip(chunks, before, strict=True) if p.exists() and p.stat().st_ino != i
+        ]
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    left = planned(pulled)
+    assert truth | below_truth("lds") <= left
+    assert left - truth - below_truth("lds") < LDS
+
+
+@pytest.mark.parametrize(
+    ("file", "due"),
+    [
+        ("results/tiny/metrics/lds/grad_dot.csv", {"results/tiny/metrics/lds/grad_dot.csv"}),
+        ("results/tiny/truth/loo.safetensors", {"results/tiny/truth/loo.safetensors"}),
+        ("results/figures/loo.svg", {"results/figures/loo.svg"}),
+        ("results/tiny/scores/grad_dot/default.cost.json", GRAD_DOT),
+        ("results/tiny/metrics/lds/grad_dot.csv.stamp", {"results/tiny/metrics/lds/grad_dot.csv"}),
+    ],
+)
+def test_a_file_altered_by_hand_is_named_and_remade(
+    pulled: Path, file: str, due: set[str], planned: Planned, snakemake: Snakemake
+) -> None:
+    path = pulled / file
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    output = snakemake(pulled, "--dry-run")[1]
+    assert file.removesuffix(".stamp") in output.split("Building DAG")[0]
+    assert due <= planned(pulled)
+    assert planned(pulled).isdisjoint(MODELS | LDS | LOO)
+
+
+def test_an_altered_file_is_refused_by_hand(run: Run, pulled: Path) -> None:
+    table = pulled / "results/lds_table.csv"
+    table.write_text(table.read_text().replace("0.", "0.9", 1))
+    command = "table-page --metric lds --table results/lds_table.csv --out page.html"
+    said = run(pulled, "leaveout", *command.split(), status=1)
+    assert "results/lds_table.csv: it was altered after it was made" in said
+    assert not (pulled / "page.html").exists()
+
+
+def test_writing_in_place_does_not_reach_the_cache(
+    run: Run, pulled: Path, planned: Planned
+) -> None:
+    table = pulled / "results/lds_table.csv"
+    good = table.read_bytes()
+    with table.open("r+b") as file:
+        file.write(b"garbage")
+    run(pulled, "dvc", "checkout", "--force")
+    assert table.read_bytes() == good
+    assert planned(pulled) == set()
+
+
+def test_a_local_experiment_and_back(
+    run: Run, pulled: Path, planned: Planned, snakemake: Snakemake, below_truth: Below
+) -> None:
+    good = (pulled / "results/lds_table.csv").read_bytes()
+    edit(pulled / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
+    assert snakemake(pulled)[0] == 0
+    assert planned(pulled) == set()
+    assert (pulled / "results/lds_table.csv").read_bytes() != good
+    run(pulled, "git", "checkout", "--quiet", "config")
+    assert planned(pulled) == below_truth("lds", "loo")  # the experiment's are not taken for ours
+    run(pulled, "dvc", "checkout", "--force")
+    assert planned(pulled) == set()
+    assert (pulled / "results/lds_table.csv").read_bytes() == good
+
+
+def test_a_job_redone_with_the_same_outcome(
+    pulled: Path, planned: Planned, snakemake: Snakemake
+) -> None:
+    (model,) = MODELS
+    status, output = snakemake(pulled, "--force", model)
+    assert status == 0, output
+    assert planned(pulled) == set()
+
+
+def test_dvc_repro_records_what_the_configuration_makes(
+    run: Run, pulled: Path, planned: Planned
+) -> None:
+    assert "up to date" in run(pulled, "dvc", "repro")
+    edit(pulled / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
+    old = (pulled / "results/lds_table.csv").read_bytes()
+    run(pulled, "dvc", "repro")
+    assert (pulled / "results/lds_table.csv").read_bytes() != old
+    assert planned(pulled) == set()
+    assert "up to date" in run(pulled, "dvc", "status")
+
+
+def test_what_is_published_is_enough_for_a_new_method(
+    run: Run, modest: Path, tmp_path: Path, planned: Planned, below_truth: Below
+) -> None:
+    run(tmp_path, "git", "clone", "--quiet", str(modest), "clone")
+    clone = tmp_path / "clone"
+    run(clone, "dvc", "pull")
+    assert not (clone / "results/tiny/scores").exists()
+    assert planned(clone) == set()
+    edit(clone / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
+    new = {"results/tiny/scores/tracin_cp/default.safetensors"}
+    tables = below_truth("lds", "loo", methods=("tracin_cp",))
+    assert planned(clone, *(f"results/{m}_table.csv" for m in ("lds", "loo"))) == {
+        path for path in new | tables if "pages" not in path and "figures" not in path
+    }
