@@ -1,7 +1,8 @@
 """What a step asks of a machine: memory and time, and more of both at each attempt.
 
-The bases are for the published settings, with room to spare; a job that meets its limit is tried
-again with twice as much (how often, the profile says). Locally none of it is enforced.
+The bases are for the published settings, with room to spare (chunks are cut to at most an hour). A
+job that meets its limit is tried again with twice as much; how often, the profile says. Locally
+none of it is enforced.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ class Base:
 
 BASES = {
     "prepare": Base(4000, 60),
-    "models": Base(2000, 60),
-    "lds": Base(2000, 60),
-    "loo": Base(2000, 60),
+    "models": Base(2000, 120),
+    "lds": Base(2000, 120),
+    "loo": Base(2000, 120),
     "truth": Base(4000, 30),
     "attribute": Base(8000, 60),
     "evaluate": Base(4000, 30),

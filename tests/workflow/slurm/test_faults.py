@@ -84,7 +84,7 @@ def test_failed_jobs_are_tried_again_with_twice_as_much(
     for job, state in ((slurm_log.stem, "FAILED"), (run.held, "CANCELLED"), (late, "TIMEOUT")):
         assert f"SLURM-job '{job}' failed, SLURM status is: '{state}'" in run.output
     asked = re.findall(r"^    resources: .*mem_mb=(\d+),.*runtime=(\d+)", run.output, re.M)
-    assert Counter(asked) == {("2000", "60"): 3, ("4000", "120"): 3}
+    assert Counter(asked) == {("2000", "120"): 3, ("4000", "240"): 3}
     assert Counter(run.outs("began")) == {FIRST: 2, SECOND: 2, LOO: 2}
     agrees(run)
 
