@@ -397,7 +397,11 @@ def test_rows_of_an_array_left_on_disk(
     rows = found.rows["score"]
     assert (rows.shape, rows.dtype) == ((50, 3), np.float32)
     np.testing.assert_array_equal(rows.whole(), array)
-    np.testing.assert_array_equal(np.concatenate([rows.take(p) for p in rows.parts()]), array)
+    order = np.random.default_rng(1).permutation(50)
+    blocks = list(rows.blocks(order))
+    np.testing.assert_array_equal(np.concatenate([order[part] for part, _ in blocks]), order)
+    np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), array[order])
+    assert len(blocks) == {1: 50, 20: 50, 1 << 20: 1}[block_bytes]  # a row takes 12 bytes
     for some in ([7, 8, 9, 30, 2, 3, 3, 0, 49], [49, 48], []):
         positions = np.array(some, dtype=np.int64)
         np.testing.assert_array_equal(rows.take(positions), array[positions])

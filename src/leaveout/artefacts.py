@@ -100,12 +100,17 @@ class Rows:
             self._fill(out, handle)
         return out
 
-    def parts(self) -> Iterator[NDArray[np.intp]]:
-        """Cut the positions of its rows into blocks of about ``BLOCK_BYTES``."""
+    def blocks(self, rows: NDArray[np.integer[Any]]) -> Iterator[tuple[slice, Array]]:
+        """Read the rows at some positions, in that order, about ``BLOCK_BYTES`` at a time.
+
+        Yields:
+            (which of the positions, their rows).
+        """
         row = max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
         size = max(1, BLOCK_BYTES // row)
-        for start in range(0, self.shape[0], size):
-            yield np.arange(start, min(start + size, self.shape[0]))
+        for start in range(0, len(rows), size):
+            part = slice(start, min(start + size, len(rows)))
+            yield part, self.take(rows[part])
 
     def _fill(self, out: Array, handle: io.BufferedReader) -> None:
         if handle.readinto(_bytes(out)) != out.nbytes:
@@ -375,8 +380,8 @@ def read(path: Path | str, kind: str | None = None, leave: Collection[str] = ())
         for name, rows in sorted(arrays.items()):
             found.update(_description(name, rows))
             if name in leave:
-                for part in rows.parts():
-                    found.update(_bytes(rows.take(part)))
+                for _, block in rows.blocks(np.arange(rows.shape[0])):
+                    found.update(_bytes(block))
             else:
                 tensors[name] = rows.whole()
                 found.update(_bytes(tensors[name]))
