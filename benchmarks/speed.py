@@ -36,6 +36,7 @@ from leaveout import artefacts
 from leaveout.artefacts import atomic_path
 from leaveout.config import CNN, LDS, LOO, MLP, FirstIds, Recipe, Setting, load_setting
 from leaveout.data import sources
+from leaveout.data.normalise import normalise
 from leaveout.data.prepare import prepare
 from speed_protocol import Message, Workers
 
@@ -145,7 +146,11 @@ def _epochs(setting: Setting, epochs: int) -> Setting:
 def export(setting: Setting, folder: Path) -> None:
     """Write the data for both sides; the peer gets arrays, and the files torchvision reads."""
     prepare(setting, folder / "data.safetensors")
-    tensors = artefacts.read(folder / "data.safetensors", "data").tensors
+    artefact = artefacts.read(folder / "data.safetensors", "data")
+    tensors = {
+        name: normalise(array, **artefact.meta["pixels"]) if name.endswith("_inputs") else array
+        for name, array in artefact.tensors.items()
+    }
     wanted = setting.dataset
     raw = sources.load(wanted.name, wanted.source, wanted.n_train, wanted.n_test)
     np.savez(

@@ -11,42 +11,16 @@ are the Hugging Face data set ylecun/mnist, revision 77f3279092a1c1579b2250db8ea
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import lzma
 import sys
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from leaveout.artefacts import atomic_path
 from leaveout.data import mnist
+from leaveout.data.idx import read_idx
 from leaveout.errors import LeaveoutError
-
-
-def read_idx(folder: Path, name: str, sha256: str) -> bytes:
-    """Read one official file, gzipped or not, and verify it.
-
-    Args:
-        folder: Where it lies.
-        name: Its official name, without ``.gz``.
-        sha256: Expected digest of the uncompressed file.
-
-    Raises:
-        LeaveoutError: It is missing, damaged, or another file.
-    """
-    plain, packed = folder / name, folder / f"{name}.gz"
-    path = plain if plain.is_file() else packed
-    try:
-        raw = path.read_bytes() if path == plain else gzip.decompress(path.read_bytes())
-    except FileNotFoundError:
-        raise LeaveoutError(f"{folder}: neither {name} nor {name}.gz is there.") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise LeaveoutError(f"{path}: cannot be read ({error}). Fetch it anew.") from error
-    found = hashlib.sha256(raw).hexdigest()
-    if found != sha256:
-        raise LeaveoutError(f"{path}: sha256 {found}, the official file has {sha256}.")
-    return raw
 
 
 def build_slice(folder: Path, sha256: Mapping[str, str], n_train: int, n_test: int) -> bytes:
@@ -66,14 +40,7 @@ def build_slice(folder: Path, sha256: Mapping[str, str], n_train: int, n_test: i
     """
     parts = []
     for (name, digest), n in zip(sha256.items(), (n_train, n_train, n_test, n_test), strict=True):
-        raw = read_idx(folder, name, digest)
-        # IDX: two zero bytes, 8 (unsigned bytes), the number of dims, then each dim in 4 bytes.
-        n_dims = raw[3]
-        shape = [int.from_bytes(raw[4 * i : 4 * i + 4], "big") for i in range(1, n_dims + 1)]
-        row, start = 1, 4 + 4 * n_dims
-        for size in shape[1:]:
-            row *= size
-        parts.append(raw[start : start + n * row])
+        parts.append(read_idx(folder, name, digest)[:n].tobytes())
     return b"".join(parts)
 
 

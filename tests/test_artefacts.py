@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from leaveout import artefacts
-from leaveout.artefacts import CorruptArtefactError, atomic_path, read, write
+from leaveout.artefacts import CorruptArtefactError, Stream, atomic_path, read, write
 from leaveout.errors import LeaveoutError
 
 TENSORS: dict[str, np.ndarray] = {
@@ -227,20 +227,16 @@ def test_two_writers_at_once_do_not_meet(path: Path) -> None:
     ("code", "remedy"),
     [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "free some space"), (errno.EROFS, "run in")],
 )
-def test_a_write_that_fails_names_file_and_remedy(
-    path: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str
-) -> None:
+def test_a_write_that_fails_names_file_and_remedy(path: Path, code: int, remedy: str) -> None:
     old = path.read_bytes()
 
-    def fail(self: Path, data: bytes) -> int:
-        with self.open("wb") as handle:
-            handle.write(data[: len(data) // 2])
+    def fail() -> Iterator[np.ndarray]:
+        yield TENSORS["score"][:2]
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    half = TENSORS | {"score": Stream(np.dtype(np.float32), (3, 2), fail())}
     with pytest.raises(LeaveoutError, match=rf"could not write .*a\.safetensors: .*{remedy}"):
-        write(path, "score", TENSORS, DIMS, META)
-    monkeypatch.undo()
+        write(path, "score", half, DIMS, META)
     assert path.read_bytes() == old
     assert list(path.parent.iterdir()) == [path]
 
@@ -282,34 +278,37 @@ def test_a_missing_folder_is_made(tmp_path: Path) -> None:
     read(out, "score")
 
 
-HALF = """
-import pathlib, sys, time
+CUT_OFF = """
+import sys, time
 import numpy as np
 from leaveout import artefacts
 
-def half(self, data):
-    with self.open("wb") as handle:
-        handle.write(data[: len(data) // 2])
-        handle.flush()
-        print("half", flush=True)
-        time.sleep(60)
+def blocks():
+    for start in range(0, 10000, 1000):
+        if start == int(sys.argv[2]):
+            print("so far", flush=True)
+            time.sleep(60)
+        yield np.arange(start, start + 1000.0)
+    print("so far", flush=True)
+    time.sleep(60)
 
-pathlib.Path.write_bytes = half
-artefacts.write(sys.argv[1], "score", {"x": np.arange(10000)}, {"x": ("i",)}, {})
+stream = artefacts.Stream(np.dtype(np.float64), (10000,), blocks())
+artefacts.write(sys.argv[1], "score", {"x": stream}, {"x": ("i",)}, {})
 """
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["over an old file", "anew"])
-def test_killed_in_the_middle_of_a_write(tmp_path: Path, before: bool) -> None:
+@pytest.mark.parametrize("after", ["5000", "10000"], ids=["half of it", "all but the digests"])
+def test_killed_in_the_middle_of_a_write(tmp_path: Path, before: bool, after: str) -> None:
     out = tmp_path / "a.safetensors"
     if before:
         write(out, "score", TENSORS, DIMS, META)
     child = subprocess.Popen(
-        [sys.executable, "-c", HALF, str(out)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CUT_OFF, str(out), after], stdout=subprocess.PIPE, text=True
     )
     with child:
         assert child.stdout is not None
-        assert child.stdout.readline() == "half\n"
+        assert child.stdout.readline() == "so far\n"
         os.kill(child.pid, signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL
     left = [p for p in tmp_path.iterdir() if p != out]
@@ -331,3 +330,89 @@ def test_the_header_is_plain_json(path: Path) -> None:
     size = int.from_bytes(raw[:8], "little")
     header = json.loads(json.loads(raw[8 : 8 + size])["__metadata__"]["leaveout"])
     assert (header["kind"], header["meta"]) == ("score", META)
+
+
+def blocks(array: np.ndarray, size: int) -> Stream:
+    """An array as a stream of blocks of ``size`` rows."""
+    parts = (array[start : start + size] for start in range(0, len(array), size))
+    return Stream(array.dtype, array.shape, parts)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_a_stream_gives_the_file_that_the_whole_array_gives(
+    path: Path, tmp_path: Path, size: int
+) -> None:
+    out = tmp_path / "streamed.safetensors"
+    streams = {name: blocks(array, size) for name, array in TENSORS.items()}
+    write(out, "score", streams, DIMS, META)
+    assert out.read_bytes() == path.read_bytes()
+
+
+def test_the_file_is_what_the_safetensors_library_writes(tmp_path: Path) -> None:
+    kinds = "?BbhHeiIfdqQ"  # every dtype, in numpy's letters
+    tensors = {f"{kind}ü": np.arange(5).astype(kind) for kind in kinds} | TENSORS
+    dims = {name: DIMS.get(name, (name,)) for name in tensors}
+    out = tmp_path / "a.safetensors"
+    write(out, "score", tensors, dims, META)
+    raw = out.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    metadata = json.loads(raw[8 : 8 + size])["__metadata__"]
+    assert raw == save(tensors, metadata=metadata)
+    header = json.loads(metadata["leaveout"])
+    assert header["sha256"] == artefacts.digest(tensors) == read(out).sha256
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([np.zeros((2, 2), np.float32)], "blocks have 2 rows, the whole has 3"),
+        ([np.zeros((4, 2), np.float32)], "blocks have 4 rows, the whole has 3"),
+        ([np.zeros((3, 1), np.float32)], r"a block is float32 \(3, 1\)"),
+        ([np.zeros((3, 2))], "a block is float64"),
+    ],
+)
+def test_blocks_that_do_not_make_up_the_array(
+    path: Path, parts: list[np.ndarray], message: str
+) -> None:
+    old = path.read_bytes()
+    stream = Stream(np.dtype(np.float32), (3, 2), parts)
+    with pytest.raises(ValueError, match=message):
+        write(path, "score", TENSORS | {"score": stream}, DIMS, META)
+    assert path.read_bytes() == old
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("block_bytes", [1, 20, 1 << 20])
+def test_rows_of_an_array_left_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    monkeypatch.setattr(artefacts, "BLOCK_BYTES", block_bytes)
+    array = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
+    out = tmp_path / "a.safetensors"
+    tensors = {"score": array, "mask": np.ones((2, 50), np.uint8)}
+    write(out, "score", tensors, {name: DIMS[name] for name in tensors}, META)
+    found = read(out, "score", leave=["score"])
+    assert list(found.tensors) == ["mask"]
+    assert found.sha256 == artefacts.digest(tensors)
+    rows = found.rows["score"]
+    assert (rows.shape, rows.dtype) == ((50, 3), np.float32)
+    np.testing.assert_array_equal(rows.whole(), array)
+    order = np.random.default_rng(1).permutation(50)
+    blocks = list(rows.blocks(order))
+    np.testing.assert_array_equal(np.concatenate([order[part] for part, _ in blocks]), order)
+    np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), array[order])
+    assert len(blocks) == {1: 50, 20: 50, 1 << 20: 1}[block_bytes]  # a row takes 12 bytes
+    for some in ([7, 8, 9, 30, 2, 3, 3, 0, 49], [49, 48], []):
+        positions = np.array(some, dtype=np.int64)
+        np.testing.assert_array_equal(rows.take(positions), array[positions])
+    out.write_bytes(out.read_bytes()[:-104])  # the mask and a score
+    with pytest.raises(CorruptArtefactError, match="truncated while it was read"):
+        rows.whole()
+
+
+def test_an_array_left_on_disk_is_verified_all_the_same(path: Path) -> None:
+    whole = path.read_bytes()
+    place = whole.index(TENSORS["score"].tobytes())
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(CorruptArtefactError, match="do not match the sha256"):
+        read(path, "score", leave=["score"])

@@ -6,6 +6,9 @@ each array, and carries the provenance its writer passes in. Coordinates are arr
 never by position in a loader. The sha256 of the arrays and that of the header are stored too and
 checked on every read: a truncated, altered or half-written file is never taken for whole. Nothing
 is ever pickled.
+
+An array larger than memory is written from a ``Stream`` of blocks, and read by rows
+(``read(..., leave=...)``). Its file is the same, byte for byte, as if it had been written whole.
 """
 
 from __future__ import annotations
@@ -13,24 +16,105 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
+import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from leaveout.errors import LeaveoutError
 
 FORMAT = "leaveout/1"
 Array = NDArray[Any]
 Dims = Mapping[str, tuple[str, ...]]
+
+BLOCK_BYTES = 32 << 20
+"""How much of an array that stays on disk is in memory at once, about."""
+
+_DTYPES = {
+    "BOOL": "|b1", "U8": "|u1", "I8": "|i1", "I16": "<i2", "U16": "<u2", "F16": "<f2",
+    "I32": "<i4", "U32": "<u4", "F32": "<f4", "F64": "<f8", "I64": "<i8", "U64": "<u8",
+}  # fmt: skip
+"""numpy's names of safetensors' dtypes; safetensors lays arrays out from the last to the first."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An array to be written block by block, so that it is never whole in memory.
+
+    Attributes:
+        dtype: Of every block.
+        shape: Of the whole array.
+        blocks: Its rows in order, some at a time; asked for once.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    blocks: Iterable[Array]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An array that stays on disk.
+
+    Attributes:
+        path: The file.
+        offset: Where in it the array starts, in bytes.
+        dtype: Of the array.
+        shape: Of the array.
+    """
+
+    path: Path
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> Array:
+        """Read the rows at some positions, in that order.
+
+        Raises:
+            CorruptArtefactError: The file has become shorter.
+        """
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with self.path.open("rb") as handle:
+            for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
+                if len(run):
+                    handle.seek(self.offset + int(rows[run[0]]) * size)
+                    self._fill(out[run[0] : run[-1] + 1], handle)
+        return out
+
+    def whole(self) -> Array:
+        """Read all of it."""
+        out = np.empty(self.shape, self.dtype)
+        with self.path.open("rb") as handle:
+            handle.seek(self.offset)
+            self._fill(out, handle)
+        return out
+
+    def blocks(self, rows: NDArray[np.integer[Any]]) -> Iterator[tuple[slice, Array]]:
+        """Read the rows at some positions, in that order, about ``BLOCK_BYTES`` at a time.
+
+        Yields:
+            (which of the positions, their rows).
+        """
+        row = max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
+        size = max(1, BLOCK_BYTES // row)
+        for start in range(0, len(rows), size):
+            part = slice(start, min(start + size, len(rows)))
+            yield part, self.take(rows[part])
+
+    def _fill(self, out: Array, handle: io.BufferedReader) -> None:
+        if handle.readinto(_bytes(out)) != out.nbytes:
+            raise CorruptArtefactError(self.path, "truncated while it was read")
 
 
 @dataclass(frozen=True)
@@ -44,6 +128,7 @@ class Artefact:
         dims: The names of each array's dimensions.
         meta: The rest of the header: setting, provenance, whatever the writer added.
         sha256: Digest of the arrays (names, dtypes, shapes and bytes), independent of the header.
+        rows: The arrays that were left on disk.
     """
 
     path: Path
@@ -52,6 +137,7 @@ class Artefact:
     dims: dict[str, tuple[str, ...]]
     meta: dict[str, Any]
     sha256: str
+    rows: dict[str, Rows] = field(default_factory=dict)
 
 
 class CorruptArtefactError(LeaveoutError):
@@ -70,9 +156,18 @@ def digest(tensors: Mapping[str, Array]) -> str:
     sha = hashlib.sha256()
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
-        sha.update(json.dumps([name, array.dtype.str, list(array.shape)]).encode())
-        sha.update(array.reshape(-1).view(np.uint8).data)
+        sha.update(_description(name, array))
+        sha.update(_bytes(array))
     return sha.hexdigest()
+
+
+def _description(name: str, array: Array | Stream | Rows) -> bytes:
+    """Return what the digest holds of an array beside its bytes."""
+    return json.dumps([name, array.dtype.str, list(array.shape)]).encode()
+
+
+def _bytes(array: Array) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _header_sha256(header: Mapping[str, Any]) -> str:
@@ -81,12 +176,12 @@ def _header_sha256(header: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
-def _check_dims(tensors: Mapping[str, Array], dims: Dims) -> None:
+def _check_dims(tensors: Mapping[str, Stream], dims: Dims) -> None:
     sizes: dict[str, int] = {}
     if set(dims) != set(tensors):
         raise ValueError(f"dims name {sorted(dims)}, tensors are {sorted(tensors)}")
     for name, array in tensors.items():
-        if len(dims[name]) != array.ndim:
+        if len(dims[name]) != len(array.shape):
             raise ValueError(f"{name} has shape {array.shape} but dims {dims[name]}")
         for dim, size in zip(dims[name], array.shape, strict=True):
             if sizes.setdefault(dim, size) != size:
@@ -130,10 +225,51 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _head(streams: Mapping[str, Stream], header: Mapping[str, Any]) -> tuple[bytes, dict[str, int]]:
+    """Return what precedes the arrays, as safetensors has it, and where in the file each starts."""
+    names = {code: name for name, code in _DTYPES.items()}
+    rank = {code: place for place, code in enumerate(_DTYPES.values())}
+    # one entry: safetensors wants text, and the library writes several in random order
+    entries: dict[str, Any] = {
+        "__metadata__": {"leaveout": json.dumps(header, sort_keys=True)},
+    }
+    starts, end = {}, 0
+    for name in sorted(streams, key=lambda name: (-rank[streams[name].dtype.str], name)):
+        stream = streams[name]
+        starts[name], end = end, end + math.prod(stream.shape) * stream.dtype.itemsize
+        entries[name] = {
+            "dtype": names[stream.dtype.str],
+            "shape": list(stream.shape),
+            "data_offsets": [starts[name], end],
+        }
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+    return head, {name: len(head) + start for name, start in starts.items()}
+
+
+def _put(handle: io.BufferedWriter, name: str, stream: Stream, sha: hashlib._Hash) -> None:
+    """Write an array where the file stands, and add it to the digest."""
+    sha.update(_description(name, stream))
+    found = 0
+    for block in stream.blocks:
+        block = np.ascontiguousarray(block)
+        if block.dtype != stream.dtype or block.shape[1:] != stream.shape[1:]:
+            raise ValueError(
+                f"{name}: a block is {block.dtype} {block.shape}, the whole {stream.dtype} "
+                f"{stream.shape}"
+            )
+        sha.update(_bytes(block))
+        handle.write(_bytes(block))
+        found += len(block)
+    if found != stream.shape[0]:
+        raise ValueError(f"{name}: the blocks have {found} rows, the whole has {stream.shape[0]}")
+
+
 def write(
     path: Path | str,
     kind: str,
-    tensors: Mapping[str, Array],
+    tensors: Mapping[str, Array | Stream],
     dims: Dims,
     meta: Mapping[str, Any],
 ) -> None:
@@ -142,36 +278,70 @@ def write(
     Args:
         path: The file to write.
         kind: The kind of artefact; ``read`` can insist on it.
-        tensors: The arrays by name.
+        tensors: The arrays by name, or streams of those that should not be in memory as a whole.
         dims: For each array the names of its dimensions; a dim has one size throughout the file.
         meta: JSON-able header entries.
 
     Raises:
-        ValueError: ``dims`` and ``tensors`` disagree (a fault of the caller).
+        ValueError: ``dims`` and ``tensors``, or a stream and its blocks, disagree (a fault of the
+            caller).
         LeaveoutError: The file could not be written.
     """
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    _check_dims(arrays, dims)
+    streams = {}
+    for name, value in tensors.items():
+        if not isinstance(value, Stream):
+            array = np.ascontiguousarray(value)
+            value = Stream(array.dtype, array.shape, [array])
+        streams[name] = value
+    _check_dims(streams, dims)
     header = {
         "format": FORMAT,
         "kind": kind,
         "dims": {name: list(dims[name]) for name in sorted(dims)},
-        "sha256": digest(arrays),
+        # the digests are known when all is written; until then their place is kept
+        "sha256": "0" * 64,
+        "header_sha256": "0" * 64,
         "meta": dict(meta),
     }
-    header["header_sha256"] = _header_sha256(header)
-    # one entry: safetensors writes several in random order
-    payload = save(arrays, metadata={"leaveout": json.dumps(header, sort_keys=True)})
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(payload)
+    head, starts = _head(streams, header)
+    sha = hashlib.sha256()
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        handle.write(head)
+        for name in sorted(streams):
+            handle.seek(starts[name])
+            _put(handle, name, streams[name], sha)
+        header["sha256"] = sha.hexdigest()
+        header["header_sha256"] = _header_sha256(header)
+        handle.seek(0)
+        handle.write(_head(streams, header)[0])
 
 
-def read(path: Path | str, kind: str | None = None) -> Artefact:
+def _open(path: Path) -> tuple[dict[str, str], dict[str, Rows]]:
+    """Return the metadata of a safetensors file and where its arrays are."""
+    # the library sees to it that the head is sound and the arrays fill the rest of the file
+    with safe_open(path, framework="numpy"):
+        pass
+    with path.open("rb") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        entries = json.loads(handle.read(size))
+    metadata = entries.pop("__metadata__", {})
+    arrays = {}
+    for name, entry in entries.items():
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"dtype {entry['dtype']} of {name}")
+        offset, dtype = 8 + size + entry["data_offsets"][0], np.dtype(_DTYPES[entry["dtype"]])
+        arrays[name] = Rows(path, offset, dtype, tuple(entry["shape"]))
+    return metadata, arrays
+
+
+def read(path: Path | str, kind: str | None = None, leave: Collection[str] = ()) -> Artefact:
     """Read an artefact and verify it.
 
     Args:
         path: The file to read.
         kind: If given, the kind the file must be of.
+        leave: Names of arrays that stay on disk, to be read by rows: verified as well, but block by
+            block.
 
     Raises:
         LeaveoutError: The file is missing.
@@ -181,9 +351,7 @@ def read(path: Path | str, kind: str | None = None) -> Artefact:
     if not path.is_file():
         raise LeaveoutError(f"{path}: no such file. Make it with: snakemake {path}")
     try:
-        with safe_open(path, framework="numpy") as handle:
-            metadata = handle.metadata() or {}
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        metadata, arrays = _open(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CorruptArtefactError(path, f"truncated or damaged ({error})") from error
     try:
@@ -207,7 +375,19 @@ def read(path: Path | str, kind: str | None = None) -> Artefact:
         )
     if kind is not None and file_kind != kind:
         raise CorruptArtefactError(path, f"it is of kind {file_kind!r}, expected {kind!r}")
-    if digest(tensors) != sha256:
+    tensors, found = {}, hashlib.sha256()
+    try:
+        for name, rows in sorted(arrays.items()):
+            found.update(_description(name, rows))
+            if name in leave:
+                for _, block in rows.blocks(np.arange(rows.shape[0])):
+                    found.update(_bytes(block))
+            else:
+                tensors[name] = rows.whole()
+                found.update(_bytes(tensors[name]))
+    except OSError as error:
+        raise CorruptArtefactError(path, f"it cannot be read ({error})") from error
+    if found.hexdigest() != sha256:
         raise CorruptArtefactError(path, "its contents do not match the sha256 in its header")
     return Artefact(
         path=path,
@@ -216,4 +396,5 @@ def read(path: Path | str, kind: str | None = None) -> Artefact:
         dims={name: tuple(names) for name, names in dims.items()},
         meta=meta,
         sha256=sha256,
+        rows={name: arrays[name] for name in arrays if name not in tensors},
     )

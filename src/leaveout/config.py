@@ -58,8 +58,9 @@ class Dataset(_Closed):
 
     name: Literal["mnist", "digits"]
     """Data set, see leaveout.data."""
-    source: Literal["bundled", "hub"] = "bundled"
-    """`bundled` ships with the package and needs no network; `hub` downloads the pinned files."""
+    source: Literal["bundled", "hub", "idx"] = "bundled"
+    """`bundled` ships with the package and needs no network; `hub` downloads the pinned files;
+    `idx` reads the official ones from the folder that LEAVEOUT_MNIST_IDX_DIR names."""
     n_train: int = Field(gt=1)
     """Training samples: the first ones, in file order."""
     n_test: int = Field(gt=3)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import types
@@ -121,8 +122,17 @@ def test_what_a_method_gets(files: Files, tmp_path: Path, fake: Any) -> None:
         (torch.ones(30), r"\(30,\).*\(30, 6\)"),
         (np.ones((30, 6)), r"ndarray.*\(30, 6\)"),
         (None, r"NoneType.*\(30, 6\)"),
+        (iter([torch.ones(29, 6)]), r"29 rows, .*\(30, 6\), or blocks"),
+        (iter([torch.ones(29, 6)] * 9), r"58 rows or more, .*\(30, 6\), or blocks"),
+        (iter([torch.ones(10, 6), torch.ones(20, 5)]), r"\(20, 5\), .*\(30, 6\), or blocks"),
+        (iter([torch.ones(6)] * 30), r"\(6,\), .*\(30, 6\), or blocks"),
+        (iter([np.ones((30, 6))]), r"\(30, 6\), expected a tensor"),
+        (iter([]), "0 rows"),
     ],
-    ids=["transposed", "vector", "numpy", "nothing"],
+    ids=[
+        *("transposed", "vector", "numpy", "nothing", "too few", "too many", "narrow", "rows"),
+        *("blocks of numpy", "no blocks"),
+    ],
 )
 def test_something_else_than_a_matrix_of_train_and_test(
     files: Files, tmp_path: Path, fake: Any, result: Any, message: str
@@ -130,6 +140,32 @@ def test_something_else_than_a_matrix_of_train_and_test(
     with pytest.raises(LeaveoutError, match=rf"fake_method.attribute returned {message}"):
         files.run(fake(lambda _: result), {}, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_in_blocks_give_the_file_of_the_whole(
+    files: Files, tmp_path: Path, fake: Any
+) -> None:
+    scores = torch.from_numpy(np.random.default_rng(0).standard_normal((30, 6)))
+    written = []
+    for size in (30, 1, 7):
+        methods = [lambda _, size=size: iter(scores.split(size))]
+        methods += [lambda _: scores] if size == 30 else []
+        for attribute in methods:
+            out, cost = files.run(fake(attribute), {}, tmp_path)
+            written.append(out.read_bytes())
+            assert json.loads(cost.read_text())["wall_s"] >= 0
+    assert len(written) == 4
+    assert len(set(written)) == 1
+    np.testing.assert_array_equal(artefacts.read(out).tensors["score"], scores.float().numpy())
+
+
+def test_time_spent_on_every_block_is_counted(
+    files: Files, tmp_path: Path, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr("leaveout.attribution.run.time.perf_counter", lambda: next(clock))
+    _, cost = files.run(fake(lambda _: iter(torch.ones(30, 6).split(10))), {}, tmp_path)
+    assert json.loads(cost.read_text())["wall_s"] == 5  # the call, three blocks, and no fourth
 
 
 def test_nan_is_kept_for_the_metrics_to_count(files: Files, tmp_path: Path, fake: Any) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from leaveout.attribution import grad_dot, if_explicit
+from leaveout.attribution import task as task_module
 from leaveout.attribution.task import Task
 from leaveout.config import MLP, Linear, Model, Recipe
 from leaveout.models.build import initialise
@@ -34,7 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
 @pytest.fixture(params=METHODS)
 def score(request: pytest.FixtureRequest) -> Callable[[Task], Tensor]:
     module = importlib.import_module(f"leaveout.attribution.{request.param}")
-    return lambda task: module.attribute(task, **METHODS[request.param])
+    return lambda task: torch.cat([*module.attribute(task, **METHODS[request.param])])
 
 
 def pick(part: Samples, rows: list[int]) -> Samples:
@@ -66,6 +67,30 @@ def test_a_task_is_left_as_it_was(task: Task, score: Callable[[Task], Tensor]) -
     assert not any(p.requires_grad or p.grad is not None for p in task.module.parameters())
     for name, value in {**task.module.state_dict(), **state}.items():
         assert torch.equal(value, kept[name])
+
+
+@pytest.mark.parametrize("rows", [1, 5, 8, 23])
+def test_blocks_of_any_size_give_the_same_scores(
+    task: Task, score: Callable[[Task], Tensor], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = score(task)
+    monkeypatch.setattr(task_module, "BLOCK_BYTES", rows * 7 * 8 + 7)  # float64
+    assert [len(block.ids) for block in task.train_blocks()][:-1] == [rows] * (23 // rows)
+    # a matrix product of other sizes rounds otherwise
+    torch.testing.assert_close(score(task), expected, atol=1e-12, rtol=1e-9)
+
+
+def test_blocks_cover_the_training_samples_in_order(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_module, "BLOCK_BYTES", 5 * 7 * 8)
+    blocks = list(task.train_blocks())
+    assert [len(block.ids) for block in blocks] == [5, 5, 5, 5, 4]
+    assert np.concatenate([block.ids for block in blocks]).tolist() == list(range(24))
+    assert torch.equal(torch.cat([block.inputs for block in blocks]), task.train.inputs)
+    assert torch.equal(torch.cat([block.labels for block in blocks]), task.train.labels)
+    monkeypatch.setattr(task_module, "BLOCK_BYTES", 1)
+    assert len(list(task.train_blocks())) == 24
 
 
 def losses(model: Model, trials: list[Trial], task: Task, recipe: Recipe) -> np.ndarray:
@@ -129,13 +154,16 @@ def test_leave_one_out_of_a_convex_problem_is_what_the_influence_function_says(
         task, full=[dataclasses.replace(task.full[0], states=[state], learning_rates=[1.0])]
     )
     # first order: the loss changes by score / n
-    predicted = if_explicit.attribute(converged, damping=decay).numpy() / n
+    predicted = torch.cat([*if_explicit.attribute(converged, damping=decay)]).numpy() / n
 
     def correlation(a: np.ndarray) -> float:
         return float(np.mean([np.corrcoef(a[:, j], truth[:, j])[0, 1] for j in range(7)]))
 
     assert correlation(predicted) > 0.98
-    assert correlation(predicted) > correlation(grad_dot.attribute(converged).numpy()) + 0.05
+    assert (
+        correlation(predicted)
+        > correlation(torch.cat([*grad_dot.attribute(converged)]).numpy()) + 0.05
+    )
     slope = (predicted * truth).sum() / (predicted**2).sum()
     # a removal weighs more than its first order says, by leverage: 1 / (1 - h), h near 1/3 x 1/2
     assert 1 < slope < 1.5

@@ -19,30 +19,6 @@ script = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)
 
 
-def idx(array: np.ndarray) -> bytes:
-    header = np.array([0x0800 + array.ndim, *array.shape], ">u4")
-    return header.tobytes() + array.tobytes()
-
-
-@pytest.fixture
-def official(tmp_path, monkeypatch):
-    """Small stand-ins for the official files, pinned in place of them: folder and arrays."""
-    rng = np.random.default_rng(0)
-    shapes = [(9, 28, 28), (9,), (6, 28, 28), (6,)]
-    arrays = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
-    folder = tmp_path / "idx"
-    folder.mkdir()
-    digests = {}
-    for name, array in zip(mnist.IDX_SHA256, arrays, strict=True):
-        (folder / name).write_bytes(idx(array))
-        digests[name] = hashlib.sha256(idx(array)).hexdigest()
-    monkeypatch.setattr(mnist, "IDX_SHA256", digests)
-    monkeypatch.setattr(mnist, "N_TRAIN", 5)
-    monkeypatch.setattr(mnist, "N_TEST", 3)
-    monkeypatch.setattr(mnist, "PATH", tmp_path / "slice.xz")
-    return folder, arrays
-
-
 def test_slice_is_the_beginning_of_each_file(official):
     folder, arrays = official
     raw = script.build_slice(folder, mnist.IDX_SHA256, 5, 3)

@@ -26,6 +26,7 @@ def test_load_by_name(name):
         ("cifar10", "hub", "choose one of digits, mnist"),
         ("mnist", "hubb", "unknown source 'hubb' for data set 'mnist': did you mean 'hub'"),
         ("digits", "hub", "choose one of bundled"),
+        ("mnist", "ixd", "did you mean 'idx'"),
     ],
 )
 def test_unknown_names_are_answered_with_the_known(name, source, message):
@@ -37,7 +38,7 @@ def test_unknown_names_are_answered_with_the_known(name, source, message):
     ("n_train", "n_test", "message"),
     [
         (5001, 1, "n_train: 5001 is more than the 5000 .*source: hub"),
-        (1, 501, "n_test: 501 is more than the 500 .*source: hub"),
+        (1, 501, "n_test: 501 is more than the 500 .*source: hub or idx"),
         (0, 1, "n_train: 0 is not positive"),
         (1, -3, "n_test: -3 is not positive"),
     ],

@@ -7,6 +7,7 @@ import pytest
 
 from leaveout import artefacts
 from leaveout.errors import LeaveoutError
+from leaveout.metrics import evaluate as evaluate_module
 from leaveout.metrics import uncertainty
 from leaveout.metrics.evaluate import COLUMNS, evaluate, split
 from leaveout.metrics.lds import lds
@@ -255,11 +256,25 @@ def test_methods_share_the_draws_so_that_a_monotone_rescaling_has_the_same_inter
     assert cell(moved, "mean", "all")["ci_low"] != cell(one, "mean", "all")["ci_low"]
 
 
-def test_chunks_of_test_samples_change_nothing(tmp_path, truth, monkeypatch):
-    score = write_score(tmp_path / "a", truth["score"])
-    rows = run(tmp_path, "loo", truth["loo"], score)
-    monkeypatch.setattr(uncertainty, "_CHUNK_BYTES", 1)
-    assert run(tmp_path, "loo", truth["loo"], score) == rows
+@pytest.mark.parametrize("metric", ["lds", "loo"])
+@pytest.mark.parametrize("size", [1, 500, 5000])  # bytes; a test sample's columns take 720 or more
+def test_blocks_of_any_size_change_nothing(tmp_path, truth, metric, size, monkeypatch):
+    other = truth["score"] + np.random.default_rng(1).normal(size=(TRAIN, TEST))
+    other[3, 5] = np.nan
+    rng = np.random.default_rng(2)
+    train, test = rng.permutation(TRAIN), rng.permutation(TEST)
+    scores = [
+        write_score(tmp_path / "a", truth["score"], "damping=1"),
+        write_score(
+            tmp_path / "b", other[train][:, test], "damping=2", TRAIN_ID[train], TEST_ID[test]
+        ),
+    ]
+    rows = run(tmp_path, metric, truth[metric], *scores)
+    assert cell(rows, "mean", "all", "damping=2")["n_nan"] == "1"
+    monkeypatch.setattr(artefacts, "BLOCK_BYTES", size)
+    monkeypatch.setattr(evaluate_module, "_BLOCK_BYTES", size)
+    monkeypatch.setattr(uncertainty, "_CHUNK_BYTES", size)
+    assert run(tmp_path, metric, truth[metric], *scores) == rows
 
 
 @pytest.mark.parametrize("size", [2, 24, 501])

@@ -33,7 +33,10 @@ def test_sign_a_helpful_sample_lowers_the_loss():
 @pytest.mark.parametrize("value", [0.1, -1 / 3, 1e-30, 7e20, 0.0])
 def test_equal_scores_predict_nothing_whatever_the_rounding_of_their_sums(value):
     rng, _, mask = draw(2, train=1001, subsets=40)
-    sums = predictions(np.full((1001, 3), value), mask)
+    sums = predictions([(np.full((1001, 3), value), mask)])
+    assert (sums == sums[0]).all()
+    parts = [slice(0, 1), slice(1, 500), slice(500, 1001)]
+    sums = predictions((np.full((1001, 3), value)[part], mask[:, part]) for part in parts)
     assert (sums == sums[0]).all()
     assert np.isnan(lds(np.full((1001, 3), value), mask, rng.normal(size=(40, 3)))).all()
 
@@ -46,3 +49,14 @@ def test_one_bad_score_undoes_its_own_column_only():
     result = lds(score, mask, target)
     assert np.isnan(result).tolist() == [False, True, True, False, False, False]
     np.testing.assert_array_equal(result[[0, 3, 4, 5]], clean[[0, 3, 4, 5]])
+
+
+@pytest.mark.parametrize("size", [1, 7, 29, 30])
+def test_blocks_of_training_samples_add_up(size):
+    _, score, mask = draw(4)
+    expected = mask.astype(float) @ score
+    score[4, 1], score[29, 2] = np.nan, -np.inf
+    expected[:, 1:3] = np.nan
+    parts = [slice(start, start + size) for start in range(0, 30, size)]
+    found = predictions((score[part], mask[:, part]) for part in parts)
+    np.testing.assert_allclose(found, expected, atol=1e-13)

@@ -11,8 +11,9 @@ from leaveout.metrics.correlation import correlate
 from leaveout.metrics.uncertainty import (
     ceiling,
     interval,
+    means,
     replicate_correlations,
-    replicate_means,
+    replicate_sums,
     resample_counts,
     spearman_brown,
 )
@@ -79,7 +80,7 @@ def test_means_over_drawn_test_samples_skip_undefined_ones():
     defined[0, 2] = False
     x[3, 2] = np.nan
     groups = [[(0, 2)], [(1, 2)]]
-    got = replicate_means("spearman", [x, y, z], groups, counts, tests[None], defined)
+    got = means(replicate_sums("spearman", [x, y, z], groups, counts, tests[None], defined))
     for b in range(30):
         drawn = np.repeat(np.arange(8), tests[:, b].astype(int))
         one = counts[:, [b]]
@@ -95,10 +96,10 @@ def test_a_group_is_the_mean_of_its_pairs_and_chunks_change_nothing(monkeypatch)
     counts, tests = resample_counts(rng, 20, 25), resample_counts(rng, 9, 25)[None]
     defined = np.ones((3, 9), dtype=bool)
     groups = [[(0, 1), (0, 2)], [(0, 1)], [(0, 2)]]
-    both, first, second = replicate_means("pearson", columns, groups, counts, tests, defined)
+    both, first, second = means(replicate_sums("pearson", columns, groups, counts, tests, defined))
     np.testing.assert_allclose(both, (first + second) / 2, atol=1e-12)
     monkeypatch.setattr(uncertainty, "_CHUNK_BYTES", 1)
-    chunked = replicate_means("pearson", columns, groups, counts, tests, defined)
+    chunked = means(replicate_sums("pearson", columns, groups, counts, tests, defined))
     np.testing.assert_allclose(chunked[0], both, atol=1e-12)
 
 
@@ -125,8 +126,9 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(kind):
     for _ in range(100):
         columns = sample(80, 40)
         counts, tests = resample_counts(rng, 80, 200), resample_counts(rng, 40, 200)[None]
-        means = replicate_means(kind, columns, [[(0, 1)]], counts, tests, np.ones((1, 40), bool))
-        low, high = interval(means[0, 0], correlate(kind, *columns).mean())
+        every = np.ones((1, 40), dtype=bool)
+        drawn = means(replicate_sums(kind, columns, [[(0, 1)]], counts, tests, every))
+        low, high = interval(drawn[0, 0], correlate(kind, *columns).mean())
         held.append(low <= truth <= high)
     # 95% nominal, some 2% standard error, and Spearman's small-sample bias of about -.005.
     assert np.mean(held) > 0.85

@@ -7,13 +7,39 @@ import numpy as np
 import pytest
 import torch
 
+from leaveout import artefacts
 from leaveout.artefacts import CorruptArtefactError
 from leaveout.config import Setting
+from leaveout.data import mnist
+from leaveout.data.prepare import prepare
 from leaveout.errors import LeaveoutError
 from leaveout.retraining.common import load_data, train_targets
 from leaveout.training.trials import Trial
 
 Make = Callable[..., Setting]
+
+
+def test_inputs_are_normalised_to_the_bit(make_setting: Make, tmp_path: Path) -> None:
+    setting = make_setting(
+        dataset={"name": "mnist", "n_train": 30, "n_test": 5, "mean": 0.1307, "std": 0.3081}
+    )
+    prepare(setting, tmp_path / "data.safetensors")
+    data = load_data(setting, tmp_path / "data.safetensors", "cpu")
+    raw = mnist.load(30, 5)
+    for samples, pixels in ((data.train, raw.train_inputs), (data.test, raw.test_inputs)):
+        expected = pixels.astype(np.float32) / np.float32(255)
+        expected = ((expected - np.float32(0.1307)) / np.float32(0.3081))[:, None]
+        assert samples.inputs.dtype == torch.float32
+        assert samples.inputs.numpy().tobytes() == expected.tobytes()
+        assert samples.inputs.shape == expected.shape
+
+
+def test_data_without_its_scale_are_refused(make_setting: Make, data: Path, tmp_path: Path) -> None:
+    read = artefacts.read(data)
+    meta = {key: value for key, value in read.meta.items() if key != "pixels"}
+    artefacts.write(tmp_path / "old.safetensors", "data", read.tensors, read.dims, meta)
+    with pytest.raises(CorruptArtefactError, match=r"old\.safetensors: an older version"):
+        load_data(make_setting(), tmp_path / "old.safetensors", "cpu")
 
 
 @pytest.mark.parametrize("change", [{"n_train": 31}, {"std": 2.0}])
@@ -25,8 +51,6 @@ def test_data_of_another_setting_is_refused(
 
 
 def test_data_of_another_kind_is_refused(make_setting: Make, data: Path, tmp_path: Path) -> None:
-    from leaveout import artefacts
-
     other = tmp_path / "score.safetensors"
     read = artefacts.read(data)
     artefacts.write(other, "score", read.tensors, read.dims, read.meta)

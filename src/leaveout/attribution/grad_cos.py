@@ -9,18 +9,16 @@ not. A zero gradient has cosine 0.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from leaveout.attribution.task import Task
 from leaveout.gradients.per_sample import gradient_dots
 
 
-def attribute(task: Task) -> Tensor:
-    """Return the cosine of g_i and g_j, (train, test)."""
-    return gradient_dots(
-        task.module,
-        task.full[0].final,
-        (task.train.inputs, task.train.labels),
-        (task.test.inputs, task.test.labels),
-        cosine=True,
-    )
+def attribute(task: Task) -> Iterator[Tensor]:
+    """Yield the cosine of g_i and g_j, (train, test), in blocks of rows."""
+    state, test = task.full[0].final, (task.test.inputs, task.test.labels)
+    for block in task.train_blocks():
+        yield gradient_dots(task.module, state, (block.inputs, block.labels), test, cosine=True)

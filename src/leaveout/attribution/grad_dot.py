@@ -10,17 +10,16 @@ Approximated: the inverse Hessian of the influence function is replaced by the i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from leaveout.attribution.task import Task
 from leaveout.gradients.per_sample import gradient_dots
 
 
-def attribute(task: Task) -> Tensor:
-    """Return <g_i, g_j>, (train, test)."""
-    return gradient_dots(
-        task.module,
-        task.full[0].final,
-        (task.train.inputs, task.train.labels),
-        (task.test.inputs, task.test.labels),
-    )
+def attribute(task: Task) -> Iterator[Tensor]:
+    """Yield <g_i, g_j>, (train, test), in blocks of rows."""
+    state, test = task.full[0].final, (task.test.inputs, task.test.labels)
+    for block in task.train_blocks():
+        yield gradient_dots(task.module, state, (block.inputs, block.labels), test)

@@ -11,6 +11,8 @@ eigendirections with little of g_j are left out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from leaveout.attribution.task import Task
@@ -19,16 +21,16 @@ from leaveout.curvature.hvp import hessian_products
 from leaveout.gradients.per_sample import gradient_products, per_sample_gradients
 
 
-def attribute(task: Task, *, damping: float, iterations: int) -> Tensor:
-    """Return g_i' x_j with x_j near (H + damping I)^-1 g_j.
+def attribute(task: Task, *, damping: float, iterations: int) -> Iterator[Tensor]:
+    """Yield g_i' x_j with x_j near (H + damping I)^-1 g_j.
 
     Args:
         task: The task.
         damping: Added to the diagonal of the Hessian.
         iterations: Conjugate gradient steps, at most.
 
-    Returns:
-        (train, test).
+    Yields:
+        (train, test), in blocks of rows.
     """
     state, samples = task.full[0].final, (task.train.inputs, task.train.labels)
 
@@ -37,4 +39,5 @@ def attribute(task: Task, *, damping: float, iterations: int) -> Tensor:
 
     right = per_sample_gradients(task.module, state, task.test.inputs, task.test.labels)
     solved = conjugate_gradients(product, right, iterations)
-    return gradient_products(task.module, state, *samples, solved)
+    for block in task.train_blocks():
+        yield gradient_products(task.module, state, block.inputs, block.labels, solved)

@@ -12,7 +12,7 @@ training that has not converged.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -23,20 +23,22 @@ from leaveout.errors import LeaveoutError
 from leaveout.gradients.per_sample import gradient_products, per_sample_gradients
 
 
-def attribute(task: Task, *, damping: float) -> Tensor:
-    """Return g_j' (H + damping I)^-1 g_i.
+def attribute(task: Task, *, damping: float) -> Iterator[Tensor]:
+    """Yield g_j' (H + damping I)^-1 g_i.
 
     Args:
         task: The task.
         damping: Added to the diagonal of the Hessian.
 
-    Returns:
-        (train, test).
+    Yields:
+        (train, test), in blocks of rows.
     """
     state, samples = task.full[0].final, (task.train.inputs, task.train.labels)
     right = per_sample_gradients(task.module, state, task.test.inputs, task.test.labels)
     solved = _solve(lambda: hessian(task.module, state, *samples), damping, right.double().T)
-    return gradient_products(task.module, state, *samples, solved.T.to(right.dtype))
+    vectors = solved.T.to(right.dtype)
+    for block in task.train_blocks():
+        yield gradient_products(task.module, state, block.inputs, block.labels, vectors)
 
 
 def _solve(build: Callable[[], Tensor], damping: float, right: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ noise, and show how wide that noise is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,15 +16,16 @@ from leaveout.attribution.task import Task
 from leaveout.seeds import generator
 
 
-def attribute(task: Task) -> Tensor:
+def attribute(task: Task) -> Iterator[Tensor]:
     """Draw scores from a stream of their own.
 
     Args:
         task: Gives the shape and the seed.
 
-    Returns:
-        (train, test).
+    Yields:
+        (train, test), in blocks of rows.
     """
     rng = generator(task.seed, task.setting, "random scores")
-    shape = (len(task.train.ids), len(task.test.ids))
-    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+    for block in task.train_blocks():
+        shape = (len(block.ids), len(task.test.ids))
+        yield torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))

@@ -7,10 +7,13 @@ import json
 import platform
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from leaveout import artefacts
 from leaveout.artefacts import Artefact
@@ -48,6 +51,41 @@ def trajectories(files: Sequence[Artefact], device: torch.device) -> list[Trajec
 
 def _peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _blocks(
+    score: Callable[[], object], shape: tuple[int, int], module: str, spent: list[float]
+) -> Iterator[NDArray[np.float32]]:
+    """Give a method's scores block by block, as float32, noting the seconds it took for each.
+
+    Raises:
+        LeaveoutError: They are something else than a (train, test) matrix or blocks of its rows.
+    """
+    expected = f"expected a tensor (train, test) = {shape}, or blocks of its rows in order"
+
+    def timed(step: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        found = step()
+        found = found.cpu() if isinstance(found, torch.Tensor) else found  # waits for the device
+        spent.append(time.perf_counter() - start)
+        return found
+
+    found, rows = timed(score), 0
+    if not isinstance(found, torch.Tensor | Iterator):
+        raise LeaveoutError(f"{module}.attribute returned {type(found).__name__}, {expected}")
+    blocks = iter([found]) if isinstance(found, torch.Tensor) else found
+    while (block := timed(lambda: next(blocks, None))) is not None:
+        fits = isinstance(block, torch.Tensor) and block.dim() == 2 and block.shape[1] == shape[1]
+        if not fits:
+            what = tuple(block.shape) if hasattr(block, "shape") else type(block).__name__
+            raise LeaveoutError(f"{module}.attribute returned {what}, {expected}")
+        rows += len(block)
+        if rows > shape[0]:
+            break
+        yield block.to(torch.float32).numpy()
+    if rows != shape[0]:
+        more = " or more" if rows > shape[0] else ""
+        raise LeaveoutError(f"{module}.attribute returned {rows} rows{more}, {expected}")
 
 
 def run_method(
@@ -98,24 +136,19 @@ def run_method(
     baseline = _peak_rss_mb()
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
-    score = attribute(task, **params)
-    if isinstance(score, torch.Tensor):
-        score = score.cpu()  # waits for the device
-    wall = time.perf_counter() - start
-    expected = (len(data.train.ids), len(data.test.ids))
-    found = tuple(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
-    if found != expected:
-        raise LeaveoutError(
-            f"{method.module}.attribute returned {found}, expected a tensor (train, test) = "
-            f"{expected}"
-        )
+    spent: list[float] = []
+    shape = (len(data.train.ids), len(data.test.ids))
+    score = artefacts.Stream(
+        np.dtype(np.float32),
+        shape,
+        _blocks(lambda: attribute(task, **params), shape, method.module, spent),
+    )
     name = {"setting": setting.name, "method": method.name, "label": label(params)}
     artefacts.write(
         out,
         "score",
         {
-            "score": score.to(torch.float32).numpy(),
+            "score": score,
             "train_id": data.train.ids,
             "test_id": data.test.ids,
         },
@@ -135,7 +168,7 @@ def run_method(
         "setting": setting.name,
         "method": method.name,
         "params": label(params),
-        "wall_s": round(wall, 4),
+        "wall_s": round(sum(spent), 4),
         "peak_rss_mb": round(_peak_rss_mb(), 1),
         "baseline_rss_mb": round(baseline, 1),
         "device": torch.cuda.get_device_name() if where.type == "cuda" else "cpu",

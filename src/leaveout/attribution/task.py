@@ -3,11 +3,15 @@
 A method is a module with a function ``attribute``. Its hyper-parameters are keyword-only arguments
 with types; the entry in ``config/methods.yaml`` gives their values. It returns score[train, test],
 positive where the training sample helps: removing it makes the test sample's loss larger.
+
+It returns them whole, as a tensor, or yields blocks of consecutive rows, in order. Blocks are
+written as they come, so that the scores need not fit in memory; ``Task.train_blocks`` cuts the
+training samples into blocks of a good size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +20,9 @@ from torch import Tensor, nn
 from leaveout.retraining.common import Samples
 
 State = Mapping[str, Tensor]
+
+BLOCK_BYTES = 32 << 20
+"""Scores in one block of ``Task.train_blocks``, at most."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,18 @@ class Task:
     full: Sequence[Trajectory]
     half: Sequence[Trajectory]
 
+    def train_blocks(self) -> Iterator[Samples]:
+        """Cut the training samples into blocks whose scores take at most ``BLOCK_BYTES``."""
+        row = max(1, len(self.test.ids)) * self.train.inputs.element_size()
+        size = max(1, BLOCK_BYTES // row)
+        for start in range(0, len(self.train.ids), size):
+            part = slice(start, start + size)
+            yield Samples(self.train.inputs[part], self.train.labels[part], self.train.ids[part])
+
 
 class Attribute(Protocol):
     """A method's function: a task and hyper-parameters in, scores (train, test) out."""
 
-    def __call__(self, task: Task, **hyper_parameters: Any) -> Tensor:
-        """Return score[train, test]; positive helps."""
+    def __call__(self, task: Task, **hyper_parameters: Any) -> Tensor | Iterator[Tensor]:
+        """Return score[train, test], or blocks of its rows in order; positive helps."""
         ...

@@ -11,7 +11,8 @@ the trajectory.
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from leaveout.attribution.task import Task
@@ -19,7 +20,7 @@ from leaveout.errors import LeaveoutError
 from leaveout.gradients.per_sample import gradient_dots
 
 
-def attribute(task: Task, *, runs: int, weight: float) -> Tensor:
+def attribute(task: Task, *, runs: int, weight: float) -> Iterator[Tensor]:
     """Sum Grad-Dot over full runs.
 
     Args:
@@ -27,8 +28,8 @@ def attribute(task: Task, *, runs: int, weight: float) -> Tensor:
         runs: How many full runs, from the first on.
         weight: Factor of each; it changes the scale of the scores, not their order.
 
-    Returns:
-        (train, test).
+    Yields:
+        (train, test), in blocks of rows.
 
     Raises:
         LeaveoutError: The setting has fewer full runs.
@@ -38,12 +39,11 @@ def attribute(task: Task, *, runs: int, weight: float) -> Tensor:
             f"tracin.runs: {runs} were asked for, {task.setting} has {len(task.full)} full runs; "
             "lower tracin.runs in the methods file or raise full.runs in the setting"
         )
-    total = task.train.inputs.new_zeros(len(task.train.ids), len(task.test.ids))
-    for trajectory in task.full[:runs]:
-        total += weight * gradient_dots(
-            task.module,
-            trajectory.final,
-            (task.train.inputs, task.train.labels),
-            (task.test.inputs, task.test.labels),
-        )
-    return torch.as_tensor(total)
+    test = (task.test.inputs, task.test.labels)
+    for block in task.train_blocks():
+        total = block.inputs.new_zeros(len(block.ids), len(task.test.ids))
+        for trajectory in task.full[:runs]:
+            total += weight * gradient_dots(
+                task.module, trajectory.final, (block.inputs, block.labels), test
+            )
+        yield total

@@ -10,22 +10,19 @@ order in its learning rate.
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from leaveout.attribution.task import Task
 from leaveout.gradients.per_sample import gradient_dots
 
 
-def attribute(task: Task) -> Tensor:
-    """Sum Grad-Dot over the checkpoints of full run 0, (train, test)."""
-    trajectory = task.full[0]
-    total = task.train.inputs.new_zeros(len(task.train.ids), len(task.test.ids))
-    for state, rate in zip(trajectory.states, trajectory.learning_rates, strict=True):
-        total += rate * gradient_dots(
-            task.module,
-            state,
-            (task.train.inputs, task.train.labels),
-            (task.test.inputs, task.test.labels),
-        )
-    return torch.as_tensor(total)
+def attribute(task: Task) -> Iterator[Tensor]:
+    """Yield Grad-Dot summed over checkpoints of full run 0, (train, test), in blocks of rows."""
+    trajectory, test = task.full[0], (task.test.inputs, task.test.labels)
+    for block in task.train_blocks():
+        total = block.inputs.new_zeros(len(block.ids), len(task.test.ids))
+        for state, rate in zip(trajectory.states, trajectory.learning_rates, strict=True):
+            total += rate * gradient_dots(task.module, state, (block.inputs, block.labels), test)
+        yield total

@@ -77,7 +77,7 @@ def load(n_train: int, n_test: int) -> RawDataset:
         LeaveoutError: A number out of range, or the file is damaged.
     """
     for key, wanted, held in (("n_train", n_train, N_TRAIN), ("n_test", n_test, N_TEST)):
-        check_size("the bundled MNIST slice", key, wanted, held, "for more, set source: hub")
+        check_size("the bundled MNIST slice", key, wanted, held, "for more, set source: hub or idx")
     arrays = read_slice()
     return RawDataset(
         train_inputs=arrays["train_inputs"][:n_train].copy(),

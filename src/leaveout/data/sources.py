@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from leaveout.errors import LeaveoutError
 
-SOURCES = {"mnist": ("bundled", "hub"), "digits": ("bundled",)}
+SOURCES = {"mnist": ("bundled", "hub", "idx"), "digits": ("bundled",)}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def load(
 
     Args:
         name: ``mnist`` or ``digits``.
-        source: ``bundled`` (no network) or, for MNIST, ``hub`` (the pinned Hugging Face revision).
+        source: ``bundled`` (no network) or, for MNIST, ``hub`` (the pinned Hugging Face revision)
+            or ``idx`` (the official files, in a folder of the user's).
         n_train: How many training samples, from the first on.
         n_test: How many test samples, from the first on.
         cache_dir: Where ``hub`` keeps its downloads; by default the Hugging Face cache.
@@ -70,6 +71,10 @@ def load(
         from leaveout.data import hub
 
         return hub.load(n_train, n_test, cache_dir)
+    if source == "idx":
+        from leaveout.data import idx
+
+        return idx.load(n_train, n_test)
     from leaveout.data import mnist
 
     return mnist.load(n_train, n_test)

@@ -8,13 +8,16 @@ two halves, ``select`` for choosing hyper-parameters and ``report``.
 Everything is aligned by sample id and sorted by it, so the order of a file's rows changes nothing;
 and all resampling is drawn from (setting, metric) alone, so that all methods of a setting are
 resampled alike and can be compared in pairs.
+
+Scores stay on disk: LDS sums them over blocks of training samples, LOO takes some test samples at a
+time. Memory does not depend on how many training samples, or how many files, there are to score.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaveout import seeds
-from leaveout.artefacts import Artefact, CorruptArtefactError, atomic_path, read
+from leaveout.artefacts import Artefact, CorruptArtefactError, Rows, atomic_path, read
 from leaveout.errors import LeaveoutError
 from leaveout.metrics import lds, loo
 from leaveout.metrics.correlation import Floats, Kind, correlate, is_broken
-from leaveout.metrics.uncertainty import ceiling, interval, replicate_means, resample_counts
+from leaveout.metrics.uncertainty import ceiling, interval, means, replicate_sums, resample_counts
 
 COLUMNS = (
     "setting",
@@ -52,6 +55,30 @@ COLUMNS = (
 HALVES = ("select", "report", "all")
 TRUTHS = ("mean", "single")
 Ids = NDArray[np.int64]
+Predict = Callable[[slice], Floats]
+
+_BLOCK_BYTES = 128 << 20
+"""How much of predictions and outcomes is in memory at once, about."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A score file's rows and columns in the order of a ground truth.
+
+    Attributes:
+        rows: The scores, on disk.
+        train: Positions of the truth's training samples.
+        test: Positions of the truth's test samples.
+    """
+
+    rows: Rows
+    train: NDArray[np.intp]
+    test: NDArray[np.intp]
+
+    def blocks(self, tests: slice = slice(None)) -> Iterator[tuple[slice, Floats]]:
+        """Yield some training samples at a time: (which, their scores (train, test))."""
+        for part, block in self.rows.blocks(self.train):
+            yield part, block[:, self.test[tests]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +89,8 @@ class GroundTruth:
         kind: The correlation of the metric.
         train_id: Training samples whose scores are needed.
         test_id: Test samples.
-        predict: Turns scores (train, test) into predictions (unit, test).
+        predict: Turns scores into a function that gives the predictions (unit, test) of a slice of
+            test samples.
         runs: What a good prediction correlates with positively, for each run: (run, unit, test).
         repeats: The same for two or more runs over the same units, for the noise ceiling: (run,
             unit, test).
@@ -72,7 +100,7 @@ class GroundTruth:
     kind: Kind
     train_id: Ids
     test_id: Ids
-    predict: Callable[[Floats], Floats]
+    predict: Callable[[Scores], Predict]
     runs: Floats
     repeats: Floats
     repeats_note: str
@@ -107,11 +135,16 @@ def _load_lds(path: Path) -> GroundTruth:
     _, subset = _sorted_ids(artefact, "subset_id")
     mask = mask[subset][:, train]
     runs = lds.outcomes(np.moveaxis(target[subset][:, :, test], 1, 0))
+
+    def predict(scores: Scores) -> Predict:
+        sums = lds.predictions((block, mask[:, part]) for part, block in scores.blocks())
+        return lambda tests: sums[:, tests]
+
     return GroundTruth(
         kind="spearman",
         train_id=train_id,
         test_id=test_id,
-        predict=lambda score: lds.predictions(score, mask),
+        predict=predict,
         runs=runs,
         repeats=runs,
         repeats_note="" if len(runs) > 1 else "one run of each subset; two or more give a ceiling",
@@ -135,7 +168,11 @@ def _load_loo(path: Path) -> GroundTruth:
     note = "" if len(repeats) > 1 else "one run of each removed sample; two or more give a ceiling"
     if len(repeats) > 1 and repeats.shape[1] < 3:
         note = f"only {repeats.shape[1]} removed samples have a second run"
-    return GroundTruth("pearson", removed_id, test_id, lambda score: score, runs, repeats, note)
+
+    def predict(scores: Scores) -> Predict:
+        return lambda tests: np.concatenate([block for _, block in scores.blocks(tests)])
+
+    return GroundTruth("pearson", removed_id, test_id, predict, runs, repeats, note)
 
 
 _LOAD: dict[str, Callable[[Path], GroundTruth]] = {"lds": _load_lds, "loo": _load_loo}
@@ -164,11 +201,8 @@ def split(test_id: Ids, setting: str, root_seed: int) -> dict[str, NDArray[np.bo
     return {"select": select, "report": ~select, "all": np.ones(len(test_id), dtype=bool)}
 
 
-def _aligned_score(
-    artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: str
-) -> NDArray[Any]:
+def _aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: str) -> Scores:
     """Return the scores of the truth's training and test samples, in its order."""
-    (score,) = _tensors(artefact, "score")
     positions = []
     for what, wanted in (("train", truth.train_id), ("test", truth.test_id)):
         have, order = _sorted_ids(artefact, f"{what}_id")
@@ -185,15 +219,16 @@ def _aligned_score(
                 f"{truth_path} draws from. Make scores and ground truth from the same setting."
             )
         positions.append(order[np.searchsorted(have, wanted)])
-    aligned: NDArray[Any] = score[np.ix_(*positions)]
-    return aligned
+    if "score" not in artefact.rows:
+        raise CorruptArtefactError(artefact.path, "it has no array 'score'")
+    return Scores(artefact.rows["score"], *positions)
 
 
 def _read_scores(paths: Sequence[Path], setting: str, method: str) -> dict[str, Artefact]:
     """Read the scores of one method by the label of their hyper-parameters."""
     scores: dict[str, Artefact] = {}
     for path in paths:
-        artefact = read(path, "score")
+        artefact = read(path, "score", leave=["score"])
         for key, expected in (("setting", setting), ("method", method)):
             if artefact.meta.get(key) != expected:
                 raise LeaveoutError(
@@ -259,8 +294,7 @@ def evaluate(
     ground = load_ground_truth(metric, truth)
     artefacts = _read_scores(scores, setting, method)
     predictions = [
-        ground.predict(_aligned_score(artefact, ground, truth, metric))
-        for artefact in artefacts.values()
+        ground.predict(_aligned(artefact, ground, truth, metric)) for artefact in artefacts.values()
     ]
     n_runs, n_units, n_test = ground.runs.shape
     outcomes = [ground.runs.mean(axis=0), *ground.runs] if n_runs > 1 else [*ground.runs]
@@ -280,16 +314,30 @@ def evaluate(
         draw = seeds.generator(root_seed, setting, "bootstrap", metric, "tests", half)
         test_counts[h, halves[half]] = resample_counts(draw, int(halves[half].sum()), bootstrap)
 
-    columns = [*predictions, *outcomes]
     groups = [
         [(p, len(predictions) + q) for q in group]
         for p in range(len(predictions))
         for group in outcome_groups
     ]
-    values = _per_test(ground.kind, columns, groups)
-    replicates = replicate_means(
-        ground.kind, columns, groups, counts[n_units], test_counts, np.isfinite(values)
-    )
+    values = np.empty((len(groups), n_test))
+    broken_scores = np.empty((len(predictions), n_test), dtype=bool)
+    sums = np.zeros((2, len(groups), len(HALVES), bootstrap))
+    size = max(1, _BLOCK_BYTES // (8 * n_units * (len(predictions) + len(outcomes))))
+    for start in range(0, n_test, size):
+        tests = slice(start, min(start + size, n_test))
+        predicted = [predict(tests) for predict in predictions]
+        columns = [*predicted, *(outcome[:, tests] for outcome in outcomes)]
+        values[:, tests] = _per_test(ground.kind, columns, groups)
+        broken_scores[:, tests] = [is_broken(column) for column in predicted]
+        sums += replicate_sums(
+            ground.kind,
+            columns,
+            groups,
+            counts[n_units],
+            test_counts[:, tests],
+            np.isfinite(values[:, tests]),
+        )
+    replicates = means(sums)
     ceilings = _ceilings(ground, halves, counts[ground.repeats.shape[1]], test_counts)
 
     broken_truth = is_broken(ground.runs.reshape(-1, n_test))
@@ -297,7 +345,7 @@ def evaluate(
     cells = itertools.product(enumerate(artefacts), enumerate(TRUTHS), enumerate(HALVES))
     for (p, label), (t, name), (h, half) in cells:
         value = values[p * len(TRUTHS) + t][halves[half]]
-        broken = (is_broken(predictions[p]) | broken_truth)[halves[half]]
+        broken = (broken_scores[p] | broken_truth)[halves[half]]
         low, high = interval(replicates[p * len(TRUTHS) + t, h], _mean(value))
         top, top_low, top_high, note = ceilings[name, half]
         rows.append(
@@ -326,7 +374,7 @@ def _per_test(
 def _ceilings(
     ground: GroundTruth,
     halves: dict[str, NDArray[np.bool_]],
-    counts: NDArray[np.float64],
+    counts: NDArray[np.uint16],
     test_counts: NDArray[np.floating[Any]],
 ) -> dict[tuple[str, str], tuple[float, float, float, str]]:
     """Return ceiling, interval and note for each truth and half."""
@@ -337,7 +385,8 @@ def _ceilings(
     columns = list(ground.repeats)
     pairs = [list(itertools.combinations(range(len(columns)), 2))]
     values = _per_test(ground.kind, columns, pairs)
-    drawn = replicate_means(ground.kind, columns, pairs, counts, test_counts, np.isfinite(values))
+    defined = np.isfinite(values)
+    drawn = means(replicate_sums(ground.kind, columns, pairs, counts, test_counts, defined))
     return {
         (name, half): ceiling(_mean(values[0][halves[half]]), drawn[0, h], runs[name])
         for name in TRUTHS

@@ -8,13 +8,15 @@ of ``sum_{i in s} score[i, j]`` and ``-loss[s, j]``; then the mean over j.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leaveout.metrics.correlation import Floats, correlate, is_broken
 
 
-def predictions(score: Floats, mask: ArrayLike) -> NDArray[np.float64]:
+def predictions(blocks: Iterable[tuple[Floats, ArrayLike]]) -> NDArray[np.float64]:
     """Sum the scores of the kept samples of every subset.
 
     A column with a NaN or inf anywhere is NaN throughout. A column whose sums differ by no more
@@ -22,17 +24,20 @@ def predictions(score: Floats, mask: ArrayLike) -> NDArray[np.float64]:
     ranked by their rounding.
 
     Args:
-        score: (train, test).
-        mask: (subset, train), 1 where the sample is kept.
+        blocks: The training samples, some at a time: their scores (train, test), and a mask
+            (subset, train), 1 where the sample is kept.
 
     Returns:
         (subset, test).
     """
-    broken = is_broken(score)
-    clean = np.where(broken, 0.0, score).astype(np.float64)
-    sums = np.asarray(mask, dtype=np.float64) @ clean
-    rounding = len(clean) * np.finfo(np.float64).eps * np.abs(clean).sum(axis=0)
-    flat = np.ptp(sums, axis=0) <= rounding
+    sums, magnitude, broken, n_train = np.zeros((1, 1)), np.zeros(1), np.zeros(1, dtype=bool), 0
+    for score, mask in blocks:
+        broken = broken | is_broken(score)
+        clean = np.where(np.isfinite(score), score, 0.0).astype(np.float64)
+        sums = sums + np.asarray(mask, dtype=np.float64) @ clean
+        magnitude = magnitude + np.abs(clean).sum(axis=0)
+        n_train += len(clean)
+    flat = np.ptp(sums, axis=0) <= n_train * np.finfo(np.float64).eps * magnitude
     sums[:, flat] = sums[:1, flat]
     sums[:, broken] = np.nan
     return sums
@@ -54,4 +59,4 @@ def lds(score: Floats, mask: ArrayLike, target: Floats) -> NDArray[np.float64]:
     Returns:
         (test,): NaN where undefined; their mean is the LDS.
     """
-    return correlate("spearman", predictions(score, mask), outcomes(target))
+    return correlate("spearman", predictions([(score, mask)]), outcomes(target))

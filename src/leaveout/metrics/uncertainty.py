@@ -32,20 +32,21 @@ _CHUNK_BYTES = 48 * 2**20
 
 def resample_counts(
     generator: np.random.Generator, size: int, replicates: int
-) -> NDArray[np.float64]:
+) -> NDArray[np.uint16]:
     """Draw bootstrap samples of ``size`` things, as counts of how often each was drawn.
 
     Returns:
         (size, replicates); every column sums to ``size``.
     """
-    counts = np.empty((size, replicates))
+    # no thing is drawn 65,536 times: the counts are Poisson with mean 1, nearly
+    counts = np.empty((size, replicates), dtype=np.uint16)
     for column in counts.T:
         column[:] = np.bincount(generator.integers(size, size=size), minlength=size)
     return counts
 
 
 def _spearman(
-    columns: Sequence[Floats], pairs: Sequence[Pair], counts: NDArray[np.float64], tests: slice
+    columns: Sequence[Floats], pairs: Sequence[Pair], counts: NDArray[np.uint16], tests: slice
 ) -> NDArray[np.float64]:
     """Return Spearman under the counts for one chunk of test samples: (pair, test, replicate).
 
@@ -54,15 +55,15 @@ def _spearman(
     2^24.
     """
     units, replicates = counts.shape
-    counts = counts.astype(np.float32 if units**3 < 2**24 else np.float64)
+    weights = counts.astype(np.float32 if units**3 < 2**24 else np.float64)
     out = np.full((len(pairs), tests.stop - tests.start, replicates), np.nan)
     for k, test in enumerate(range(tests.start, tests.stop)):
         ranks, weighted, variance = [], [], []
         for column in columns:
             x = column[:, test]
-            sign = np.greater.outer(x, x).astype(counts.dtype) - np.less.outer(x, x)
-            ranks.append(sign @ counts)
-            weighted.append(ranks[-1] * counts)
+            sign = np.greater.outer(x, x).astype(weights.dtype) - np.less.outer(x, x)
+            ranks.append(sign @ weights)
+            weighted.append(ranks[-1] * weights)
             variance.append(np.einsum("sb,sb->b", weighted[-1], ranks[-1]).astype(np.float64))
         for p, (a, b) in enumerate(pairs):
             product = variance[a] * variance[b]
@@ -72,19 +73,23 @@ def _spearman(
 
 
 def _pearson(
-    columns: Sequence[Floats], pairs: Sequence[Pair], counts: NDArray[np.float64], tests: slice
+    columns: Sequence[Floats], pairs: Sequence[Pair], counts: NDArray[np.uint16], tests: slice
 ) -> NDArray[np.float64]:
     """Return Pearson under the counts for one chunk of test samples: (pair, test, replicate)."""
-    share = counts / len(counts)
+    units, replicates = counts.shape
     z = [standardise(column[:, tests]) for column in columns]
-    mean = [x.T @ share for x in z]
-    variance = [np.square(x).T @ share - m * m for x, m in zip(z, mean, strict=True)]
-    out = np.full((len(pairs), tests.stop - tests.start, counts.shape[1]), np.nan)
-    for p, (a, b) in enumerate(pairs):
-        covariance = (z[a] * z[b]).T @ share - mean[a] * mean[b]
-        varied = (variance[a] > _NO_VARIANCE) & (variance[b] > _NO_VARIANCE)
-        product = np.where(varied, variance[a] * variance[b], 1.0)
-        np.divide(covariance, np.sqrt(product), out=out[p], where=varied)
+    out = np.full((len(pairs), tests.stop - tests.start, replicates), np.nan)
+    size = max(1, _CHUNK_BYTES // (8 * units))
+    for start in range(0, replicates, size):
+        part = slice(start, start + size)
+        share = counts[:, part] / units
+        mean = [x.T @ share for x in z]
+        variance = [np.square(x).T @ share - m * m for x, m in zip(z, mean, strict=True)]
+        for p, (a, b) in enumerate(pairs):
+            covariance = (z[a] * z[b]).T @ share - mean[a] * mean[b]
+            varied = (variance[a] > _NO_VARIANCE) & (variance[b] > _NO_VARIANCE)
+            product = np.where(varied, variance[a] * variance[b], 1.0)
+            np.divide(covariance, np.sqrt(product), out=out[p, :, part], where=varied)
     return out
 
 
@@ -92,7 +97,7 @@ def replicate_correlations(
     kind: Kind,
     columns: Sequence[Floats],
     pairs: Sequence[Pair],
-    counts: NDArray[np.float64],
+    counts: NDArray[np.uint16],
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Correlate pairs of arrays, test sample by test sample, in every bootstrap replicate.
 
@@ -116,15 +121,17 @@ def replicate_correlations(
         yield part, compute(columns, pairs, counts, part)
 
 
-def replicate_means(
+def replicate_sums(
     kind: Kind,
     columns: Sequence[Floats],
     groups: Sequence[Sequence[Pair]],
-    counts: NDArray[np.float64],
+    counts: NDArray[np.uint16],
     test_counts: NDArray[np.floating[Any]],
     defined: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """Average correlations over the test samples drawn in every bootstrap replicate.
+    """Sum correlations over the test samples drawn in every bootstrap replicate.
+
+    Sums of disjoint sets of test samples add up; see ``means`` for what they give.
 
     Args:
         kind: ``pearson`` or ``spearman``.
@@ -137,11 +144,11 @@ def replicate_means(
         defined: (group, test): False leaves the test sample out.
 
     Returns:
-        (group, half, replicate); NaN where no drawn test sample has a correlation.
+        (2, group, half, replicate): the sums, and how many correlations are in each.
     """
     pairs = sorted({pair for group in groups for pair in group})
     shape = (len(groups), len(test_counts), counts.shape[1])
-    total, weight = np.zeros(shape), np.zeros(shape)
+    total, weight = sums = np.zeros((2, *shape))
     for tests, rho in replicate_correlations(kind, columns, pairs, counts):
         for g, group in enumerate(groups):
             value = np.mean([rho[pairs.index(pair)] for pair in group], axis=0)
@@ -150,9 +157,22 @@ def replicate_means(
             value[~known] = 0.0
             total[g] += np.einsum("htb,tb->hb", test_counts[:, tests], value)
             weight[g] += np.einsum("htb,tb->hb", test_counts[:, tests], known.astype(np.float64))
-    means = np.full(shape, np.nan)
-    np.divide(total, weight, out=means, where=weight > 0)
-    return means
+    return sums
+
+
+def means(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean correlation in every replicate, NaN where no drawn test sample has one.
+
+    Args:
+        sums: What ``replicate_sums`` returned, or the total of several.
+
+    Returns:
+        (group, half, replicate).
+    """
+    total, weight = sums
+    found = np.full(total.shape, np.nan)
+    np.divide(total, weight, out=found, where=weight > 0)
+    return found
 
 
 def recentre(replicates: NDArray[np.float64], estimate: float) -> NDArray[np.float64]:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from leaveout import artefacts
-from leaveout.artefacts import Artefact
+from leaveout.artefacts import Artefact, CorruptArtefactError
 from leaveout.config import Setting
+from leaveout.data.normalise import normalise
 from leaveout.errors import LeaveoutError
 from leaveout.models.build import initialise
 from leaveout.training.engine import Trained, select_device, train
@@ -51,7 +52,7 @@ class Data:
 
 
 def load_data(setting: Setting, path: Path, device: str) -> Data:
-    """Read a setting's ``data`` artefact.
+    """Read a setting's ``data`` artefact and normalise its pixels.
 
     Args:
         setting: Gives the architecture.
@@ -71,9 +72,12 @@ def load_data(setting: Setting, path: Path, device: str) -> Data:
             f"{path}: it was prepared from {made_of}, but {setting.name} asks for "
             f"{setting.dataset.model_dump()}. Prepare the data of {setting.name}."
         )
+    pixels = artefact.meta.get("pixels")
+    if pixels is None:
+        raise CorruptArtefactError(path, "an older version of leaveout wrote it")
     train_samples, test_samples = (
         Samples(
-            torch.from_numpy(arrays[f"{part}_inputs"]).to(where),
+            torch.from_numpy(normalise(arrays[f"{part}_inputs"], **pixels)).to(where),
             torch.from_numpy(arrays[f"{part}_labels"]).to(where),
             arrays[f"{part}_id"],
         )
