@@ -78,7 +78,7 @@ class _Digests:
             whole = path.endswith(".safetensors")
             known = [
                 *identity,
-                artefacts.read(path).sha256 if whole else stamps.sha256_of(Path(path)),
+                artefacts.read(path, leave=artefacts.ALL).sha256 if whole else stamps.sha256_of(Path(path)),
             ]
         self._found[path] = known
         return str(known[-1])
