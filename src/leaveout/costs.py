@@ -39,6 +39,10 @@ FLOAT = 4
 
 INPUTS = {"mnist": (1, 28, 28), "digits": (1, 8, 8)}
 """Shape of one sample of each data set."""
+
+STORED = {"mnist": 1, "digits": FLOAT}
+"""Bytes of one of its numbers in the prepared file."""
+
 CLASSES = {"mnist": 10, "digits": 10}
 
 
@@ -316,7 +320,7 @@ def workload(setting: Setting) -> Workload:
         lds_runs=lds.runs,
         loo=(left_out, again) if again else (left_out,),
         loo_shared=loo.pairing != "none",
-        stored=1,
+        stored=STORED[data.name],
         chunk=tuple((k, size) for k, size in fixed.items() if isinstance(size, int)),
     )
 

@@ -78,7 +78,9 @@ class _Digests:
             whole = path.endswith(".safetensors")
             known = [
                 *identity,
-                artefacts.read(path, leave=artefacts.ALL).sha256 if whole else stamps.sha256_of(Path(path)),
+                artefacts.read(path, leave=artefacts.ALL).sha256
+                if whole
+                else stamps.sha256_of(Path(path)),
             ]
         self._found[path] = known
         return str(known[-1])
