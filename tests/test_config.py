@@ -281,13 +281,24 @@ def methods(folder: Path, text: str) -> dict[str, Any]:
     return load_methods(path)
 
 
+@pytest.mark.parametrize("value", ["a,b", "a b", "a/b", "a'b", "$HOME"])
+def test_a_value_that_no_cluster_command_could_carry(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "worded.py").write_text("def attribute(task, *, word: str = 'a'): ...\n")
+    assert methods(tmp_path, "worded: {module: worded, word: [a-b, a.b]}")["worded"].grid
+    with pytest.raises(ConfigError, match=r"worded: .word=.* is to be part of a file's name"):
+        methods(tmp_path, f'worded: {{module: worded, word: "{value}"}}')
+
+
 def test_a_grid_is_every_combination_in_the_order_of_the_file(tmp_path: Path) -> None:
     found = methods(tmp_path, "if_cg: {damping: [1, 1e-3, 0.5], iterations: [10, 20]}")["if_cg"]
     assert [tuple(point.values()) for point in found.grid] == [
         (d, i) for d in (1.0, 0.001, 0.5) for i in (10, 20)
     ]
     assert {type(v) for p in found.grid for v in (p["damping"],)} == {float}
-    assert label(found.grid[3]) == "damping=0.001,iterations=20"
+    assert label(found.grid[3]) == "damping=0.001+iterations=20"
     assert found.module == "leaveout.attribution.if_cg"
     assert found.needs == ("full",)
 

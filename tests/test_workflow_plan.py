@@ -84,7 +84,7 @@ def test_files_of_scores_and_metrics(panel: Plan) -> None:
 def test_keys_are_the_plans(panel: Plan) -> None:
     setting = panel.settings["digits_mlp"]
     asked = wild(setting="digits_mlp", chunk="0", kind="half", metric="lds", method="if_cg",
-                 params="damping=0.01,iterations=10")  # fmt: skip
+                 params="damping=0.01+iterations=10")  # fmt: skip
     assert panel.prepare_key(asked) == plan.prepare_key(setting)
     assert panel.train_key("lds")(asked) == plan.train_key(setting, "lds", 0)
     assert panel.model_key(asked) == plan.train_key(setting, "half", 0)

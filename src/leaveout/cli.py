@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leaveout import __version__, plan
+from leaveout import __version__, devices, plan
 from leaveout.config import Method, Scalar, Setting, label, load_methods, load_setting
 from leaveout.errors import LeaveoutError
 
@@ -338,6 +338,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, threads)  # read when the libraries are imported, below
     try:
+        if getattr(args, "device", None) == "cuda" and (gpu := devices.claim(os.environ)):
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when torch is imported, below
         args.run(args)
     except LeaveoutError as error:
         print(f"leaveout {args.command}: {error}", file=sys.stderr)

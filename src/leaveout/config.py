@@ -545,6 +545,11 @@ def load_methods(path: Path | str) -> dict[str, Method]:
         labels = [label(point) for point in grid]
         if len(set(labels)) != len(labels) or not grid:
             raise ConfigError(f"{path}: {name}: the grid is empty or repeats a value")
+        for odd in (text for text in labels if not re.fullmatch(r"[\w.=+-]+", text)):
+            raise ConfigError(
+                f"{path}: {name}: {odd!r} is to be part of a file's name, and of commands on a "
+                "cluster: only letters, digits and _.-+ can stand in a value"
+            )
         methods[name] = Method(name=name, module=module, grid=grid, needs=needs)
     return methods
 
@@ -559,8 +564,12 @@ def _known_methods() -> list[str]:
 
 
 def label(params: Mapping[str, Scalar]) -> str:
-    """Return the name of a grid point, as used in paths and tables, e.g. ``damping=0.01``."""
-    return ",".join(f"{key}={_text(value)}" for key, value in params.items()) or "default"
+    """Return the name of a grid point, as used in paths and tables, e.g. ``damping=0.01``.
+
+    Parameters are joined by ``+``: Snakemake takes a wildcard apart at commas when it hands a job
+    to a cluster (``--target-jobs``), and the job fails.
+    """
+    return "+".join(f"{key}={_text(value)}" for key, value in params.items()) or "default"
 
 
 def _text(value: Scalar) -> str:

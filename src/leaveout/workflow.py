@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from leaveout import plan
+from leaveout import plan, resources
 from leaveout.config import (
     Config,
     Method,
@@ -116,6 +116,22 @@ class Plan:
             for s in self.settings
             for m in self.methods
         ]
+
+    def mem_mb(self, step: str) -> Callable[[Wildcards, int], int]:
+        """Return the resource function for a step's memory in MB, which grows with the attempt."""
+
+        def memory(wildcards: Wildcards, attempt: int) -> int:
+            return resources.mem_mb(step, attempt)
+
+        return memory
+
+    def runtime(self, step: str) -> Callable[[Wildcards, int], int]:
+        """Return the resource function for a step's minutes, which grow with the attempt."""
+
+        def minutes(wildcards: Wildcards, attempt: int) -> int:
+            return resources.minutes(step, attempt)
+
+        return minutes
 
     def prepare_key(self, wildcards: Wildcards) -> str:
         """Return the key of data preparation."""

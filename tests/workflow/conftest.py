@@ -127,7 +127,8 @@ def clone_repository() -> Callable[[Path], None]:
     def clone_repository(folder: Path) -> None:
         for name in ("workflow", "src"):
             shutil.copytree(ROOT / name, folder / name, ignore=COPIED)
-        (folder / "slurm").symlink_to((ROOT / "slurm").readlink())
+        for name in ("slurm", "gpu"):
+            (folder / name).symlink_to((ROOT / name).readlink())
         (folder / "config" / "settings").mkdir(parents=True)
         shutil.copy2(ROOT / "config" / "published.csv", folder / "config")
         (folder / "config" / "config.yaml").write_text(CONFIG)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def profile(name: str) -> dict[str, object]:
     """Return the keys of a profile, as they are without a template engine."""
     loaded = yaml.safe_load((PROFILES / name / "config.yaml").read_text())
     assert isinstance(loaded, dict)
-    return loaded
+    return {key: value for key, value in loaded.items() if not key.startswith("__")}
 
 
 @pytest.fixture
@@ -82,7 +83,8 @@ def clone(tmp_path: Path) -> Path:
     """A folder laid out as the repository is, with a toy for a workflow."""
     shutil.copytree(PROFILES, tmp_path / "workflow" / "profiles")
     (tmp_path / "workflow" / "Snakefile").write_text(SNAKEFILE)
-    (tmp_path / "slurm").symlink_to((ROOT / "slurm").readlink())
+    for name in ("slurm", "gpu"):
+        (tmp_path / name).symlink_to((ROOT / name).readlink())
     (tmp_path / "results").mkdir()
     return tmp_path
 
@@ -150,15 +152,16 @@ def held(clone: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
         process.communicate(timeout=60)
 
 
-def test_no_key_stands_in_both_profiles() -> None:
+@pytest.mark.parametrize("name", ["slurm", "gpu"])
+def test_no_key_stands_in_both_profiles(name: str) -> None:
     # Snakemake lets the default profile override the other one
-    assert not profile("default").keys() & profile("slurm").keys()
+    assert not profile("default").keys() & profile(name).keys()
 
 
 def test_every_key_has_its_reason() -> None:
-    for name in ("default", "slurm"):
+    for name in ("default", "slurm", "gpu"):
         text = (PROFILES / name / "config.yaml").read_text()
-        for key in profile(name).keys() - {"__definitions__", "executor"}:
+        for key in profile(name).keys() - {"executor"}:
             block = re.split(r"\n\n", text[: text.index(f"\n{key}:")])[-1]
             assert "# " in block, f"{name}: {key}"
 
@@ -196,11 +199,60 @@ def test_slurm_gets_what_rule_and_profile_ask_for(clone: Path, stubs: Path) -> N
     chunk, plain = sorted(submitted, key=lambda line: "--comment rule_plain" in line)
     site = ("-p cpu", "-A my_account", "-t 60")
     # the rule's threads, though this machine has fewer
-    for flag in (*site, "--mem 777", "--gpus=1", "--cpus-per-task=1000"):
+    for flag in (*site, "--mem 777", "--gpus=1", "--cpus-per-task=1000", "--requeue"):
         assert f" {flag} " in chunk.replace("'", "")
     for flag in (*site, "--mem 4000", "--cpus-per-task=1"):
         assert f" {flag} " in plain.replace("'", "")
     assert "--gpus" not in plain
+
+
+@pytest.mark.parametrize(
+    ("real", "expected"),
+    [
+        ('echo "7|RUNNING"', "7|RUNNING"),  # there is accounting: its answer
+        ("exit 1", "12|COMPLETED"),  # there is none: squeue's
+    ],
+)
+def test_sacct_is_answered_with_and_without_accounting(
+    real: str, expected: str, clone: Path, stubs: Path
+) -> None:
+    (stubs / "sacct").write_text(f"#!/usr/bin/env bash\n{real}\n")
+    (stubs / "squeue").write_text(
+        '#!/usr/bin/env bash\n[[ $* == *--name\\ run1 ]] && echo "12|COMPLETED"\n'
+    )
+    env = environment(clone, PROFILES / "slurm" / "bin", stubs)
+    command = ["sacct", "-X", "--parsable2", "--format=JobIdRaw,State", "--name", "run1"]
+    assert subprocess.check_output(command, env=env, text=True).split() == [expected]
+    # what Snakemake asks it about accounts is not for squeue
+    other = subprocess.run(["sacct", "-nu", "me"], env=env, capture_output=True, text=True)
+    assert (other.stdout.strip() or "none") == (expected if real != "exit 1" else "none")
+    assert other.returncode == (real == "exit 1")
+
+
+def test_jobs_on_a_workstation_take_a_gpu_each_and_wait_for_one(clone: Path) -> None:
+    # six jobs for two GPUs, which are not there: each writes down which one it has, and when
+    (clone / "job.py").write_text(
+        "import os, sys, time; from leaveout.devices import claim\n"
+        "claimed = claim(os.environ); began = time.monotonic(); time.sleep(0.5)\n"
+        "print(claimed, began, time.monotonic(), file=open(sys.argv[1], 'w'))\n"
+    )
+    (clone / "workflow" / "Snakefile").write_text(
+        'rule all:\n    input: expand("results/{i}.txt", i=range(6))\n\n'
+        'rule one:\n    output: "results/{i}.txt"\n    resources: gpu=1\n'
+        f'    shell: "{sys.executable} job.py {{output}}"\n'
+    )
+    gpus = {"LEAVEOUT_GPUS": "4,7", "TMPDIR": str(clone)}
+    command = [sys.executable, "-m", "snakemake", "--profile", "gpu", "--cores", "6"]
+    done = subprocess.run(
+        command, cwd=clone, env=environment(clone) | gpus, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Execute 2 jobs..." in done.stderr
+    jobs = [(clone / "results" / f"{i}.txt").read_text().split() for i in range(6)]
+    assert {gpu for gpu, _, _ in jobs} == {"4", "7"}
+    for gpu in ("4", "7"):
+        times = sorted((float(began), float(ended)) for g, began, ended in jobs if g == gpu)
+        assert all(before[1] <= after[0] for before, after in pairwise(times))
 
 
 def test_a_second_run_in_the_same_folder_is_refused(
@@ -239,11 +291,13 @@ def test_after_a_kill_the_same_command_redoes_what_was_not_finished(
             os.kill(job, signal.SIGKILL)
     (clone / "results" / "hold1").unlink()
     assert process.wait(timeout=60) != 0
+    if whom == "snakemake":  # its job lives on, and what it finishes is finished
+        wait_for(clone / "results" / "chunk1.txt", {"1"})
     assert not (clone / "results" / "table.csv").exists()
 
     status, output = run(clone, "results", "--cores", "2", "--set-threads", "chunk=1")
 
     assert status == 0, output
     started = (clone / "results" / "started").read_text().split()
-    assert sorted(started) == ["0", "1", "1"]
+    assert sorted(started) == ["0", "1"] + ["1"] * (whom != "snakemake")
     assert "Nothing to be done" in run(clone, "results")[1]

@@ -101,8 +101,9 @@ def test_the_workflow_can_be_run_from_another_folder(
     assert not (fresh / "results").exists()
 
 
-def test_slurm_plans_the_same_jobs(fresh: Path, planned: Planned) -> None:
-    assert planned(fresh, "--profile", "slurm") == planned(fresh)
+@pytest.mark.parametrize("profile", ["slurm", "gpu"])
+def test_a_profile_plans_the_same_jobs(profile: str, fresh: Path, planned: Planned) -> None:
+    assert planned(fresh, "--profile", profile) == planned(fresh)
 
 
 def test_the_workflow_lints_and_is_formatted(fresh: Path, snakemake: Run) -> None:

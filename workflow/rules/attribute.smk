@@ -20,8 +20,8 @@ rule attribute:
     threads: 1
     resources:
         gpu=GPUS,
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=PLAN.mem_mb("attribute"),
+        runtime=PLAN.runtime("attribute"),
     params:
         key=PLAN.attribute_key,
     shell:

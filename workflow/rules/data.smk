@@ -10,6 +10,9 @@ rule prepare_data:
         "logs/prepare_data/{setting}.log",
     conda:
         "../envs/leaveout.yaml"
+    resources:
+        mem_mb=PLAN.mem_mb("prepare"),
+        runtime=PLAN.runtime("prepare"),
     params:
         key=PLAN.prepare_key,
     shell:

@@ -13,8 +13,8 @@ rule evaluate:
     conda:
         "../envs/leaveout.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=PLAN.mem_mb("evaluate"),
+        runtime=PLAN.runtime("evaluate"),
     params:
         key=PLAN.evaluate_key,
         bootstrap=PLAN.config.bootstrap,

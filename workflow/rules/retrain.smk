@@ -16,8 +16,8 @@ rule retrain_lds:
     threads: 1
     resources:
         gpu=GPUS,
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=PLAN.mem_mb("lds"),
+        runtime=PLAN.runtime("lds"),
     params:
         key=PLAN.train_key("lds"),
     shell:
@@ -41,8 +41,8 @@ rule retrain_loo:
     threads: 1
     resources:
         gpu=GPUS,
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=PLAN.mem_mb("loo"),
+        runtime=PLAN.runtime("loo"),
     params:
         key=PLAN.train_key("loo"),
     shell:
@@ -60,6 +60,9 @@ rule merge_truth:
         "logs/merge_truth/{setting}-{metric}.log",
     conda:
         "../envs/leaveout.yaml"
+    resources:
+        mem_mb=PLAN.mem_mb("truth"),
+        runtime=PLAN.runtime("truth"),
     params:
         key=PLAN.truth_key,
     shell:

@@ -16,8 +16,8 @@ rule train_models:
     threads: 1
     resources:
         gpu=GPUS,
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=PLAN.mem_mb("models"),
+        runtime=PLAN.runtime("models"),
     params:
         key=PLAN.model_key,
     shell:
