@@ -126,10 +126,13 @@ def _why_stale(
     """Return why a file is stale (empty: it follows from another), or None if it is good."""
     try:
         stamp = stamps.read(path)
-        if stamp is None:
-            return "it has no stamp"
-        if stamp.key != step.key:
-            return difference(stamp.key, step.key) or "made by another version"
+    except CorruptArtefactError:
+        return "its stamp can't be read"
+    if stamp is None:
+        return "it has no stamp"
+    if stamp.key != step.key:
+        return difference(stamp.key, step.key) or "made by another version"
+    try:
         if digests(path) != stamp.sha256:
             return "altered after it was made"
     except CorruptArtefactError:
