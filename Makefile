@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 PEERS  ?= .venv-peers
 ARGS   ?=
+# tests side by side; each may start a workflow of its own, with two jobs
+JOBS   ?= 2
 
 BIN        := $(VENV)/bin
 READY      := $(VENV)/.ready
@@ -41,7 +43,7 @@ results: $(READY)
 	@$(BIN)/snakemake results --report results/report.html --report-after-run $(ARGS)
 
 test: $(READY)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
 
 check: $(READY)
 	@$(BIN)/ruff check

@@ -81,7 +81,7 @@ def test_data_sets_have_the_shapes_of_their_files(make_setting: Make, tmp_path: 
     for name in names:
         prepare(make_setting(dataset={"name": name}), tmp_path / name)
         data = artefacts.read(tmp_path / name)
-        assert data.tensors["train_inputs"].shape[1:] == costs.INPUTS[name]
+        assert (1, *data.tensors["train_inputs"].shape[1:]) == costs.INPUTS[name]  # one channel
         assert data.meta["n_classes"] == costs.CLASSES[name]
 
 

@@ -128,7 +128,7 @@ def test_no_stamp_and_a_broken_one(make: Make) -> None:
     stamps.beside("b.csv").unlink()
     stamps.beside("c.csv").write_text("{")
     found = stale()
-    assert (found["b.csv"], found["c.csv"]) == ("it has no stamp", "damaged")
+    assert (found["b.csv"], found["c.csv"]) == ("it has no stamp", "its stamp can't be read")
 
 
 def test_times_are_put_right_and_nothing_else(make: Make) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from leaveout import resources
+from leaveout import costs, resources
+from leaveout.costs import Job
 from leaveout.workflow import Plan
 
 ROOT = Path(__file__).parents[1]
@@ -18,18 +20,45 @@ def plan() -> Plan:
     return Plan.load(values, ROOT / "config")
 
 
-@pytest.mark.parametrize("step", list(resources.BASES))
+STEPS = ("prepare", "models", "lds", "loo", "truth", "attribute", "evaluate")
+WILD: Any = SimpleNamespace(
+    setting="digits_cnn", kind="full", chunk="0", metric="loo", method="if_explicit",
+    params="damping=0.01",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("step", STEPS)
 def test_each_attempt_asks_for_twice_as_much(step: str, plan: Plan) -> None:
-    nothing: Any = None
-    base = resources.BASES[step]
-    memory = [plan.mem_mb(step)(nothing, attempt) for attempt in (1, 2, 3)]
-    minutes = [plan.runtime(step)(nothing, attempt) for attempt in (1, 2, 3)]
-    assert memory == [base.mem_mb, 2 * base.mem_mb, 4 * base.mem_mb]
-    assert minutes == [base.minutes, 2 * base.minutes, 4 * base.minutes]
+    for asked in (plan.mem_mb(step), plan.runtime(step)):
+        first, second, third = (asked(WILD, attempt) for attempt in (1, 2, 3))
+        assert first > 0
+        assert (second, third) == (2 * first, 4 * first)
+
+
+def test_the_estimate_and_a_margin_are_asked_for() -> None:
+    large = Job(seconds=3600, memory=10e9, disk=0)
+    assert (resources.mem_mb(large, 1), resources.minutes(large, 1)) == (15_000, 180)
+    tiny = Job(seconds=1, memory=1e6, disk=0)
+    assert (resources.mem_mb(tiny, 1), resources.minutes(tiny, 1)) == (1000, 15)
+
+
+def test_each_step_asks_for_its_own(plan: Plan) -> None:
+    setting = plan.settings["digits_cnn"]
+    work = costs.workload(setting)
+    jobs = {
+        "prepare": costs.data_job(work),
+        "models": costs.chunk_job(setting, "full", 0),
+        "lds": costs.chunk_job(setting, "lds", 0),
+        "loo": costs.chunk_job(setting, "loo", 0),
+        "truth": costs.truth_job(work, "loo"),
+        "attribute": costs.score_job(work, plan.methods["if_explicit"], {"damping": 0.01}),
+    }
+    assert {step: plan._job(step, WILD) for step in jobs} == jobs
+    assert len(set(jobs.values())) == len(jobs)
 
 
 def test_the_rules_name_every_step_and_no_other() -> None:
     rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
-    for step in resources.BASES:
+    for step in STEPS:
         assert f'mem_mb=PLAN.mem_mb("{step}"),\n        runtime=PLAN.runtime("{step}")' in rules
-    assert rules.count("PLAN.mem_mb(") == rules.count("PLAN.runtime(") == len(resources.BASES)
+    assert rules.count("PLAN.mem_mb(") == rules.count("PLAN.runtime(") == len(STEPS)

@@ -39,6 +39,10 @@ FLOAT = 4
 
 INPUTS = {"mnist": (1, 28, 28), "digits": (1, 8, 8)}
 """Shape of one sample of each data set."""
+
+STORED = {"mnist": 1, "digits": FLOAT}
+"""Bytes of one of its numbers in the prepared file."""
+
 CLASSES = {"mnist": 10, "digits": 10}
 
 
@@ -182,6 +186,7 @@ class Workload:
         lds_runs: Models of each.
         loo: Left-out samples, of each run.
         loo_shared: Whether all leave-one-out models see the batches of one run.
+        stored: Bytes of a number of a sample on disk: 1 where pixels are kept as they are.
         chunk: Items of a chunk, for the layers where the configuration fixes them.
     """
 
@@ -203,6 +208,7 @@ class Workload:
     lds_runs: int = 1
     loo: tuple[int, ...] = ()
     loo_shared: bool = True
+    stored: int = FLOAT
     chunk: tuple[tuple[Layer, int], ...] = ()
 
 
@@ -314,6 +320,7 @@ def workload(setting: Setting) -> Workload:
         lds_runs=lds.runs,
         loo=(left_out, again) if again else (left_out,),
         loo_shared=loo.pairing != "none",
+        stored=STORED[data.name],
         chunk=tuple((k, size) for k, size in fixed.items() if isinstance(size, int)),
     )
 
@@ -470,9 +477,9 @@ def chunk_jobs(work: Workload, layer: Layer) -> list[Job]:
     ]
 
 
-def _data_bytes(work: Workload) -> float:
-    """Return the bytes of a setting's prepared samples: inputs, a label and an id each."""
-    return (work.n_train + work.n_test) * (work.network.inputs * FLOAT + 16.0)
+def _data_bytes(work: Workload, number: int = FLOAT) -> float:
+    """Return the bytes of a setting's samples: inputs, a label and an id each."""
+    return (work.n_train + work.n_test) * (work.network.inputs * number + 16.0)
 
 
 def _chunk_disk(work: Workload, layer: Layer, size: int) -> float:
@@ -507,7 +514,8 @@ def _training_memory(work: Workload, layer: Layer, size: int) -> float:
 def data_job(work: Workload) -> Job:
     """Return what preparing the data takes."""
     size = _data_bytes(work)
-    return Job(CPU.start + size / 20e6, CPU.memory + 4 * size, size)
+    disk = _data_bytes(work, work.stored)
+    return Job(CPU.start + size / 20e6, CPU.memory + 4 * size, disk)
 
 
 def truth_job(work: Workload, layer: Literal["lds", "loo"]) -> Job:
@@ -550,11 +558,12 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
                 flops = models * ((blocks * n + m) * net.train + products)
             at_once = min(n, held // (FLOAT * p))
             memory = FLOAT * ((n + m) * net.widths + at_once * 8.0 * net.activations)
+    written = min(FLOAT * float(n) * m, 32 << 20)  # a block of rows, formed while one is written
     states = models and work.full * work.checkpoints * net.state * FLOAT
     matrix = FLOAT * float(n) * m
     return Job(
         seconds=on.start + flops / rate + 4 * matrix / 1e9,
-        memory=on.memory + 2 * _data_bytes(work) + 2 * states + 4 * matrix + memory + 3 * held,
+        memory=on.memory + 2 * _data_bytes(work) + 2 * states + 4 * written + memory + 3 * held,
         disk=matrix + 8.0 * (n + m),
         gpus=on.gpus,
     )

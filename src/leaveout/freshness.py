@@ -78,7 +78,9 @@ class _Digests:
             whole = path.endswith(".safetensors")
             known = [
                 *identity,
-                artefacts.read(path).sha256 if whole else stamps.sha256_of(Path(path)),
+                artefacts.read(path, leave=artefacts.ALL).sha256
+                if whole
+                else stamps.sha256_of(Path(path)),
             ]
         self._found[path] = known
         return str(known[-1])
@@ -124,10 +126,13 @@ def _why_stale(
     """Return why a file is stale (empty: it follows from another), or None if it is good."""
     try:
         stamp = stamps.read(path)
-        if stamp is None:
-            return "it has no stamp"
-        if stamp.key != step.key:
-            return difference(stamp.key, step.key) or "made by another version"
+    except CorruptArtefactError:
+        return "its stamp can't be read"
+    if stamp is None:
+        return "it has no stamp"
+    if stamp.key != step.key:
+        return difference(stamp.key, step.key) or "made by another version"
+    try:
         if digests(path) != stamp.sha256:
             return "altered after it was made"
     except CorruptArtefactError:

@@ -120,7 +120,8 @@ def _training(setting: Setting) -> dict[str, Any]:
 
 def prepare_key(setting: Setting) -> str:
     """Return the key of data preparation."""
-    return _key("prepare", dataset=setting.dataset.model_dump())
+    # wherever they come from, the samples are checked to be the same
+    return _key("prepare", dataset=setting.dataset.model_dump(exclude={"source"}))
 
 
 def train_key(setting: Setting, layer: Layer, number: int) -> str:

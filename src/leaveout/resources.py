@@ -1,45 +1,28 @@
-"""What a step asks of a machine: memory and time, and more of both at each attempt.
+"""What a job asks a scheduler for: what it should take, with a margin, and more at each attempt.
 
-The bases are for the published settings, with room to spare (chunks are cut to at most an hour). A
-job that meets its limit is tried again with twice as much; how often, the profile says. Locally
-none of it is enforced.
+The estimates are those of :mod:`leaveout.costs`, on the hardware the setting names. A job that
+meets its limit is tried again with twice as much; how often, the profile says. Locally none of it
+is enforced.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+
+from leaveout.costs import Job
+
+MEMORY_MARGIN, LEAST_MB = 1.5, 1000
+"""The model of memory is good to a fifth or so; libraries differ more than that."""
+
+TIME_MARGIN, LEAST_MINUTES = 3.0, 15
+"""The model of time is good to a factor of two, on the hardware it names."""
 
 
-@dataclass(frozen=True)
-class Base:
-    """What the first attempt asks for.
-
-    Attributes:
-        mem_mb: Memory in MB.
-        minutes: Time in minutes.
-    """
-
-    mem_mb: int
-    minutes: int
-
-
-BASES = {
-    "prepare": Base(4000, 60),
-    "models": Base(2000, 120),
-    "lds": Base(2000, 120),
-    "loo": Base(2000, 120),
-    "truth": Base(4000, 30),
-    "attribute": Base(8000, 60),
-    "evaluate": Base(4000, 30),
-}
-"""By step. What is not here takes the profile's default."""
-
-
-def mem_mb(step: str, attempt: int) -> int:
+def mem_mb(job: Job, attempt: int) -> int:
     """Return the memory of an attempt (from 1) in MB: doubled each time."""
-    return BASES[step].mem_mb << (attempt - 1)
+    return max(LEAST_MB, math.ceil(MEMORY_MARGIN * job.memory / 1e6)) << (attempt - 1)
 
 
-def minutes(step: str, attempt: int) -> int:
+def minutes(job: Job, attempt: int) -> int:
     """Return the time limit of an attempt (from 1) in minutes: doubled each time."""
-    return BASES[step].minutes << (attempt - 1)
+    return max(LEAST_MINUTES, math.ceil(TIME_MARGIN * job.seconds / 60)) << (attempt - 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from leaveout import plan, resources
+from leaveout import costs, plan, resources
 from leaveout.config import (
     Config,
     Method,
@@ -27,6 +27,9 @@ from leaveout.config import (
 from leaveout.plan import Layer, Step
 
 Wildcards = Any
+EVALUATE = costs.Job(seconds=600, memory=2e9, disk=1e5)
+"""What an evaluation should take: most of it is the bootstrap, and memory is bounded."""
+
 LAYERS: tuple[Layer, ...] = ("full", "half", "lds", "loo")
 
 
@@ -117,11 +120,31 @@ class Plan:
             for m in self.methods
         ]
 
+    def _job(self, step: str, wildcards: Wildcards) -> costs.Job:
+        """Return what a job should take."""
+        setting = self.settings[wildcards.setting]
+        work = costs.workload(setting)
+        match step:
+            case "prepare":
+                return costs.data_job(work)
+            case "models":
+                return costs.chunk_job(setting, wildcards.kind, int(wildcards.chunk))
+            case "lds" | "loo":
+                return costs.chunk_job(setting, cast(Layer, step), int(wildcards.chunk))
+            case "truth":
+                return costs.truth_job(work, wildcards.metric)
+            case "attribute":
+                method = self.methods[wildcards.method]
+                points = {label(point): point for point in method.grid}
+                return costs.score_job(work, method, points[wildcards.params])
+        assert step == "evaluate"
+        return EVALUATE
+
     def mem_mb(self, step: str) -> Callable[[Wildcards, int], int]:
         """Return the resource function for a step's memory in MB, which grows with the attempt."""
 
         def memory(wildcards: Wildcards, attempt: int) -> int:
-            return resources.mem_mb(step, attempt)
+            return resources.mem_mb(self._job(step, wildcards), attempt)
 
         return memory
 
@@ -129,7 +152,7 @@ class Plan:
         """Return the resource function for a step's minutes, which grow with the attempt."""
 
         def minutes(wildcards: Wildcards, attempt: int) -> int:
-            return resources.minutes(step, attempt)
+            return resources.minutes(self._job(step, wildcards), attempt)
 
         return minutes
 

@@ -55,3 +55,20 @@ def test_module_state_and_vectors_are_left_as_they_were(problem: Any) -> None:
     assert all(map(torch.equal, [v, *problem.state.values()], before))
     assert all(map(torch.equal, problem.module.state_dict().values(), own))
     assert not any(p.requires_grad for p in problem.module.parameters())
+
+
+def test_too_little_memory_halves_the_vectors_and_changes_nothing(
+    problem: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    products = hvp._products_of_rows
+
+    def small(module: Any, product: Any, vectors: Tensor, rows: slice) -> Any:
+        if rows.stop - rows.start > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return products(module, product, vectors, rows)
+
+    monkeypatch.setattr(hvp, "_products_of_rows", small)
+    v = vectors(problem)
+    found = hessian_products(problem.module, problem.state, problem.inputs, problem.labels, v)
+    torch.testing.assert_close(found, v @ problem.explicit(), atol=1e-10, rtol=0)
+    assert "vectors multiplied at once: 7 do not fit" in capsys.readouterr().err

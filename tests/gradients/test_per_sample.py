@@ -142,3 +142,20 @@ def test_module_and_state_are_left_as_they_were(problem: Any) -> None:
     for now, then in ((problem.module.state_dict(), own), (problem.state, given)):
         torch.testing.assert_close(dict(now), then, atol=0, rtol=0)
     assert not any(value.requires_grad for value in problem.state.values())
+
+
+def test_too_little_memory_halves_the_chunk_and_changes_nothing(
+    problem: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def small(module: Any, state: Any, inputs: Tensor, labels: Tensor) -> Tensor:
+        if len(inputs) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return per_sample_gradients(module, state, inputs, labels)
+
+    monkeypatch.setattr(per_sample, "per_sample_gradients", small)
+    parts = list(gradient_chunks(problem.module, problem.state, *problem.left))
+    assert [i for part, _ in parts for i in range(part.start, part.stop)] == list(range(11))
+    torch.testing.assert_close(
+        torch.cat([g for _, g in parts]), problem.naive(*problem.left), **CLOSE
+    )
+    assert "gradients formed at once: 11 do not fit" in capsys.readouterr().err

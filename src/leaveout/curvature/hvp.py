@@ -7,6 +7,7 @@ result does not depend on how samples are batched beyond rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.func import functional_call, grad, jvp, vmap
 
 from leaveout.curvature.stack_hvp import forward_backward, stack_products
 from leaveout.training.losses import sample_losses
+from leaveout.training.memory import in_blocks
 from leaveout.training.stack import Layer, parse
 
 State = Mapping[str, Tensor]
@@ -76,11 +78,19 @@ def hessian_products(
     for start in range(0, len(inputs), samples):
         x, y = inputs[start : start + samples], labels[start : start + samples]
         product = _product(module, state, params, layers, x, y, share)
-        for first in range(0, len(vectors), at_once):
-            rows = slice(first, first + at_once)
-            found = product(split(module, vectors[rows]))
+        work = partial(_products_of_rows, module, product, vectors)
+        for rows, found in in_blocks(work, len(vectors), at_once, "vectors multiplied at once"):
             out[rows] += torch.cat([found[name].flatten(1) for name in params], dim=1)
     return out
+
+
+def _products_of_rows(
+    module: nn.Module,
+    product: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    vectors: Tensor,
+    rows: slice,
+) -> dict[str, Tensor]:
+    return product(split(module, vectors[rows]))
 
 
 def _chunks(inputs: Tensor, vectors: Tensor) -> tuple[int, int]:

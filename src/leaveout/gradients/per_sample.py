@@ -19,6 +19,7 @@ from leaveout.gradients.factors import (
     is_linear,
 )
 from leaveout.training.losses import sample_losses
+from leaveout.training.memory import in_blocks
 
 State = Mapping[str, Tensor]
 
@@ -63,13 +64,18 @@ def gradient_chunks(
 ) -> Iterator[tuple[slice, Tensor]]:
     """Form gradients chunk by chunk, so that at most ``CHUNK_BYTES`` are held.
 
+    Where a GPU has not the memory to form them, the chunks are halved.
+
     Yields:
         (which samples, their gradients).
     """
     size = max(1, CHUNK_BYTES // (n_parameters(module) * inputs.element_size()))
-    for start in range(0, len(inputs), size):
-        part = slice(start, min(start + size, len(inputs)))
-        yield part, per_sample_gradients(module, state, inputs[part], labels[part])
+    yield from in_blocks(
+        lambda part: per_sample_gradients(module, state, inputs[part], labels[part]),
+        len(inputs),
+        size,
+        "gradients formed at once",
+    )
 
 
 def gradient_products(

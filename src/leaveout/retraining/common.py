@@ -20,6 +20,7 @@ from leaveout.config import Setting
 from leaveout.data.normalise import normalise
 from leaveout.errors import LeaveoutError
 from leaveout.models.build import initialise
+from leaveout.plan import prepare_key
 from leaveout.training.engine import Trained, select_device, train
 from leaveout.training.losses import stacked_targets
 from leaveout.training.trials import Trial
@@ -67,10 +68,11 @@ def load_data(setting: Setting, path: Path, device: str) -> Data:
     artefact = artefacts.read(path, "data")
     arrays = artefact.tensors
     made_of = json.loads(artefact.meta["key"]).get("dataset")
-    if made_of != setting.dataset.model_dump():
+    wanted = json.loads(prepare_key(setting))["dataset"]
+    if made_of != wanted:
         raise LeaveoutError(
-            f"{path}: it was prepared from {made_of}, but {setting.name} asks for "
-            f"{setting.dataset.model_dump()}. Prepare the data of {setting.name}."
+            f"{path}: it was prepared from {made_of}, but {setting.name} asks for {wanted}. "
+            f"Prepare the data of {setting.name}."
         )
     pixels = artefact.meta.get("pixels")
     if pixels is None:
