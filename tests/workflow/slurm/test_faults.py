@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from leaveout.resources import LEAST_MB, LEAST_MINUTES
+
 pytestmark = pytest.mark.slow
 
 FIRST, SECOND = (f"results/tiny/retrain/lds/{i}.safetensors" for i in (0, 1))
@@ -64,7 +66,7 @@ def agrees(finished: Path, contents: Callable[..., dict[str, bytes]]) -> Callabl
 def test_failed_jobs_are_tried_again_with_twice_as_much(
     run: Any, begin: Callable[..., None], agrees: Callable[[Any], None]
 ) -> None:
-    # Out of memory, in earnest: the job takes 3 GB and is given 2. (Slurm finds out by sampling, as
+    # Out of memory, in earnest: the job takes 3 GB and is given 1. (Slurm finds out by sampling, as
     # there are no cgroups here. With them the state is OUT_OF_MEMORY; the plugin does the same.)
     (run.notes / "hungry-lds-0").touch()
     run.hold("loo-0")
@@ -84,7 +86,9 @@ def test_failed_jobs_are_tried_again_with_twice_as_much(
     for job, state in ((slurm_log.stem, "FAILED"), (run.held, "CANCELLED"), (late, "TIMEOUT")):
         assert f"SLURM-job '{job}' failed, SLURM status is: '{state}'" in run.output
     asked = re.findall(r"^    resources: .*mem_mb=(\d+),.*runtime=(\d+)", run.output, re.M)
-    assert Counter(asked) == {("2000", "120"): 3, ("4000", "240"): 3}
+    # so small a setting asks for the least there is
+    first, second = ((str(LEAST_MB * n), str(LEAST_MINUTES * n)) for n in (1, 2))
+    assert Counter(asked) == {first: 3, second: 3}
     assert Counter(run.outs("began")) == {FIRST: 2, SECOND: 2, LOO: 2}
     agrees(run)
 
