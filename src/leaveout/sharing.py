@@ -197,8 +197,9 @@ def publish(steps: Sequence[Step], remote: str, message: str) -> bool:
             "some out of dvc.yaml, or choose another --remote."
         )
     _dvc("commit", "--force")
-    if folder and folder.exists():
-        shutil.rmtree(folder)  # git has the old ones
+    if folder:
+        # DVC's objects and nothing else, wherever the remote points; git has the old ones
+        shutil.rmtree(folder / "files" / "md5", ignore_errors=True)
     _dvc("push", "--remote", remote)
     status = _dvc("status", "--json", capture=True)
     if json.loads(status):
