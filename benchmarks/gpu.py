@@ -19,13 +19,12 @@ runs on a CPU in a minute, as a trial.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import platform
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,6 +42,7 @@ from leaveout.training.engine import State, train
 from leaveout.training.losses import stacked_targets
 from leaveout.training.trials import Trial
 from speed import cases, machine
+from speed import write as write_csv
 
 
 @dataclass(frozen=True)
@@ -300,11 +300,7 @@ def markdown(table: Sequence[Row]) -> str:
 
 def write(table: Sequence[Row], out: Path) -> None:
     """Write the table as CSV, and as Markdown beside it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in table)
+    write_csv(table, out)
     with atomic_path(out.with_suffix(".md")) as temporary:
         temporary.write_text(markdown(table), encoding="utf-8")
 

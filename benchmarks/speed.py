@@ -397,11 +397,10 @@ def summary(table: Sequence[Row], about: Message) -> str:
     return "\n".join(lines)
 
 
-def write(table: Sequence[Row], out: Path) -> None:
-    """Write the table as CSV."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+def write(table: Sequence[Any], out: Path) -> None:
+    """Write a table, whose rows are all of one dataclass, as CSV."""
     with atomic_path(out) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
+        writer = csv.DictWriter(file, [f.name for f in fields(table[0])], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in table)
 

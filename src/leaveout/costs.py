@@ -18,12 +18,13 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:  # the configuration asks this module how many chunks it makes
     from leaveout.config import Method, Model, Scalar, Setting
 
 Layer = Literal["full", "half", "lds", "loo"]
+LAYERS: tuple[Layer, ...] = get_args(Layer)
 
 LONGEST = 20 * 60.0
 """Seconds of training in a chunk, at most, unless one item alone takes longer."""

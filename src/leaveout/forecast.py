@@ -15,7 +15,7 @@ from typing import Any
 
 from leaveout import costs
 from leaveout.config import ConfigError, Method, Setting, load_yaml
-from leaveout.costs import Job, Layer, Network, Workload
+from leaveout.costs import LAYERS, Job, Layer, Network, Workload
 
 MOST_JOBS, MOST_MINUTES = 2000, 60
 """What a queue, and a scheduler's usual limits, bear with; the plan says where it is more."""
@@ -32,7 +32,6 @@ COLUMNS = (
     "memory_mb",
     "disk_mb",
 )
-TRAINED: tuple[Layer, ...] = ("full", "half", "lds", "loo")
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def setting_rows(
     methods, work = list(methods), costs.workload(setting)
     wanted = {"full", *metrics} | {kind for method in methods for kind in method.needs}
     scores = [costs.score_job(work, m, point) for m in methods for point in m.grid]
-    return _rows(work, [layer for layer in TRAINED if layer in wanted], {"scores": scores})
+    return _rows(work, [layer for layer in LAYERS if layer in wanted], {"scores": scores})
 
 
 def _rows(work: Workload, layers: Sequence[Layer], more: dict[str, list[Job]]) -> list[Row]:
@@ -126,7 +125,7 @@ def workload_rows(path: Path) -> list[Row]:
     """Return the plan of a file of workloads, such as ``config/workloads/published.yaml``."""
     rows = []
     for work, projection, scores in load_workloads(path):
-        layers = [layer for layer in TRAINED if costs.parts(work, layer)]
+        layers = [layer for layer in LAYERS if costs.parts(work, layer)]
         features = costs.feature_jobs(work, projection)
         matrix = costs.product_job(work, projection)
         rows += _rows(work, layers, {"features": features, "scores": [matrix] * scores})

@@ -204,8 +204,8 @@ def publish(steps: Sequence[Step], remote: str, message: str) -> bool:
     status = _dvc("status", "--json", capture=True)
     if json.loads(status):
         raise LeaveoutError(f"after the push, `dvc status` finds changes:\n{status}")
-    _run("git", "add", "dvc.lock", *([str(folder)] if folder else []))
     recorded = ["dvc.lock", *([str(folder)] if folder else [])]
+    _run("git", "add", *recorded)
     if not _run("git", "status", "--porcelain", "--", *recorded, capture=True):
         return False
     _run("git", "commit", "--quiet", "--message", message, "--", *recorded)

@@ -17,6 +17,7 @@ from leaveout import costs, plan, resources
 from leaveout.config import (
     Config,
     Method,
+    Scalar,
     Setting,
     label,
     load_methods,
@@ -29,8 +30,6 @@ from leaveout.plan import Layer, Step
 Wildcards = Any
 EVALUATE = costs.Job(seconds=600, memory=2e9, disk=1e5)
 """What an evaluation should take: most of it is the bootstrap, and memory is bounded."""
-
-LAYERS: tuple[Layer, ...] = ("full", "half", "lds", "loo")
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,12 @@ class Plan:
             for m in self.methods
         ]
 
+    def _method(self, wildcards: Wildcards) -> tuple[Method, dict[str, Scalar]]:
+        """Return the method and the grid point of one score matrix."""
+        method = self.methods[wildcards.method]
+        points = {label(point): point for point in method.grid}
+        return method, points[wildcards.params]
+
     def _job(self, step: str, wildcards: Wildcards) -> costs.Job:
         """Return what a job should take."""
         setting = self.settings[wildcards.setting]
@@ -127,16 +132,13 @@ class Plan:
         match step:
             case "prepare":
                 return costs.data_job(work)
-            case "models":
-                return costs.chunk_job(setting, wildcards.kind, int(wildcards.chunk))
-            case "lds" | "loo":
-                return costs.chunk_job(setting, cast(Layer, step), int(wildcards.chunk))
+            case "models" | "lds" | "loo":
+                layer = wildcards.kind if step == "models" else step
+                return costs.chunk_job(setting, layer, int(wildcards.chunk))
             case "truth":
                 return costs.truth_job(work, wildcards.metric)
             case "attribute":
-                method = self.methods[wildcards.method]
-                points = {label(point): point for point in method.grid}
-                return costs.score_job(work, method, points[wildcards.params])
+                return costs.score_job(work, *self._method(wildcards))
         assert step == "evaluate"
         return EVALUATE
 
@@ -178,10 +180,7 @@ class Plan:
 
     def attribute_key(self, wildcards: Wildcards) -> str:
         """Return the key of one score matrix."""
-        method = self.methods[wildcards.method]
-        points = {label(point): point for point in method.grid}
-        setting = self.settings[wildcards.setting]
-        return plan.attribute_key(setting, method, points[wildcards.params])
+        return plan.attribute_key(self.settings[wildcards.setting], *self._method(wildcards))
 
     def evaluate_key(self, wildcards: Wildcards) -> str:
         """Return the key of one method's metric."""
@@ -242,7 +241,7 @@ class Plan:
     def _setting_steps(self, name: str) -> list[Step]:
         data = f"results/{name}/data.safetensors"
         found = [Step((data,), (), self.prepare_key(SimpleNamespace(setting=name)))]
-        for layer in LAYERS:
+        for layer in costs.LAYERS:
             folder = "models" if layer in ("full", "half") else "retrain"
             for chunk, path in enumerate(self._chunks(name, layer, folder)):
                 w = SimpleNamespace(setting=name, chunk=chunk)
