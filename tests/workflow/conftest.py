@@ -222,8 +222,28 @@ def run() -> Callable[..., str]:
     return run
 
 
-def lay_out(origin: Path, run: Callable[..., str], *more: str) -> None:
-    """Make a git repository of a clone, with DVC as this repository has it."""
+@pytest.fixture(scope="session")
+def edit() -> Callable[[Path, str, str], None]:
+    """Return a function that replaces a text in a file, which must be there."""
+
+    def edit(path: Path, old: str, new: str) -> None:
+        text = path.read_text()
+        assert old in text, f"{path} has no {old!r}"
+        path.write_text(text.replace(old, new))
+
+    return edit
+
+
+def publish(finished: Path, origin: Path, run: Callable[..., str], *more: str) -> Path:
+    """Make a git repository of a finished clone, with DVC as this repository has it, and publish.
+
+    Args:
+        finished: The clone.
+        origin: The repository to make.
+        run: Runs a program.
+        more: What is published beside what dvc.yaml names.
+    """
+    shutil.copytree(finished, origin, symlinks=True)
     for name in (".dvcignore", ".gitignore", ".gitattributes"):
         shutil.copy2(ROOT / name, origin)
     (origin / ".dvc").mkdir()
@@ -237,6 +257,8 @@ def lay_out(origin: Path, run: Callable[..., str], *more: str) -> None:
     run(origin, "git", "init", "--quiet")
     run(origin, "git", "add", "--all")
     run(origin, "git", "commit", "--quiet", "--message", "Lay out")
+    assert "published" in run(origin, "leaveout", "publish")
+    return origin
 
 
 @pytest.fixture(scope="session")
@@ -244,11 +266,8 @@ def origin(
     tmp_path_factory: pytest.TempPathFactory, finished: Path, run: Callable[..., str]
 ) -> Path:
     """A repository with all layers published in it: to be cloned, not changed."""
-    origin = tmp_path_factory.mktemp("origin") / "repository"
-    shutil.copytree(finished, origin, symlinks=True)
-    lay_out(origin, run, "results/tiny/retrain", "results/tiny/scores")
-    assert "published" in run(origin, "leaveout", "publish")
-    return origin
+    folder = tmp_path_factory.mktemp("origin") / "repository"
+    return publish(finished, folder, run, "results/tiny/retrain", "results/tiny/scores")
 
 
 @pytest.fixture(scope="session")
@@ -256,8 +275,4 @@ def modest(
     tmp_path_factory: pytest.TempPathFactory, finished: Path, run: Callable[..., str]
 ) -> Path:
     """A repository that publishes what this one does: neither scores nor chunks."""
-    origin = tmp_path_factory.mktemp("modest") / "repository"
-    shutil.copytree(finished, origin, symlinks=True)
-    lay_out(origin, run)
-    run(origin, "leaveout", "publish")
-    return origin
+    return publish(finished, tmp_path_factory.mktemp("modest") / "repository", run)

@@ -15,6 +15,7 @@ import pytest
 Planned = Callable[..., set[str]]
 Snakemake = Callable[..., tuple[int, str]]
 Run = Callable[..., str]
+Edit = Callable[[Path, str, str], None]
 
 EMBEDDED = "data/published"
 
@@ -45,11 +46,10 @@ def test_publishing_twice_adds_nothing(mine: Path, run: Run) -> None:
 
 
 def test_the_embedded_remote_holds_no_old_results(
-    mine: Path, run: Run, snakemake: Snakemake
+    mine: Path, run: Run, snakemake: Snakemake, edit: Edit
 ) -> None:
     old = objects(mine)
-    path = mine / "config" / "config.yaml"
-    path.write_text(path.read_text().replace("bootstrap: 20", "bootstrap: 30"))
+    edit(mine / "config" / "config.yaml", "bootstrap: 20", "bootstrap: 30")
     run(mine, "git", "commit", "--quiet", "--all", "--message", "Draw more")
     assert snakemake(mine)[0] == 0
     run(mine, "leaveout", "publish", "--message", "Publish with more draws")
@@ -79,9 +79,8 @@ def test_uncommitted_configuration_is_refused(mine: Path, run: Run) -> None:
     assert "config/methods.yaml" in said
 
 
-def test_stale_results_are_refused(mine: Path, run: Run) -> None:
-    path = mine / "config" / "config.yaml"
-    path.write_text(path.read_text().replace("bootstrap: 20", "bootstrap: 30"))
+def test_stale_results_are_refused(mine: Path, run: Run, edit: Edit) -> None:
+    edit(mine / "config" / "config.yaml", "bootstrap: 20", "bootstrap: 30")
     run(mine, "git", "commit", "--quiet", "--all", "--message", "Draw more")
     said = refused(run, mine)
     assert "bootstrap: 20 -> 30: results/tiny/metrics/lds/grad_dot.csv" in said
@@ -104,11 +103,9 @@ def test_strangers_are_refused(mine: Path, run: Run) -> None:
     assert "results/tiny/metrics/lds/mine.csv and 0 more are made by no job" in refused(run, mine)
 
 
-def test_too_much_is_refused(mine: Path, run: Run) -> None:
+def test_too_much_is_refused(mine: Path, run: Run, edit: Edit) -> None:
     source = mine / "src" / "leaveout" / "sharing.py"
-    text = source.read_text()
-    assert "EMBEDDED_LIMIT = 25_000_000" in text
-    source.write_text(text.replace("EMBEDDED_LIMIT = 25_000_000", "EMBEDDED_LIMIT = 1_000"))
+    edit(source, "EMBEDDED_LIMIT = 25_000_000", "EMBEDDED_LIMIT = 1_000")
     run(mine, "git", "commit", "--quiet", "--all", "--message", "Allow less")
     assert re.search(
         r"0\.\d MB in \d+ files are too much .* the largest is results/", refused(run, mine)

@@ -22,6 +22,7 @@ Snakemake = Callable[..., tuple[int, str]]
 Run = Callable[..., str]
 Planned = Callable[..., set[str]]
 Below = Callable[..., set[str]]
+Edit = Callable[[Path, str, str], None]
 
 COST = {"results/cost_table.csv"}
 DATA = {"results/tiny/data.safetensors"}
@@ -32,12 +33,6 @@ TRUTHS = {f"results/tiny/truth/{m}.safetensors" for m in ("lds", "loo")}
 GRAD_DOT = {"results/tiny/scores/grad_dot/default.safetensors"}
 EXPLICIT = {f"results/tiny/scores/if_explicit/damping={d}.safetensors" for d in ("1", "0.01")}
 SCORES = GRAD_DOT | EXPLICIT
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text, f"{path} has no {old!r}"
-    path.write_text(text.replace(old, new))
 
 
 @pytest.fixture
@@ -93,13 +88,15 @@ def test_times_alone_change_nothing(pulled: Path, planned: Planned) -> None:
     assert planned(pulled) == set()
 
 
-def test_a_new_learning_rate(pulled: Path, planned: Planned, below_truth: Below) -> None:
+def test_a_new_learning_rate(
+    edit: Edit, pulled: Path, planned: Planned, below_truth: Below
+) -> None:
     edit(pulled / "config/settings/tiny.yaml", "0.05", "0.1")
     everything = MODELS | LDS | LOO | TRUTHS | SCORES | COST | below_truth("lds", "loo")
     assert planned(pulled) == everything
 
 
-def test_why_is_said(pulled: Path, snakemake: Snakemake) -> None:
+def test_why_is_said(edit: Edit, pulled: Path, snakemake: Snakemake) -> None:
     edit(pulled / "config/settings/tiny.yaml", "0.05", "0.1")
     output = snakemake(pulled, "--dry-run")[1]
     assert "not what today's configuration and code make" in output
@@ -107,7 +104,7 @@ def test_why_is_said(pulled: Path, snakemake: Snakemake) -> None:
     assert "follow from others" in output
 
 
-def test_two_values_swapped(pulled: Path, planned: Planned, below_truth: Below) -> None:
+def test_two_values_swapped(edit: Edit, pulled: Path, planned: Planned, below_truth: Below) -> None:
     # full.runs: 2, checkpoints: 1
     edit(
         pulled / "config/settings/tiny.yaml",
@@ -117,20 +114,22 @@ def test_two_values_swapped(pulled: Path, planned: Planned, below_truth: Below) 
     assert planned(pulled) == MODELS | SCORES | COST | below_truth("lds", "loo")
 
 
-def test_one_more_seed(pulled: Path, planned: Planned, below_truth: Below) -> None:
+def test_one_more_seed(edit: Edit, pulled: Path, planned: Planned, below_truth: Below) -> None:
     edit(pulled / "config/settings/tiny.yaml", "full: {runs: 2", "full: {runs: 3")
     assert planned(pulled) == MODELS | SCORES | COST | below_truth("lds", "loo")
 
 
 def test_another_root_seed_spares_the_data(
-    pulled: Path, planned: Planned, below_truth: Below
+    edit: Edit, pulled: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(pulled / "config/settings/tiny.yaml", "seed: 0", "seed: 1")
     everything = MODELS | LDS | LOO | TRUTHS | SCORES | COST | below_truth("lds", "loo")
     assert planned(pulled) == everything
 
 
-def test_one_more_subset_chunk(pulled: Path, planned: Planned, below_truth: Below) -> None:
+def test_one_more_subset_chunk(
+    edit: Edit, pulled: Path, planned: Planned, below_truth: Below
+) -> None:
     edit(pulled / "config/settings/tiny.yaml", "subsets: 8", "subsets: 12")
     truth = {"results/tiny/truth/lds.safetensors"}
     assert planned(pulled) == (
@@ -138,18 +137,18 @@ def test_one_more_subset_chunk(pulled: Path, planned: Planned, below_truth: Belo
     )
 
 
-def test_one_more_method(pulled: Path, planned: Planned, below_truth: Below) -> None:
+def test_one_more_method(edit: Edit, pulled: Path, planned: Planned, below_truth: Below) -> None:
     edit(pulled / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
     new = {"results/tiny/scores/tracin_cp/default.safetensors"}
     assert planned(pulled) == new | COST | below_truth("lds", "loo", methods=("tracin_cp",))
 
 
-def test_one_method_less(pulled: Path, planned: Planned, below_truth: Below) -> None:
+def test_one_method_less(edit: Edit, pulled: Path, planned: Planned, below_truth: Below) -> None:
     edit(pulled / "config/config.yaml", "[grad_dot, if_explicit]", "[grad_dot]")
     assert planned(pulled) == COST | below_truth("lds", "loo", methods=())
 
 
-def test_a_changed_metric(pulled: Path, planned: Planned, below_truth: Below) -> None:
+def test_a_changed_metric(edit: Edit, pulled: Path, planned: Planned, below_truth: Below) -> None:
     edit(pulled / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
     assert planned(pulled) == below_truth("lds", "loo")
 
@@ -170,7 +169,7 @@ def test_a_metrics_source(pulled: Path, planned: Planned, below_truth: Below) ->
 
 
 def test_the_configuration_edited_before_the_pull(
-    run: Run, cloned: Path, planned: Planned, below_truth: Below
+    edit: Edit, run: Run, cloned: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(cloned / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
     run(cloned, "dvc", "pull")
@@ -178,6 +177,7 @@ def test_the_configuration_edited_before_the_pull(
 
 
 def test_git_pull_without_dvc_pull(
+    edit: Edit,
     run: Run,
     pulled: Path,
     origin: Path,
@@ -213,7 +213,7 @@ def test_restore_pulls_the_frontier(run: Run, cloned: Path, planned: Planned) ->
 
 
 def test_restore_does_not_climb_to_raw_data(
-    run: Run, cloned: Path, planned: Planned, below_truth: Below
+    edit: Edit, run: Run, cloned: Path, planned: Planned, below_truth: Below
 ) -> None:
     run(cloned, "dvc", "pull", "results/tiny/models")
     edit(cloned / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
@@ -244,7 +244,7 @@ def test_restore_names_an_unknown_target(run: Run, cloned: Path) -> None:
 
 
 def test_an_interrupted_fan_out(
-    pulled: Path, start: Start, planned: Planned, below_truth: Below
+    edit: Edit, pulled: Path, start: Start, planned: Planned, below_truth: Below
 ) -> None:
     edit(pulled / "config/settings/tiny.yaml", "lds: {subsets: 8", "lds: {ratio: 0.4, subsets: 8")
     truth = {"results/tiny/truth/lds.safetensors"}
@@ -312,7 +312,7 @@ def test_writing_in_place_does_not_reach_the_cache(
 
 
 def test_a_local_experiment_and_back(
-    run: Run, pulled: Path, planned: Planned, snakemake: Snakemake, below_truth: Below
+    edit: Edit, run: Run, pulled: Path, planned: Planned, snakemake: Snakemake, below_truth: Below
 ) -> None:
     good = (pulled / "results/lds_table.csv").read_bytes()
     edit(pulled / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
@@ -336,7 +336,7 @@ def test_a_job_redone_with_the_same_outcome(
 
 
 def test_dvc_repro_records_what_the_configuration_makes(
-    run: Run, pulled: Path, planned: Planned
+    edit: Edit, run: Run, pulled: Path, planned: Planned
 ) -> None:
     assert "up to date" in run(pulled, "dvc", "repro")
     edit(pulled / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
@@ -348,7 +348,7 @@ def test_dvc_repro_records_what_the_configuration_makes(
 
 
 def test_what_is_published_is_enough_for_a_new_method(
-    run: Run, modest: Path, tmp_path: Path, planned: Planned, below_truth: Below
+    edit: Edit, run: Run, modest: Path, tmp_path: Path, planned: Planned, below_truth: Below
 ) -> None:
     run(tmp_path, "git", "clone", "--quiet", str(modest), "clone")
     clone = tmp_path / "clone"

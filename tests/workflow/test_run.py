@@ -17,12 +17,7 @@ ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str]]
 Planned = Callable[..., set[str]]
 Below = Callable[..., set[str]]
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text, f"{path} has no {old!r}"
-    path.write_text(text.replace(old, new))
+Edit = Callable[[Path, str, str], None]
 
 
 def scores(*methods: str) -> set[str]:
@@ -130,7 +125,7 @@ def test_parsing_loads_nothing_heavy() -> None:
 
 
 def test_a_new_learning_rate_spares_the_data(
-    clone: Path, planned: Planned, below_truth: Below
+    edit: Edit, clone: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(clone / "config/settings/tiny.yaml", "learning_rate: 0.05", "learning_rate: 0.1")
     assert planned(clone) == (
@@ -143,7 +138,7 @@ def test_a_new_learning_rate_spares_the_data(
 
 
 def test_more_subsets_train_the_new_chunk_only(
-    clone: Path, planned: Planned, snakemake: Run, below_truth: Below
+    edit: Edit, clone: Path, planned: Planned, snakemake: Run, below_truth: Below
 ) -> None:
     old = {p: p.read_bytes() for p in sorted((clone / "results/tiny/retrain/lds").iterdir())}
     edit(clone / "config/settings/tiny.yaml", "subsets: 8", "subsets: 12")
@@ -156,21 +151,23 @@ def test_more_subsets_train_the_new_chunk_only(
     assert {p: p.read_bytes() for p in old} == old
 
 
-def test_more_loo_ids_in_a_new_chunk(clone: Path, planned: Planned, below_truth: Below) -> None:
+def test_more_loo_ids_in_a_new_chunk(
+    edit: Edit, clone: Path, planned: Planned, below_truth: Below
+) -> None:
     # chunk 0 holds the same six ids; the replicates are spread over the ids anew
     edit(clone / "config/settings/tiny.yaml", "first: 6", "first: 12")
     new = {f"results/tiny/retrain/loo/{i}.safetensors" for i in (1, 2)}
     assert planned(clone) == new | truths("loo") | below_truth("loo")
 
 
-def test_one_more_method(clone: Path, planned: Planned, below_truth: Below) -> None:
+def test_one_more_method(edit: Edit, clone: Path, planned: Planned, below_truth: Below) -> None:
     edit(clone / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
     assert planned(clone) == (
         scores("tracin_cp") | COST | below_truth("lds", "loo", methods=("tracin_cp",))
     )
 
 
-def test_one_more_grid_point(clone: Path, planned: Planned, below_truth: Below) -> None:
+def test_one_more_grid_point(edit: Edit, clone: Path, planned: Planned, below_truth: Below) -> None:
     edit(clone / "config/methods.yaml", "[1, 1e-2]", "[1, 1e-2, 1e-3]")
     assert planned(clone) == (
         {"results/tiny/scores/if_explicit/damping=0.001.safetensors"}
@@ -180,14 +177,14 @@ def test_one_more_grid_point(clone: Path, planned: Planned, below_truth: Below) 
 
 
 def test_one_method_less_remakes_tables_and_figures(
-    clone: Path, planned: Planned, below_truth: Below
+    edit: Edit, clone: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(clone / "config/config.yaml", "[grad_dot, if_explicit]", "[grad_dot]")
     assert planned(clone) == COST | below_truth("lds", "loo", methods=())
 
 
 def test_more_bootstrap_draws_touch_no_model(
-    clone: Path, planned: Planned, below_truth: Below
+    edit: Edit, clone: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(clone / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
     assert planned(clone) == below_truth("lds", "loo")
