@@ -159,16 +159,16 @@ class LDS(_Closed):
     """Retraining on random subsets, for the linear datamodeling score."""
 
     subsets: int = Field(default=100, gt=2)
-    """Subsets drawn."""
+    """Subsets drawn. More of them later leave those that are trained as they are."""
     ratio: float = Field(default=0.5, gt=0, lt=1)
     """Size of a subset as a fraction of the training samples."""
     runs: int = Field(default=2, gt=0)
-    """Models per subset; two or more give a noise ceiling."""
+    """Models per subset; two or more give a noise ceiling. More of them later train no other."""
     pairing: Literal["none", "drop"] = "none"
     """`none`: independent initialisation and order. `drop`: run r of every subset is full run r
     with the other ids taken out of its order (same initialisation, what stays is batched anew)."""
     chunk: Chunk = "auto"
-    """Subsets per job; `auto` sizes jobs by time, see `hardware`."""
+    """Subsets per job, which trains one run of each; `auto` sizes jobs by time, see `hardware`."""
 
 
 class FirstIds(_Closed):
@@ -210,9 +210,9 @@ class Setting(_Closed):
     seed: int = Field(default=0, ge=0)
     """Root of every random stream of the setting."""
     hardware: Literal["cpu", "gpu"] = "cpu"
-    """What `chunk: auto` sizes jobs for (about 20 minutes each, fewer and shorter ones where all is
-    done sooner): one CPU core, or one GPU. It decides where chunks begin and end, not where they
-    run, and no result; but models whose chunk has moved are trained again."""
+    """What `chunk: auto` sizes jobs for (5 minutes or more, less where trainings are short): one
+    CPU core, or one GPU. It decides where chunks begin and end, not where they run, and no result;
+    but models whose chunk has moved are trained again."""
     dataset: Dataset
     """Which samples."""
     model: Model = Field(discriminator="name")
@@ -257,7 +257,13 @@ class Setting(_Closed):
         work = costs.workload(self)
         layers: tuple[costs.Layer, ...] = ("full", "half", "lds", "loo")
         for section in layers:
-            jobs, counts = len(costs.chunk_sizes(work, section)), costs.parts(work, section)
+            counts = costs.parts(work, section)
+            if len(counts) > MAX_CHUNKS:  # before they are counted one by one
+                raise ValueError(
+                    f"{section}.runs: {len(counts)} runs need a job each at least, at most "
+                    f"{MAX_CHUNKS} are allowed"
+                )
+            jobs = len(costs.chunk_sizes(work, section))
             if jobs <= MAX_CHUNKS:
                 continue
             size, total = getattr(self, section).chunk, sum(counts)
