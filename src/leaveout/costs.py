@@ -315,8 +315,9 @@ def workload(setting: Setting) -> Workload:
         checkpoints=setting.full.checkpoints,
         half=setting.half.runs,
         half_ratio=setting.half.ratio,
-        lds=lds.subsets,
-        lds_ratio=lds.ratio,
+        lds=lds.count,
+        # of a user's own subsets an upper bound, so that chunks do not move when lines are added
+        lds_ratio=1.0 if lds.own else lds.ratio,
         lds_runs=lds.runs,
         loo=(left_out, again) if again else (left_out,),
         loo_shared=loo.pairing != "none",

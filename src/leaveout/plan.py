@@ -8,6 +8,7 @@ a job runs again exactly when its key or an input's changes. Nothing here loads 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:
             return [(run, run) for run in range(getattr(setting, layer).runs)]
         case "lds":
             lds = setting.lds
-            return [(subset, run) for run in range(lds.runs) for subset in range(lds.subsets)]
+            return [(subset, run) for run in range(lds.runs) for subset in range(lds.count)]
         case "loo":
             ids = setting.loo_ids()
             return [(i, 0) for i in ids] + [(i, 1) for i in _replicated(setting)]
@@ -134,7 +135,12 @@ def train_key(setting: Setting, layer: Layer, name: str) -> str:
     )
     if layer == "full":
         section["checkpoints"] = setting.checkpoint_epochs()
-    return _key(layer, **_training(setting), **{layer: section}, items=chunk(setting, layer, name))
+    wanted = chunk(setting, layer, name)
+    if layer == "lds" and (own := setting.lds.own):
+        del section["ratio"]
+        kept = "\n".join(own.digests[subset] for subset, _ in wanted)
+        section["kept"] = hashlib.sha256(kept.encode()).hexdigest()
+    return _key(layer, **_training(setting), **{layer: section}, items=wanted)
 
 
 def truth_key(setting: Setting, layer: Layer) -> str:

@@ -11,7 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from leaveout import artefacts
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str]]

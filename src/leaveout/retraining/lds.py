@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaveout import artefacts
+from leaveout import artefacts, trainings
 from leaveout.config import Setting
 from leaveout.plan import chunk, train_key
 from leaveout.provenance import by_name, provenance
@@ -57,5 +57,10 @@ def retrain_lds(setting: Setting, name: str, data_path: Path, out: Path, device:
             "test_id": data.test.ids,
         },
         {**LDS_DIMS, "target": ("subset", "test"), "run_id": ("run",)},
-        provenance(setting, train_key(setting, "lds", name), by_name([data.artefact]), device),
+        {
+            **provenance(
+                setting, train_key(setting, "lds", name), by_name([data.artefact]), device
+            ),
+            **trainings.record(trials, len(data.train.ids)),
+        },
     )

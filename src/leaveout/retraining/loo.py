@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaveout import artefacts
+from leaveout import artefacts, trainings
 from leaveout.config import Setting
 from leaveout.plan import chunk, train_key
 from leaveout.provenance import by_name, provenance
@@ -74,5 +74,10 @@ def retrain_loo(setting: Setting, name: str, data_path: Path, out: Path, device:
             "train_id": ("train",),
             "test_id": ("test",),
         },
-        provenance(setting, train_key(setting, "loo", name), by_name([data.artefact]), device),
+        {
+            **provenance(
+                setting, train_key(setting, "loo", name), by_name([data.artefact]), device
+            ),
+            **trainings.record(trials[1:], len(data.train.ids), shared=trials[:1]),
+        },
     )

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from leaveout import artefacts
+from leaveout import artefacts, trainings
 from leaveout.config import Setting
 from leaveout.plan import chunk, train_key
 from leaveout.provenance import by_name, provenance
@@ -88,5 +88,8 @@ def train_models(
             "mask": ("run", "train"),
             "train_id": ("train",),
         },
-        provenance(setting, train_key(setting, kind, name), by_name([data.artefact]), device),
+        {
+            **provenance(setting, train_key(setting, kind, name), by_name([data.artefact]), device),
+            **trainings.record(trials, n),
+        },
     )

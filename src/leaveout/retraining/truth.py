@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout import artefacts
+from leaveout import artefacts, trainings
 from leaveout.artefacts import Artefact, CorruptArtefactError
 from leaveout.config import Setting
 from leaveout.plan import items, truth_key
@@ -107,7 +107,10 @@ def merge_truth(
         kind,
         joined,
         LDS_DIMS if kind == "lds" else LOO_DIMS,
-        provenance(
-            setting, truth_key(setting, kind), by_name(chunks), str(chunks[0].meta["device"])
-        ),
+        {
+            **provenance(
+                setting, truth_key(setting, kind), by_name(chunks), str(chunks[0].meta["device"])
+            ),
+            **trainings.joined(chunks),
+        },
     )
