@@ -172,6 +172,29 @@ def test_one_more_run_leaves_the_values_of_the_others(
     assert np.abs(after["target"][:, 2] - before["target"][:, 0]).max() > 1e-3
 
 
+@pytest.mark.slow
+def test_an_edited_subset_of_a_users_own_trains_its_chunks_only(
+    edit: Edit, clone: Path, planned: Planned, snakemake: Run, below_truth: Below
+) -> None:
+    lines = [" ".join(str(i) for i in range(60) if i * (s + 1) % 7 > 2) for s in range(6)]
+    own = clone / "config/subsets.txt"
+    own.write_text("\n".join(lines))
+    edit(
+        clone / "config/settings/tiny.yaml",
+        "{subsets: 8, runs: 2, chunk: 8}",
+        "{subsets: subsets.txt, runs: 1, chunk: 2}",
+    )
+    status, output = snakemake(clone, "results/lds_table.csv")
+    assert status == 0, output
+    assert planned(clone, "results/lds_table.csv") == set()
+    edit(own, lines[3], "1 2 3")
+    below = truths("lds") | below_truth("lds")
+    assert planned(clone) == {"results/tiny/retrain/lds/0-1.safetensors"} | below
+    edit(own, "1 2 3", lines[3])
+    own.write_text(own.read_text() + "\n4 5 6  # one more\n")
+    assert planned(clone) == {"results/tiny/retrain/lds/0-3.safetensors"} | below
+
+
 def test_more_loo_ids_in_a_new_chunk(
     edit: Edit, clone: Path, planned: Planned, below_truth: Below
 ) -> None:
