@@ -190,8 +190,7 @@ def test_an_edited_subset_of_a_users_own_trains_its_chunks_only(
     edit(own, lines[3], "1 2 3")
     below = truths("lds") | below_truth("lds")
     assert planned(clone) == {"results/tiny/retrain/lds/0-1.safetensors"} | below
-    edit(own, "1 2 3", lines[3])
-    own.write_text(own.read_text() + "\n4 5 6  # one more\n")
+    own.write_text("\n".join([*lines, "4 5 6  # one more"]))
     assert planned(clone) == {"results/tiny/retrain/lds/0-3.safetensors"} | below
 
 
