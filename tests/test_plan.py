@@ -220,3 +220,25 @@ def test_the_key_of_a_truth_follows_what_it_joins(make_setting: Make) -> None:
         make_setting(lds={"chunk": 5}), "lds"
     )
     assert plan.prepare_key(make_setting()) != plan.prepare_key(make_setting(dataset={"mean": 0.5}))
+
+
+def test_what_decides_the_prepared_data(make_setting: Make) -> None:
+    def key(**changes: Any) -> str:
+        return plan.prepare_key(make_setting(**changes))
+
+    noise = {"label_noise": {"fraction": 0.1}}
+    mnist = {"name": "mnist", "n_train": 30, "n_test": 6}
+    different = [
+        {},
+        {"dataset": mnist},
+        {"dataset": {"classes": (2, 4)}},
+        {"dataset": {"classes": (4, 2)}},
+        {"dataset": noise},
+        {"dataset": {"label_noise": {"fraction": 0.2}}},
+        {"dataset": noise, "seed": 4},
+    ]
+    assert len({key(**changes) for changes in different}) == len(different)
+    # nothing is drawn without noise, and settings that share data share the draw
+    assert key() == key(seed=4) == key(name="other", model={"name": "mlp", "hidden": [3]})
+    assert key(dataset=noise) == key(dataset=noise, name="other")
+    assert key(dataset=mnist) == key(dataset={**mnist, "source": "hub"})

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
+from leaveout.data.catalogue import DATASETS
+
 if TYPE_CHECKING:  # the configuration asks this module how many chunks it makes
     from leaveout.config import Method, Model, Scalar, Setting
 
@@ -37,14 +39,6 @@ PIECES = 8
 
 FLOAT = 4
 """Bytes of a number."""
-
-INPUTS = {"mnist": (1, 28, 28), "digits": (1, 8, 8)}
-"""Shape of one sample of each data set."""
-
-STORED = {"mnist": 1, "digits": FLOAT}
-"""Bytes of one of its numbers in the prepared file."""
-
-CLASSES = {"mnist": 10, "digits": 10}
 
 
 @dataclass(frozen=True)
@@ -306,7 +300,7 @@ def workload(setting: Setting) -> Workload:
     return Workload(
         name=setting.name,
         hardware=setting.hardware,
-        network=network(setting.model, INPUTS[data.name], CLASSES[data.name]),
+        network=network(setting.model, DATASETS[data.name].shape, data.n_classes),
         n_train=data.n_train,
         n_test=data.n_test,
         epochs=recipe.epochs,
@@ -321,7 +315,7 @@ def workload(setting: Setting) -> Workload:
         lds_runs=lds.runs,
         loo=(left_out, again) if again else (left_out,),
         loo_shared=loo.pairing != "none",
-        stored=STORED[data.name],
+        stored=DATASETS[data.name].stored,
         chunk=tuple((k, size) for k, size in fixed.items() if isinstance(size, int)),
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 from leaveout import costs
 from leaveout.config import ConfigError, Method, Scalar, Setting
 from leaveout.costs import Layer as Layer
+from leaveout.data.catalogue import DATASETS
 from leaveout.digest import code_digest
 
 CODE = {
@@ -57,8 +58,8 @@ def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:
     """Return all trainings of a layer as (item, run), in the order they are cut into chunks.
 
     The item is a run for full and half models (run is then the same), a subset for LDS (all its
-    runs are trained together; run is 0), and a sample id for LOO, whose replicated ids follow as
-    run 1.
+    runs are trained together; run is 0), and a sample's place in the training slice for LOO, whose
+    replicated samples follow as run 1.
     """
     match layer:
         case "full" | "half":
@@ -121,7 +122,15 @@ def _training(setting: Setting) -> dict[str, Any]:
 def prepare_key(setting: Setting) -> str:
     """Return the key of data preparation."""
     # wherever they come from, the samples are checked to be the same
-    return _key("prepare", dataset=setting.dataset.model_dump(exclude={"source"}))
+    dataset = setting.dataset.model_dump(exclude={"source"}, exclude_none=True)
+    if setting.dataset.label_noise is not None:  # nothing else is drawn
+        dataset["label_noise"]["seed"] = setting.seed
+    return _key(
+        "prepare",
+        dataset=dataset,
+        full_scale=DATASETS[setting.dataset.name].full_scale,
+        n_classes=setting.dataset.n_classes,
+    )
 
 
 def train_key(setting: Setting, layer: Layer, number: int) -> str:

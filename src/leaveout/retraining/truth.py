@@ -50,7 +50,9 @@ def _loo(setting: Setting, chunks: Sequence[Artefact]) -> dict[str, NDArray[np.g
         own = [c for c in chunks if int(c.tensors["run_id"][0]) == run]
         n_test = len(chunks[0].tensors["test_id"])
         removed = np.concatenate([np.zeros(0, np.int64), *(c.tensors["removed_id"] for c in own)])
-        _check_whole(removed.tolist(), [i for i, r in items(setting, "loo") if r == run], chunks)
+        ids = np.sort(chunks[0].tensors["train_id"])
+        expected = [int(ids[place]) for place, r in items(setting, "loo") if r == run]
+        _check_whole(removed.tolist(), expected, chunks)
         empty = np.zeros((0, n_test), dtype=np.float32)
         joined[f"{prefix}removed_id"] = removed
         targets = np.concatenate([empty, *(c.tensors["target"] for c in own)])
@@ -86,6 +88,12 @@ def merge_truth(
     kinds = {"lds": "lds", "loo": "loo-chunk"}
     chunks = [artefacts.read(path, kinds[kind]) for path in chunk_paths]
     _check_ids(chunks)
+    n_train = len(chunks[0].tensors["train_id"])
+    if n_train != setting.dataset.n_train:
+        raise CorruptArtefactError(
+            chunks[0].path,
+            f"it is of {n_train} training samples, {setting.name} has {setting.dataset.n_train}",
+        )
     joined = _lds(setting, chunks) if kind == "lds" else _loo(setting, chunks)
     for name in ("train_id", "test_id"):
         joined[name] = chunks[0].tensors[name]
