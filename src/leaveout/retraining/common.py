@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -95,11 +96,14 @@ def load_data(setting: Setting, path: Path, device: str) -> Data:
     )
 
 
+def progress_bar(total: int, what: str, unit: str = "model") -> tqdm[NoReturn]:
+    """Return a bar that shows, on standard error, how much is done."""
+    return tqdm(total=total, desc=what, unit=unit, mininterval=5, file=sys.stderr, ascii=True)
+
+
 def progress(stacks: Iterable[Trained], total: int, what: str) -> Iterator[Trained]:
-    """Show, on standard error, how many models have been trained."""
-    with tqdm(
-        total=total, desc=what, unit="model", mininterval=5, file=sys.stderr, ascii=True
-    ) as bar:
+    """Show how many models have been trained."""
+    with progress_bar(total, what) as bar:
         for trained in stacks:
             yield trained
             bar.update(len(trained.trials))
