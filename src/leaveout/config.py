@@ -288,7 +288,7 @@ class PBRF(_Closed):
     """Weight of half the squared distance from the full model; the damping of an influence
     function with the Gauss-Newton matrix of the mean loss."""
     solver: Literal["newton_cg", "sgd", "adam"] = "newton_cg"
-    """`newton_cg`: Newton's method by conjugate gradients. `sgd`, `adam`: plain full-batch steps."""
+    """`newton_cg`: Newton's method by conjugate gradients. `sgd`, `adam`: plain steps."""
     steps: int = Field(default=50, gt=0)
     """Steps at most; a point that has not converged by then is reported and not counted."""
     tolerance: float = Field(default=1e-4, gt=0)

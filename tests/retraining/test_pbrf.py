@@ -102,7 +102,10 @@ def minimum(
 def test_targets_are_the_losses_at_the_minimum(
     make_setting: Make, data: Path, tmp_path: Path, trained: Any, model: dict[str, Any]
 ) -> None:
-    setting = make_setting(model=model, pbrf={"ids": (4, 20), "replicate": 1, "tolerance": 1e-5})
+    # where a net has a ReLU, the damping keeps the minimum off its kinks
+    asked = {"ids": (4, 20), "replicate": 1, "tolerance": 1e-5}
+    damping = 0.1 if model["name"] == "linear" else 3.0
+    setting = make_setting(model=model, pbrf={**asked, "damping": damping})
     models = trained(setting)
     parts = solve(setting, data, models, tmp_path)
     assert [part["run_id"].tolist() for part in parts] == [[0], [1]]
@@ -125,7 +128,7 @@ def test_chunks_change_no_target(
 ) -> None:
     targets = []
     for size in (1, 5):
-        setting = make_setting(pbrf={"chunk": size, "replicate": 0})
+        setting = make_setting(pbrf={"chunk": size, "replicate": 0, "tolerance": 1e-8})
         (tmp_path / str(size)).mkdir()
         parts = solve(setting, data, trained(setting), tmp_path / str(size))
         targets.append(np.concatenate([part["target"] for part in parts]))
@@ -143,7 +146,7 @@ def test_ids_are_looked_up_and_not_taken_for_positions(
     }
     shuffled = tmp_path / "shuffled.safetensors"
     artefacts.write(shuffled, "data", moved, read.dims, read.meta)
-    setting = make_setting(pbrf={"chunk": 5, "replicate": 0})
+    setting = make_setting(pbrf={"chunk": 5, "replicate": 0, "tolerance": 1e-8})
     one, other = (solve(setting, path, trained(setting), tmp_path)[0] for path in (data, shuffled))
     np.testing.assert_allclose(other["target"], one["target"], atol=1e-6)
     assert np.abs(np.diff(one["target"], axis=0)).max(axis=1).min() > 1e-4
@@ -162,7 +165,7 @@ def test_points_that_do_not_converge_are_named(
     assert found["steps"].tolist() == [2] * 5
     assert (found["gradient_norm"] > setting.pbrf.tolerance * found["initial_norm"]).all()
     said = capsys.readouterr().err
-    assert "5 of 5 points of full run 0 did not converge in 2 steps" in said
+    assert "5 of 5 points of full run 0 did not converge (at most 2 steps)" in said
     assert ": 1, 4, 7, 20, 29. More pbrf.steps" in said
 
 

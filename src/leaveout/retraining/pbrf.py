@@ -111,9 +111,9 @@ def retrain_pbrf(
     missed = points[converged == 0].tolist()
     if missed:
         print(
-            f"warning: {len(missed)} of {len(points)} points of full run {run} did not converge in "
-            f"{asked.steps} steps and do not count: {', '.join(map(str, missed))}. More pbrf.steps "
-            "or pbrf.damping may help.",
+            f"warning: {len(missed)} of {len(points)} points of full run {run} did not converge (at "
+            f"most {asked.steps} steps) and do not count: {', '.join(map(str, missed))}. More "
+            "pbrf.steps, or a larger pbrf.damping, may help.",
             file=sys.stderr,
         )
     artefacts.write(
