@@ -21,6 +21,7 @@ from leaveout.config import (
     parse_config,
     select_methods,
 )
+from leaveout.plan import prepare_key
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = sorted((ROOT / "config" / "settings").glob("*.yaml"))
@@ -471,6 +472,39 @@ def test_a_broken_method_of_ones_own(
 
 
 # what ships
+
+
+def test_every_setting_stands_in_the_table_of_settings() -> None:
+    table = (ROOT / "docs" / "settings.md").read_text().partition("## A setting of")[0]
+    cells = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    named: list[str] = []
+    for cell in cells:
+        for name in re.findall(r"`(\w+)`", cell):
+            ending = name.rpartition("_")[2]  # `_drop` is of the family of the name before it
+            named.append(named[-1].rpartition("_")[0] + f"_{ending}" if name[0] == "_" else name)
+    assert sorted(named) == [path.stem for path in SETTINGS]
+
+
+@pytest.mark.parametrize(
+    ("noisy", "clean"),
+    [
+        ("mnist_lr_noise10", "mnist_lr"),
+        ("mnist_mlp_noise10", "mnist_mlp"),
+        ("fashion2_mlp_noise10", "fashion2_mlp"),
+    ],
+)
+def test_settings_with_noise_are_the_clean_ones_but_for_sizes(noisy: str, clean: str) -> None:
+    one, other = (load_setting(ROOT / f"config/settings/{name}.yaml") for name in (noisy, clean))
+    assert one.dataset.label_noise is not None
+    assert one.dataset.model_copy(update={"label_noise": None}) == other.dataset
+    for section in ("seed", "model", "recipe", "full", "half", "lds"):
+        assert getattr(one, section) == getattr(other, section)
+
+
+def test_noisy_settings_on_mnist_share_the_prepared_samples() -> None:
+    names = ("mnist_lr_noise10", "mnist_mlp_noise10", "mnist_lr")
+    first, second, clean = (load_setting(ROOT / f"config/settings/{n}.yaml") for n in names)
+    assert prepare_key(first) == prepare_key(second) != prepare_key(clean)
 
 
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.stem)
