@@ -24,11 +24,12 @@ from leaveout.models.build import initialise
 from leaveout.retraining.lds import retrain_lds
 from leaveout.retraining.loo import retrain_loo
 from leaveout.retraining.models import train_models
+from leaveout.retraining.pbrf import retrain_pbrf
 from leaveout.retraining.truth import merge_truth
 from leaveout.training import engine
 
 Make = Callable[..., Setting]
-LAYERS: tuple[Layer, ...] = ("full", "half", "lds", "loo")
+LAYERS: tuple[Layer, ...] = ("full", "half", "lds", "loo", "pbrf")
 MODELS: list[dict[str, Any]] = [
     {"name": "linear"},
     {"name": "mlp", "hidden": (7,)},
@@ -173,6 +174,19 @@ def test_the_time_of_one_model_term_by_term() -> None:
     assert paired == pytest.approx(50 * per_sample + 6 * per_step)
 
 
+def test_a_point_of_pbrf_takes_its_passes_over_the_training_samples(make_setting: Make) -> None:
+    once = costs.proximal_seconds(work(n_test=0, pbrf_passes=1))
+    assert costs.proximal_seconds(work(n_test=0, pbrf_passes=7)) == pytest.approx(7 * once)
+    assert costs.proximal_seconds(work(n_test=0, pbrf_passes=1, n_train=3000)) == (
+        pytest.approx(3 * once)
+    )
+    found = [
+        costs.workload(make_setting(pbrf={"solver": solver, "steps": 30})).pbrf_passes
+        for solver in ("newton_cg", "sgd", "adam")
+    ]
+    assert found == [costs.PASSES, 30, 30]
+
+
 # chunks
 
 
@@ -276,6 +290,7 @@ def test_files_are_as_large_as_foretold(
         model=model,
         dataset={"n_train": 900, "n_test": 700},
         loo={"ids": {"first": 12}},
+        pbrf={"ids": {"first": 12}, "steps": 1, "tolerance": 0.5},
         recipe={"epochs": 2, "batch_size": 300},
     )
     of, data = costs.workload(setting), tmp_path / "data"
@@ -289,11 +304,14 @@ def test_files_are_as_large_as_foretold(
                 retrain_lds(setting, number, data, path, "cpu")
             elif layer == "loo":
                 retrain_loo(setting, number, data, path, "cpu")
+            elif layer == "pbrf":
+                base = tmp_path / f"full{plan.base_chunk(setting, number)}"
+                retrain_pbrf(setting, number, data, base, path, "cpu")
             else:
                 train_models(setting, layer, number, data, path, "cpu")
             made[path] = job
             paths.append(path)
-        if layer in ("lds", "loo"):
+        if layer in ("lds", "loo", "pbrf"):
             merge_truth(setting, layer, paths, tmp_path / f"truth-{layer}")
             made[tmp_path / f"truth-{layer}"] = costs.truth_job(of, layer)
     for path, job in made.items():

@@ -525,6 +525,8 @@ def _training_memory(work: Workload, layer: Layer, size: int) -> float:
     held = on.memory + 2 * _data_bytes(work) + 3 * _chunk_disk(work, layer, size)
     if on.gpus:  # the models are on the GPU
         return held
+    if layer == "pbrf":
+        return held + _proximal_memory(work, size)
     shared = layer == "loo" and work.loo_shared
     models = min(size * (work.lds_runs if layer == "lds" else 1) + 1, stack_size(work, shared))
     states = 2 + work.optimizer_states + (work.checkpoints if layer == "full" else 0)
@@ -533,6 +535,15 @@ def _training_memory(work: Workload, layer: Layer, size: int) -> float:
     stack += work.n_test * (net.outputs + (1 if net.stacked else 4) * net.activations)
     order = 5 * 8.0 * work.n_train  # batches of an epoch: positions, members, weights
     return held + models * (stack * FLOAT + order)
+
+
+def _proximal_memory(work: Workload, size: int) -> float:
+    """Return the bytes of moving some points of PBRF at once, in float64."""
+    net, n = work.network, work.n_train
+    one = 16.0 * ((net.activations + net.outputs) * n + 8 * net.parameters)
+    dense = net.parameters <= 10_000 and net.modules == 2 and size > 8
+    curvature = 3 * 8.0 * net.parameters**2 if dense else 512e6
+    return 8.0 * n * net.inputs + 3 * max(one, min(size * one, 256e6)) + curvature
 
 
 def data_job(work: Workload) -> Job:

@@ -108,7 +108,8 @@ def linearise_module(module: nn.Module, state: State, inputs: Tensor) -> Lineari
     blocks = inputs.split(size)
 
     def run(p: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(module, {**p, **buffers}, (x,)).T
+        outputs: Tensor = functional_call(module, {**p, **buffers}, (x,))
+        return outputs.T
 
     def spread(count: int) -> dict[str, Tensor]:
         return {name: value.expand(count, *value.shape[1:]) for name, value in params.items()}

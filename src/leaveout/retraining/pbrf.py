@@ -111,8 +111,8 @@ def retrain_pbrf(
     missed = points[converged == 0].tolist()
     if missed:
         print(
-            f"warning: {len(missed)} of {len(points)} points of full run {run} did not converge (at "
-            f"most {asked.steps} steps) and do not count: {', '.join(map(str, missed))}. More "
+            f"warning: {len(missed)} of {len(points)} points of full run {run} did not converge "
+            f"(at most {asked.steps} steps) and do not count: {', '.join(map(str, missed))}. More "
             "pbrf.steps, or a larger pbrf.damping, may help.",
             file=sys.stderr,
         )

@@ -54,6 +54,11 @@ HALVINGS = 30
 """How often a step is halved before it is given up."""
 
 
+IDLE = 3
+"""Newton steps in a row without progress, after which a point is given up: the objective of a ReLU
+network can have its minimum at a kink, where no gradient is small."""
+
+
 @dataclass(frozen=True)
 class Proximal:
     """The optima of the proximal Bregman objective of some points.
@@ -193,6 +198,9 @@ class _Problem:
         reference = self.linearise(torch.zeros_like(self.start)[None], torch.float64).outputs
         self.reference = reference
         self.reference_mean = loss.mean(reference)
+        # a divergence is about half the square of what the outputs move: this times its root is
+        # how much of it the rounding of outputs may change
+        self.noise = 16 * torch.finfo(torch.float64).eps * max(1.0, float(reference.abs().max()))
         self.targets = loss.targets(labels, reference.shape[1])
 
     def stack_size(self) -> int:
@@ -294,10 +302,10 @@ def _newton(problem: _Problem, points: Tensor, steps: int, tolerance: float) -> 
     at = problem.evaluate(points.new_zeros(len(points), len(problem.start)).double(), points)
     initial = at.gradient.norm(dim=1)
     taken = torch.zeros_like(points)
-    stalled = torch.zeros_like(points, dtype=torch.bool)
+    idle = torch.zeros_like(points)
     for step in range(steps):
         norms = at.gradient.norm(dim=1)
-        rows = (~stalled & (norms > tolerance * initial)).nonzero()[:, 0]
+        rows = ((idle < IDLE) & (norms > tolerance * initial)).nonzero()[:, 0]
         if not len(rows):
             break
         here, which = at.take(rows), points[rows]
@@ -316,9 +324,12 @@ def _newton(problem: _Problem, points: Tensor, steps: int, tolerance: float) -> 
             ).double()
         )
         found, moved = _search(problem, here, direction, which)
+        fall = (here.value - found.value) / found.value.abs()
+        still = (fall < 1e-5) & (found.gradient.norm(dim=1) > 0.5 * norms[rows])
+        idle[rows] = torch.where(still, idle[rows] + 1, 0)
+        idle[rows[~moved]] = IDLE
         at.put(rows, found)
         taken[rows] += 1
-        stalled[rows] |= ~moved
     return at, taken
 
 
@@ -339,7 +350,7 @@ def _search(problem: _Problem, here: _At, direction: Tensor, points: Tensor) -> 
         old, way = here.take(waiting), direction[waiting]
         trial = problem.evaluate(old.moved + length * way, points[waiting])
         fall, promised = trial.value - old.value, slope[waiting]
-        flat = fall.abs() <= 1e-13
+        flat = fall.abs() <= problem.noise * old.value.abs().sqrt()
         good = fall <= 1e-4 * length * promised
         good |= flat & ((trial.gradient * way).sum(1).abs() <= 0.9 * promised.abs())
         good &= trial.gradient.isfinite().all(1)
