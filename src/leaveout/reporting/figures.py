@@ -43,6 +43,7 @@ AXIS = {
     "pbrf": "proximal Bregman response (mean Pearson correlation)",
 }
 SHORT = {"lds": "LDS", "loo": "LOO", "pbrf": "PBRF"}
+CEILING = {"pbrf": "ceiling between two models"}
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "leaveout",
     "svg.fonttype": "none",
@@ -104,7 +105,7 @@ def panel_figure(metric: str, table_csv: Path, metric_csvs: Sequence[Path], out:
             _draw_methods(left, metric, methods, own, table_csv)
             left.set_title(setting, loc="left", fontweight="bold", pad=18)
             _draw_grids(right, metric, own)
-        _legend(figure, rows)
+        _legend(figure, rows, CEILING.get(metric, "noise ceiling"))
         # No date, so that the same data give the same file.
         metadata: dict[str, Any] = {
             ".svg": {"Date": None},
@@ -166,7 +167,8 @@ def _draw_ceilings(axes: Axes, rows: Sequence[Row]) -> None:
     """Draw each protocol's noise ceiling and its interval: the same for all methods."""
     one, several = as_published(rows), held_out(rows)
     if one["n_runs"] == "1":
-        ceilings = [(one, "0.35", "--", "right", "noise ceiling")]
+        what = CEILING.get(one["metric"], "noise ceiling")
+        ceilings = [(one, "0.35", "--", "right", what)]
     else:
         # The ceiling of several runs is never the lower one, so that labels on outer sides cannot
         # meet.
@@ -236,7 +238,7 @@ def _draw_grids(axes: Axes, metric: str, metrics: dict[str, list[Row]]) -> None:
     axes.legend(loc="best", fontsize=8)
 
 
-def _legend(figure: Figure, rows: Sequence[Row]) -> None:
+def _legend(figure: Figure, rows: Sequence[Row], ceiling: str) -> None:
     def mark(marker: str, colour: str, size: float, **more: Any) -> Line2D:
         return Line2D([], [], linestyle="", marker=marker, color=colour, markersize=size, **more)
 
@@ -256,7 +258,7 @@ def _legend(figure: Figure, rows: Sequence[Row]) -> None:
     if any(row["published"].startswith("<=") for row in rows):
         entries.append((mark("<", PUBLISHED, 8, markerfacecolor="none"), "published: at most"))
     band = (Line2D([], [], color="0.3", linestyle="--"), Patch(color="0.3", alpha=0.15))
-    entries.append((band, "noise ceiling (bars and bands: 95%)"))
+    entries.append((band, f"{ceiling} (bars and bands: 95%)"))
     entries.append((mark("o", "0.3", 10, markerfacecolor="none"), "hyper-parameter chosen"))
     handles, labels = zip(*entries, strict=True)
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, columnspacing=2)
