@@ -25,7 +25,7 @@ def make(folder, settings=("toy",), n_runs=2, ceiling=0.84, scale=1.0, metric="l
     for setting in settings:
         for method, value in METHODS.items():
             labels = (
-                [f"damping={d},iterations=10" for d in GRID] if method == "if_cg" else ["default"]
+                [f"damping={d}+iterations=10" for d in GRID] if method == "if_cg" else ["default"]
             )
             rows = []
             for k, label in enumerate(labels):

@@ -8,6 +8,7 @@ text.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,12 @@ def _grid(rows: Sequence[Row]) -> tuple[str, list[float], list[Row]] | None:
     """Return the one numeric hyper-parameter that varies, its sorted values and their rows."""
     chosen_on = [row for row in rows if (row["truth"], row["half"]) == ("mean", "select")]
     grid = [
-        dict(item.split("=", 1) for item in row["params"].split(",") if "=" in item)
+        # joined as leaveout.config.label does; a number may have a plus of its own, as in 1e+06
+        dict(
+            item.split("=", 1)
+            for item in re.split(r"\+(?=[a-z_]\w*=)", row["params"])
+            if "=" in item
+        )
         for row in chosen_on
     ]
     varied = [key for key in grid[0] if len({point.get(key) for point in grid}) > 1]
