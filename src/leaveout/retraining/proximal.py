@@ -336,7 +336,7 @@ def _newton(problem: _Problem, points: Tensor, steps: int, tolerance: float) -> 
         found, moved = _search(problem, here, direction, which)
         fall = (here.value - found.value) / found.value.abs()
         reached = found.gradient.norm(dim=1)
-        still = (fall < 1e-5) & (reached > 0.5 * best[rows])
+        still = (fall < 1e-5) & (reached > 0.8 * best[rows])
         best[rows] = torch.minimum(best[rows], reached)
         idle[rows] = torch.where(still, idle[rows] + 1, 0)
         idle[rows[~moved]] = IDLE
