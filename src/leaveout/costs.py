@@ -37,7 +37,7 @@ PIECES = 8
 
 PASSES = 100.0
 """Passes forward and backward over the training samples until a point of PBRF has converged by
-Newton's method: gradients, and products with the Gauss-Newton matrix."""
+Newton's method: gradients, and products with the Gauss-Newton matrix. ASSUMED, not fitted yet."""
 
 FLOAT = 4
 """Bytes of a number."""
