@@ -102,7 +102,9 @@ def test_the_table_and_the_csv_show_the_same(main: Main) -> None:
     assert float(total[3]) == pytest.approx(sum(float(r["core_hours"]) for r in rows), abs=0.006)
     assert float(total[4]) == 0
     longest = max(float(r["minutes_longest"]) for r in rows)
-    assert float(total[2].split("-")[1]) == pytest.approx(longest, abs=0.006)
+    # two decimals below 1, one from there on
+    within = 0.006 if longest < 0.995 else 0.051
+    assert float(total[2].split("-")[1]) == pytest.approx(longest, abs=within)
 
 
 def test_all_settings_and_those_of_the_configuration(main: Main, tmp_path: Path) -> None:

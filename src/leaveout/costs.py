@@ -38,7 +38,7 @@ MOST: dict[Layer, int] = {"full": 10, "half": 50, "lds": 50, "loo": 1000, "pbrf"
 
 PASSES = 100.0
 """Passes forward and backward over the training samples until a point of PBRF has converged by
-Newton's method: gradients, and products with the Gauss-Newton matrix."""
+Newton's method: gradients, and products with the Gauss-Newton matrix. ASSUMED, not fitted yet."""
 
 FLOAT = 4
 """Bytes of a number."""

@@ -102,3 +102,29 @@ def test_negative_curvature_met_later_keeps_what_was_found() -> None:
     assert all(x.isfinite().all() for x in steps)
     assert torch.equal(steps[-1], steps[-2])  # it has stopped
     assert steps[-1].abs().max() < 100
+
+
+def test_a_preconditioner_changes_the_way_and_not_the_answer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(30, 30, generator=generator).double()
+    scales = torch.logspace(0, 4, 30).double()
+    matrix = scales[:, None] * (a @ a.T / 30 + torch.eye(30)) * scales
+    right = torch.randn(5, 30, generator=generator).double()
+    exact = torch.linalg.solve(matrix, right.T).T
+
+    def error(iterations: int, jacobi: bool) -> float:
+        precondition = (lambda r: r / matrix.diagonal()) if jacobi else None
+        x = conjugate_gradients(lambda v: v @ matrix, right, iterations, 1e-13, precondition)
+        return float(((x - exact) * scales).norm() / (exact * scales).norm())
+
+    assert error(60, True) < 1e-9
+    assert error(60, False) > 1e-3
+
+
+def test_each_column_has_a_tolerance_of_its_own() -> None:
+    matrix = torch.diag(torch.linspace(1, 50, 40).double())
+    right = torch.ones(2, 40).double()
+    x = conjugate_gradients(lambda v: v @ matrix, right, 100, torch.tensor([1e-1, 1e-8]))
+    residuals = (x @ matrix - right).norm(dim=1) / right.norm(dim=1)
+    assert 1e-3 < residuals[0] <= 1e-1
+    assert residuals[1] <= 1e-8

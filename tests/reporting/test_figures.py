@@ -19,13 +19,13 @@ GRID = ("1", "0.1", "0.01", "0.005", "0.001", "0.0001", "1e-05")
 METHODS = {"random": 0.0, "grad_dot": 0.31, "grad_cos": 0.19, "broken": float("nan"), "if_cg": 0.78}
 
 
-def make(folder, settings=("toy",), n_runs=2, ceiling=0.84, scale=1.0):
+def make(folder, settings=("toy",), n_runs=2, ceiling=0.84, scale=1.0, metric="lds"):
     """Write metric CSVs and their table."""
     paths = []
     for setting in settings:
         for method, value in METHODS.items():
             labels = (
-                [f"damping={d},iterations=10" for d in GRID] if method == "if_cg" else ["default"]
+                [f"damping={d}+iterations=10" for d in GRID] if method == "if_cg" else ["default"]
             )
             rows = []
             for k, label in enumerate(labels):
@@ -35,7 +35,7 @@ def make(folder, settings=("toy",), n_runs=2, ceiling=0.84, scale=1.0):
                         v = scale * value * (1 - 0.1 * abs(k - 1)) + 0.03 * (truth == "mean")
                         rows.append(
                             (
-                                *(setting, "lds", method, label, truth, half),
+                                *(setting, metric, method, label, truth, half),
                                 *(v, v - 0.02, v + 0.02, top, top - 0.01, top + 0.01),
                                 *(500, 500 if v != v else 0, 0, 100, n_runs, 0, "", "no"),
                             )
@@ -51,7 +51,7 @@ def make(folder, settings=("toy",), n_runs=2, ceiling=0.84, scale=1.0):
                (("grad_dot", "0.33"), ("grad_cos", "<=0.02"), ("if_cg", "0.8"))]
         )  # fmt: skip
     table = folder / "table.csv"
-    panel_table("lds", paths, published, table)
+    panel_table(metric, paths, published, table)
     return table, paths
 
 
@@ -67,6 +67,17 @@ def test_svg_is_the_same_bytes_each_time_undated_with_text_as_text(tmp_path):
         assert expected in texts
     assert "no value: 500 NaN of 500 test samples" in texts
     assert "published: at most" in texts
+
+
+def test_the_ceiling_of_pbrf_is_said_to_be_between_models(tmp_path):
+    table, paths = make(tmp_path, n_runs=1, metric="pbrf")
+    panel_figure("pbrf", table, paths, tmp_path / "a.svg")
+    root = ElementTree.fromstring((tmp_path / "a.svg").read_bytes())
+    texts = [e.text for e in root.iter() if e.tag.endswith("}text")]
+    assert "ceiling between two models: 0.84" in texts
+    assert "ceiling between two models (bars and bands: 95%)" in texts
+    assert not [text for text in texts if text and "noise" in text]
+    assert "published" not in texts  # nobody has
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf"])
@@ -85,9 +96,9 @@ def test_the_figure_follows_the_data(tmp_path):
     assert (tmp_path / "a.svg").read_bytes() != (tmp_path / "b.svg").read_bytes()
 
 
-@pytest.mark.parametrize("n_runs", [1, 2])
+@pytest.mark.parametrize(("metric", "n_runs"), [("lds", 1), ("lds", 2), ("pbrf", 1)])
 @pytest.mark.parametrize("ceiling", [0.08, 0.5, 0.97])
-def test_no_two_labels_overlap_and_none_is_cut_off(tmp_path, monkeypatch, n_runs, ceiling):
+def test_no_two_labels_overlap_and_none_is_cut_off(tmp_path, monkeypatch, metric, n_runs, ceiling):
     figures = []
     save = matplotlib.figure.Figure.savefig
     monkeypatch.setattr(
@@ -95,9 +106,13 @@ def test_no_two_labels_overlap_and_none_is_cut_off(tmp_path, monkeypatch, n_runs
         lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw))[1],
     )  # fmt: skip
     table, paths = make(
-        tmp_path, settings=("toy", "another_setting"), n_runs=n_runs, ceiling=ceiling
+        tmp_path,
+        settings=("toy", "another_setting"),
+        n_runs=n_runs,
+        ceiling=ceiling,
+        metric=metric,
     )
-    panel_figure("lds", table, paths, tmp_path / "a.png")
+    panel_figure(metric, table, paths, tmp_path / "a.png")
     (figure,) = figures
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

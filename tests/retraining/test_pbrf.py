@@ -62,7 +62,7 @@ def minimum(
         for part in ("train", "test")
     )
     y, test_y = (torch.from_numpy(arrays[f"{part}_labels"]) for part in ("train", "test"))
-    (file,) = (f for f in map(artefacts.read, models) if run in f.tensors["run_id"])
+    (file,) = (f for f in map(artefacts.read, models.values()) if run in f.tensors["run_id"])
     row = file.tensors["run_id"].tolist().index(run)
     module = initialise(setting.model, tuple(x.shape[1:]), 10, 0)
     names = [f"state.{name}" for name in module.state_dict()]

@@ -8,6 +8,7 @@ text.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ AXIS = {
     "pbrf": "proximal Bregman response (mean Pearson correlation)",
 }
 SHORT = {"lds": "LDS", "loo": "LOO", "pbrf": "PBRF"}
+CEILING = {"pbrf": "ceiling between two models"}
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "leaveout",
     "svg.fonttype": "none",
@@ -104,7 +106,7 @@ def panel_figure(metric: str, table_csv: Path, metric_csvs: Sequence[Path], out:
             _draw_methods(left, metric, methods, own, table_csv)
             left.set_title(setting, loc="left", fontweight="bold", pad=18)
             _draw_grids(right, metric, own)
-        _legend(figure, rows)
+        _legend(figure, rows, CEILING.get(metric, "noise ceiling"))
         # No date, so that the same data give the same file.
         metadata: dict[str, Any] = {
             ".svg": {"Date": None},
@@ -166,7 +168,8 @@ def _draw_ceilings(axes: Axes, rows: Sequence[Row]) -> None:
     """Draw each protocol's noise ceiling and its interval: the same for all methods."""
     one, several = as_published(rows), held_out(rows)
     if one["n_runs"] == "1":
-        ceilings = [(one, "0.35", "--", "right", "noise ceiling")]
+        what = CEILING.get(one["metric"], "noise ceiling")
+        ceilings = [(one, "0.35", "--", "right", what)]
     else:
         # The ceiling of several runs is never the lower one, so that labels on outer sides cannot
         # meet.
@@ -191,7 +194,12 @@ def _grid(rows: Sequence[Row]) -> tuple[str, list[float], list[Row]] | None:
     """Return the one numeric hyper-parameter that varies, its sorted values and their rows."""
     chosen_on = [row for row in rows if (row["truth"], row["half"]) == ("mean", "select")]
     grid = [
-        dict(item.split("=", 1) for item in row["params"].split(",") if "=" in item)
+        # joined as leaveout.config.label does; a number may have a plus of its own, as in 1e+06
+        dict(
+            item.split("=", 1)
+            for item in re.split(r"\+(?=[a-z_]\w*=)", row["params"])
+            if "=" in item
+        )
         for row in chosen_on
     ]
     varied = [key for key in grid[0] if len({point.get(key) for point in grid}) > 1]
@@ -236,7 +244,7 @@ def _draw_grids(axes: Axes, metric: str, metrics: dict[str, list[Row]]) -> None:
     axes.legend(loc="best", fontsize=8)
 
 
-def _legend(figure: Figure, rows: Sequence[Row]) -> None:
+def _legend(figure: Figure, rows: Sequence[Row], ceiling: str) -> None:
     def mark(marker: str, colour: str, size: float, **more: Any) -> Line2D:
         return Line2D([], [], linestyle="", marker=marker, color=colour, markersize=size, **more)
 
@@ -256,7 +264,7 @@ def _legend(figure: Figure, rows: Sequence[Row]) -> None:
     if any(row["published"].startswith("<=") for row in rows):
         entries.append((mark("<", PUBLISHED, 8, markerfacecolor="none"), "published: at most"))
     band = (Line2D([], [], color="0.3", linestyle="--"), Patch(color="0.3", alpha=0.15))
-    entries.append((band, "noise ceiling (bars and bands: 95%)"))
+    entries.append((band, f"{ceiling} (bars and bands: 95%)"))
     entries.append((mark("o", "0.3", 10, markerfacecolor="none"), "hyper-parameter chosen"))
     handles, labels = zip(*entries, strict=True)
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, columnspacing=2)

@@ -50,7 +50,7 @@ SKETCH_BYTES = 256 << 20
 ITERATIONS = 200
 """Products a Newton step, at most."""
 
-HALVINGS = 30
+HALVINGS = 12
 """How often a step is halved before it is given up."""
 
 
@@ -225,6 +225,16 @@ class _Problem:
         names = [name for name, _ in self.module.named_parameters()]
         return torch.cat([parts[name].flatten(1) for name in names], dim=1)
 
+    def begin(self, points: Tensor) -> _At:
+        """Evaluate the objective at theta_s, where the divergences are exactly nothing."""
+        rows = torch.arange(len(points), device=points.device)
+        there = self.linearise(torch.zeros_like(self.start)[None], torch.float64)
+        pulled = self.reference.new_zeros(len(points), *self.reference.shape[1:])
+        own = self.reference_mean[0].T[points] - self.targets.T[points]
+        pulled[rows, :, points] = self.epsilon * own
+        gradient = self.flat(there.pull(pulled))
+        return _At(torch.zeros_like(gradient), gradient.new_zeros(len(points)), gradient)
+
     def evaluate(self, moved: Tensor, points: Tensor) -> _At:
         """Evaluate the objective.
 
@@ -293,16 +303,16 @@ class _Problem:
         state = split(self.module, self.start + at.moved)
         for name, value in self.buffers.items():
             state[name] = value.expand(len(points), *value.shape).clone()
-        initial = self.evaluate(torch.zeros_like(at.moved), points).gradient.norm(dim=1)
+        initial = self.begin(points).gradient.norm(dim=1)
         final = at.gradient.norm(dim=1)
         return Proximal(state, final, initial, steps, final <= tolerance * initial)
 
 
 def _newton(problem: _Problem, points: Tensor, steps: int, tolerance: float) -> tuple[_At, Tensor]:
-    at = problem.evaluate(points.new_zeros(len(points), len(problem.start)).double(), points)
+    at = problem.begin(points)
     initial = at.gradient.norm(dim=1)
     taken = torch.zeros_like(points)
-    idle = torch.zeros_like(points)
+    idle, best = torch.zeros_like(points), initial.clone()
     for step in range(steps):
         norms = at.gradient.norm(dim=1)
         rows = ((idle < IDLE) & (norms > tolerance * initial)).nonzero()[:, 0]
@@ -325,7 +335,9 @@ def _newton(problem: _Problem, points: Tensor, steps: int, tolerance: float) -> 
         )
         found, moved = _search(problem, here, direction, which)
         fall = (here.value - found.value) / found.value.abs()
-        still = (fall < 1e-5) & (found.gradient.norm(dim=1) > 0.5 * norms[rows])
+        reached = found.gradient.norm(dim=1)
+        still = (fall < 1e-5) & (reached > 0.8 * best[rows])
+        best[rows] = torch.minimum(best[rows], reached)
         idle[rows] = torch.where(still, idle[rows] + 1, 0)
         idle[rows[~moved]] = IDLE
         at.put(rows, found)
@@ -374,10 +386,10 @@ def _plain(
     solver: Solver,
 ) -> tuple[_At, Tensor]:
     """Take steps of plain gradient descent, or of Adam (Kingma and Ba 2015) as torch sets it."""
-    moved = points.new_zeros(len(points), len(problem.start)).double().requires_grad_()
+    at = problem.begin(points)
+    moved = at.moved.clone().requires_grad_()
     kind = torch.optim.Adam if solver == "adam" else torch.optim.SGD
     optimiser = kind([moved], lr=learning_rate)
-    at = problem.evaluate(moved.detach(), points)
     initial = at.gradient.norm(dim=1)
     taken = torch.zeros_like(points)
     going = initial > 0
