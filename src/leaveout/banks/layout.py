@@ -4,7 +4,9 @@
 
     metadata.yml              what the bank is to hold, and the call that makes it
     ids.txt                   ids of all samples of the loader, one a line
-    index_7/model_weights.pt  trained without sample 7 (leave-one-out, PBRF)
+    index_7/model_weights.pt  trained without sample 7; for PBRF moved to where it counts no more
+    index_7/convergence.json  PBRF: how near to the optimum
+    model_weights.pt          PBRF: where it started
     3/indices.txt             ids of the samples of subset 3, one a line
     3/model_weights_0.pt      trained on subset 3 alone, run 0
 
@@ -18,11 +20,11 @@ import contextlib
 import copy
 import fcntl
 import os
-import pickle
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,16 @@ def loo_file(folder: Path, index: int) -> Path:
 def lds_file(folder: Path, subset: int, run: int) -> Path:
     """Return the checkpoint of a run of a subset."""
     return folder / str(subset) / f"model_weights_{run}.pt"
+
+
+def full_file(folder: Path) -> Path:
+    """Return the checkpoint of the model that PBRF starts from."""
+    return folder / "model_weights.pt"
+
+
+def convergence_file(folder: Path, index: int) -> Path:
+    """Return the record of how near a sample's PBRF came to its optimum."""
+    return folder / f"index_{index}" / "convergence.json"
 
 
 def indices_file(folder: Path, subset: int) -> Path:
@@ -123,7 +135,7 @@ def read_state(path: Path) -> State:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise BankError(f"{path}: no such checkpoint") from error
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise BankError(f"{path}: refused, for it holds more than tensors ({reason})") from error
     except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:

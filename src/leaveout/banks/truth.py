@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from leaveout.banks.layout import (
     METADATA,
     BankError,
+    convergence_file,
     indices_file,
     lds_file,
     loo_file,
@@ -175,5 +177,59 @@ def calculate_loo_ground_truth(
     indices = read_metadata(folder, "loo")["indices"]
     files = [loo_file(folder, index) for index in indices]
     _check_there(folder, files, "retrain_loo")
+    values = torch.stack(list(_targets(target_func, files, test_dataloader, model)))
+    return values, torch.tensor(indices, dtype=torch.int64)
+
+
+def _converged(folder: Path, index: int) -> bool:
+    path = convergence_file(folder, index)
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["converged"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BankError(f"{path}: it cannot be read ({error!r})") from error
+
+
+def calculate_pbrf_ground_truth(
+    target_func: TargetFunc,
+    retrain_dir: str | PathLike[str],
+    test_dataloader: Loader,
+    *,
+    model: nn.Module | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the ground truth of PBRF (arXiv 2209.05364) from a bank.
+
+    Args:
+        target_func: ``target_func(checkpoint, test_dataloader)`` returns the target of every test
+            sample, e.g. its loss, (test,). ``checkpoint`` is the path of a state dict, whose
+            contents have been verified. Its parameters are float64: a model in float32 rounds away
+            part of what one sample of thousands changes.
+        retrain_dir: The folder made by ``retrain_pbrf``.
+        test_dataloader: Handed to ``target_func``; it must not shuffle.
+        model: A module of the architecture. If given, ``target_func`` gets a copy of it with the
+            weights loaded, on the device and in the precision it is in, in place of the path.
+
+    Returns:
+        The target under each model, (samples, test), large where the sample taken out was helpful,
+        as for leave-one-out. And the ids of the samples, (samples,), int64, ascending. Samples that
+        have not converged are in neither; a warning names them.
+
+    Raises:
+        BankError: The bank is not whole or a file in it damaged (the message names it), no sample
+            has converged, or ``target_func`` returned no value a test sample.
+    """
+    folder = Path(retrain_dir)
+    asked = read_metadata(folder, "pbrf")["indices"]
+    _check_there(folder, [loo_file(folder, index) for index in asked], "retrain_pbrf")
+    indices = [index for index in asked if _converged(folder, index)]
+    missed = sorted(set(asked) - set(indices))
+    if missed:
+        warnings.warn(
+            f"{folder}: {len(missed)} of {len(asked)} samples have not converged and are left out: "
+            f"{', '.join(map(str, missed))}",
+            stacklevel=2,
+        )
+    if not indices:
+        raise BankError(f"{folder}: no sample has converged; ask retrain_pbrf for more steps")
+    files = [loo_file(folder, index) for index in indices]
     values = torch.stack(list(_targets(target_func, files, test_dataloader, model)))
     return values, torch.tensor(indices, dtype=torch.int64)
