@@ -44,6 +44,16 @@ class Reversed(Sampler[int]):
         return 4
 
 
+class Weighty(Reversed):
+    """It keeps hold of all of the data."""
+
+    def __init__(self, data: list[int]) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([2, 0, 1])
+
+
 class Buckets(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         yield from ([0, 1], [2], [3, 4, 5])
@@ -155,6 +165,27 @@ def test_workers_are_the_users() -> None:
     part = subset_loader(DataLoader(DATASET, batch_size=4, num_workers=1), np.arange(1, 7), 0)
     assert part.num_workers == 1
     assert drawn(part) == [[10, 20, 30, 40], [50, 60]]
+
+
+def test_samples_without_batches() -> None:
+    loader = DataLoader(DATASET, batch_size=None, sampler=[4, 1, 2])
+    part = subset_loader(loader, np.array([2, 4]), 0)
+    with preserved():
+        assert list(part) == [40, 20]
+    assert len(part) == 2
+
+
+def test_no_sampler_copies_the_data() -> None:
+    class Data(list[int]):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise AssertionError("a copy of the data")
+
+    data = Data(DATASET)
+    over = Subset(data, [5, 3, 8])
+    for loader in (DataLoader(data, shuffle=True), DataLoader(over, sampler=RandomSampler(over))):
+        subset_loader(loader, np.array([0, 2]), 0)
+    loader = DataLoader(over, batch_sampler=BatchSampler(Weighty(data), 2, False))
+    assert len(subset_loader(loader, np.array([0, 2]), 0)) == 1
 
 
 def test_nothing_left_out_can_be_reached() -> None:

@@ -385,7 +385,7 @@ def test_a_different_call_is_refused_and_told_apart(
         ({"seed": 2}, r"seed \(bank: 1, this call: 2\)"),
         ({"subset_ratio": 0.25}, r"subset_ratio \(bank: 0.5, this call: 0.25\)"),
         ({"num_runs_per_subset": 1}, "num_runs_per_subset 2, this call 1"),
-        ({"lr": 0.25}, r"kwargs \(bank: \{?lr: 0.5\}?, this call: \{?lr: 0.25\}?\)"),
+        ({"lr": 0.25}, r"kwargs \(bank: \{lr: 0.5\}, this call: \{lr: 0.25\}\)"),
         ({"train_func": lambda _: nn.Linear(1, 1)}, "train_func"),
         ({"dataloader": DataLoader(digits[0], 4, shuffle=True)}, "batch_size: 4"),
         ({"dataloader": DataLoader(digits[0], 5)}, "SequentialSampler"),

@@ -198,6 +198,9 @@ def test_a_bank_that_is_not_whole(
         calculate_loo_ground_truth(target_func, loo_bank, test_loader)
     with pytest.raises(BankError, match="of mode 'loo', not 'lds'"):
         calculate_lds_ground_truth(target_func, loo_bank, test_loader)
+    (loo_bank / "metadata.yml").write_text("mode: lds\nnum_subsets: 2\n")
+    with pytest.raises(BankError, match="what the bank is to hold: num_runs_per_subset"):
+        calculate_lds_ground_truth(target_func, loo_bank, test_loader)
     with pytest.raises(BankError, match=r"metadata.yml: no such file"):
         calculate_lds_ground_truth(target_func, tmp_path, test_loader)
 

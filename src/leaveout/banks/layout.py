@@ -38,6 +38,11 @@ from leaveout.errors import LeaveoutError
 
 METADATA = "metadata.yml"
 IDS = "ids.txt"
+_PLANS = {
+    "loo": ("indices",),
+    "pbrf": ("indices",),
+    "lds": ("num_subsets", "num_runs_per_subset"),
+}
 State = dict[str, Tensor]
 Metadata = dict[str, Any]
 
@@ -178,6 +183,11 @@ def read_metadata(folder: Path, mode: str | None = None) -> Metadata:
         raise BankError(f"{path}: not the metadata of a bank: it has no `mode`")
     if mode is not None and metadata["mode"] != mode:
         raise BankError(f"{path}: the bank is of mode {metadata['mode']!r}, not {mode!r}")
+    lacking = [name for name in _PLANS.get(metadata["mode"], ()) if name not in metadata]
+    if lacking:
+        raise BankError(
+            f"{path}: it does not say what the bank is to hold: {lacking[0]} is missing"
+        )
     return metadata
 
 
@@ -201,7 +211,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _text(value: object) -> str:
-    return yaml.dump(value, Dumper=_Dumper).removesuffix("...\n").strip()
+    """Return a value as one line, to be compared and shown."""
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**6)
+    return text.removesuffix("...\n").strip()
 
 
 def _check_ids(folder: Path, ids: NDArray[np.int64]) -> None:

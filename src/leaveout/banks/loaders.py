@@ -88,14 +88,18 @@ def _generators(loader: Loader) -> list[torch.Generator]:
 def _copied(loader: Loader, order: Any, seed: int) -> tuple[Any, torch.Generator | None]:
     """Copy a sampler, with generators of its own in place of the loader's, and that generator."""
     # what is in the memo is not copied: the dataset, and generators, which get a substitute
-    memo: dict[int, Any] = {id(loader.dataset): loader.dataset}
+    memo: dict[int, Any] = {}
+    dataset: Any = loader.dataset
+    while dataset is not None:
+        memo[id(dataset)] = dataset
+        dataset = dataset.dataset if isinstance(dataset, Subset) else None
     fresh = None
     for generator in _generators(loader):
         fresh = fresh or torch.Generator(generator.device).manual_seed(seed)
         memo[id(generator)] = fresh
     try:
         return copy.deepcopy(order, memo), fresh
-    except TypeError as error:
+    except (TypeError, RuntimeError, copy.Error) as error:
         raise BankError(
             f"the loader's sampler, a {type(order).__name__}, cannot be copied ({error}); each "
             "model needs a pass of its own over it: give a sampler that can start anew"
