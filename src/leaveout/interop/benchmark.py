@@ -164,7 +164,8 @@ def _loss_func(data: Data) -> Callable[..., Tensor]:
         )
         module.load_state_dict(dict(state))
         module.to(device).eval()
-        with torch.no_grad():
+        # a loader draws a seed for workers, if there are any or not, from torch's own generator
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
             found = [
                 stacked_targets(module(inputs.to(device))[None], labels.to(device))[0].cpu()
                 for inputs, labels in dataloader
@@ -197,11 +198,11 @@ def _train_func(setting: Setting, data: Data) -> Callable[..., nn.Module]:
             )
             for _ in range(recipe.epochs if epoch_num is None else epoch_num):
                 for inputs, labels in dataloader:
-                    optimizer.zero_grad()
                     with forward_precision(recipe, where):
                         outputs = module(inputs.to(where))
                     functional.cross_entropy(outputs.float(), labels.to(where)).backward()
                     optimizer.step()
+                    optimizer.zero_grad()
         return module
 
     return train_func

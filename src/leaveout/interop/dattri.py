@@ -145,6 +145,8 @@ def read_ground_truth(
     if metric == "lds":
         return lds_arrays(0 - values[:, None], mask_of(indices, len(train_id), paths[0])), paths
     check_positions(indices, len(train_id), paths[0])
+    if len(np.unique(indices)) != len(indices):
+        raise LeaveoutError(f"{paths[0]}: it names a training sample twice")
     return loo_arrays(values, train_id[indices]), paths
 
 
