@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         calculate_pbrf_ground_truth,
     )
     from leaveout.data.label_noise import flip_label
+    from leaveout.interop.benchmark import load_benchmark
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ __all__ = [
     "calculate_loo_ground_truth",
     "calculate_pbrf_ground_truth",
     "flip_label",
+    "load_benchmark",
     "retrain_lds",
     "retrain_loo",
     "retrain_pbrf",
@@ -32,6 +34,7 @@ _HOMES = {
     "calculate_loo_ground_truth": "leaveout.banks.truth",
     "calculate_pbrf_ground_truth": "leaveout.banks.truth",
     "flip_label": "leaveout.data.label_noise",
+    "load_benchmark": "leaveout.interop.benchmark",
     "retrain_lds": "leaveout.banks.retrain",
     "retrain_loo": "leaveout.banks.retrain",
     "retrain_pbrf": "leaveout.banks.pbrf",

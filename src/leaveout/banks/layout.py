@@ -21,10 +21,8 @@ import copy
 import fcntl
 import os
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -35,6 +33,7 @@ from torch import Tensor
 
 from leaveout.artefacts import atomic_path
 from leaveout.errors import LeaveoutError
+from leaveout.interop import files
 
 METADATA = "metadata.yml"
 IDS = "ids.txt"
@@ -132,22 +131,9 @@ def read_state(path: Path) -> State:
         BankError: The file is missing, damaged, or holds more than a state dict.
     """
     try:
-        # torch checks no checksums, and a truncated archive is an OSError, a RuntimeError or worse
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise zipfile.BadZipFile(f"checksum of {damaged}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise BankError(f"{path}: no such checkpoint") from error
-    except UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise BankError(f"{path}: refused, for it holds more than tensors ({reason})") from error
-    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise BankError(f"{path}: truncated or damaged ({error})") from error
-    if not isinstance(state, dict):
-        raise BankError(f"{path}: it holds a {type(state).__name__}, not a state dict")
-    return state
+        return files.load_state(path)
+    except LeaveoutError as error:
+        raise BankError(str(error)) from error
 
 
 def is_whole(path: Path) -> bool:
