@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -14,8 +15,10 @@ import torch
 from torch import nn
 
 from leaveout import artefacts, costs, plan
-from leaveout.config import Dataset, Method, Setting
+from leaveout.config import Method, Setting
 from leaveout.costs import HARDWARE, Layer, Workload
+from leaveout.data import catalogue
+from leaveout.data.catalogue import DATASETS, Name
 from leaveout.data.prepare import prepare
 from leaveout.models.build import initialise
 from leaveout.retraining.lds import retrain_lds
@@ -76,13 +79,17 @@ def test_a_network_is_what_torch_builds(make_setting: Make, model: dict[str, Any
 
 
 def test_data_sets_have_the_shapes_of_their_files(make_setting: Make, tmp_path: Path) -> None:
-    names = get_args(Dataset.model_fields["name"].annotation)
-    assert set(names) == set(costs.INPUTS) == set(costs.CLASSES)
-    for name in names:
-        prepare(make_setting(dataset={"name": name}), tmp_path / name)
+    assert set(get_args(Name)) == set(DATASETS)
+    for name, facts in DATASETS.items():
+        setting = make_setting(dataset={"name": name, "classes": (4, 2)})
+        prepare(setting, tmp_path / name)
         data = artefacts.read(tmp_path / name)
-        assert (1, *data.tensors["train_inputs"].shape[1:]) == costs.INPUTS[name]  # one channel
-        assert data.meta["n_classes"] == costs.CLASSES[name]
+        inputs = data.tensors["train_inputs"]
+        assert (1, *inputs.shape[1:]) == facts.shape  # one channel
+        assert inputs.dtype.itemsize == facts.stored
+        assert inputs.max() == facts.full_scale
+        assert data.meta["n_classes"] == costs.workload(setting).network.outputs == 2
+        assert costs.workload(make_setting(dataset={"name": name})).network.outputs == 10
 
 
 @pytest.mark.parametrize("model", MODELS[:3], ids=str)
@@ -91,12 +98,12 @@ def test_data_sets_have_the_shapes_of_their_files(make_setting: Make, tmp_path: 
 def test_stacks_are_as_large_as_the_engine_makes_them(
     make_setting: Make, model: dict[str, Any], momentum: float, shared: bool
 ) -> None:
-    for data, shape in costs.INPUTS.items():
+    for data, facts in DATASETS.items():
         setting = make_setting(
             dataset={"name": data}, model=model, recipe={"momentum": momentum, "batch_size": 70}
         )
-        module = initialise(setting.model, shape, 10, 0)
-        made = engine._cached_size(module, torch.zeros(shape), setting.recipe, shared)
+        module = initialise(setting.model, facts.shape, 10, 0)
+        made = engine._cached_size(module, torch.zeros(facts.shape), setting.recipe, shared)
         assert costs.stack_size(costs.workload(setting), shared) == made
 
 
@@ -110,7 +117,9 @@ def test_nothing_of_the_machine_is_looked_at() -> None:
             [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
         )
     }
-    assert imported == {"__future__", "itertools", "math", "dataclasses", "functools", "typing"}
+    allowed = {"__future__", "itertools", "math", "dataclasses", "functools", "typing"}
+    assert imported == {*allowed, "leaveout.data.catalogue"}  # which imports no more than this
+    assert set(re.findall(r"(?m)^from (\S+)", Path(catalogue.__file__).read_text())) <= allowed
     # of math only what is exact; a logarithm may differ in its last bit between machines
     used = {
         n.attr

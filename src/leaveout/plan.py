@@ -17,6 +17,7 @@ from typing import Any
 from leaveout import costs
 from leaveout.config import ConfigError, Method, Scalar, Setting
 from leaveout.costs import Layer as Layer
+from leaveout.data.catalogue import DATASETS
 from leaveout.digest import code_digest
 
 CODE = {
@@ -25,6 +26,7 @@ CODE = {
     "half": "leaveout.retraining.models",
     "lds": "leaveout.retraining.lds",
     "loo": "leaveout.retraining.loo",
+    "pbrf": "leaveout.retraining.pbrf",
     "truth": "leaveout.retraining.truth",
     "attribute": "leaveout.attribution.run",
     "evaluate": "leaveout.metrics.evaluate",
@@ -57,29 +59,22 @@ def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:
     """Return all trainings of a layer as (item, run), in the order they are cut into chunks.
 
     The item is a run for full and half models (run is then the same), a subset for LDS (all its
-    runs are trained together; run is 0), and a sample id for LOO, whose replicated ids follow as
-    run 1.
+    runs are trained together; run is 0), and a sample's place in the training slice for LOO and
+    PBRF, whose replicated samples follow as run 1.
     """
     match layer:
         case "full" | "half":
             return [(run, run) for run in range(getattr(setting, layer).runs)]
         case "lds":
             return [(subset, 0) for subset in range(setting.lds.subsets)]
-        case "loo":
-            ids = setting.loo_ids()
-            return [(i, 0) for i in ids] + [(i, 1) for i in _replicated(setting)]
-
-
-def _replicated(setting: Setting) -> list[int]:
-    """Return the ids that get a second run: evenly spaced, lest a sorted data set mislead."""
-    ids = setting.loo_ids()
-    count = min(setting.loo.replicate, len(ids))
-    return [ids[len(ids) * i // count] for i in range(count)]
+        case "loo" | "pbrf":
+            ids, again = setting.removed(layer)
+            return [(i, 0) for i in ids] + [(i, 1) for i in again]
 
 
 @cache  # every chunk's key asks for all of them
 def chunks(setting: Setting, layer: Layer) -> list[list[tuple[int, int]]]:
-    """Return the trainings of each chunk; a chunk of LOO holds one run only.
+    """Return the trainings of each chunk; a chunk of LOO or PBRF holds one run only.
 
     Where the configuration fixes no size, chunks take about equal times on the nominal hardware of
     the setting, see :mod:`leaveout.costs`.
@@ -104,6 +99,16 @@ def chunk(setting: Setting, layer: Layer, number: int) -> list[tuple[int, int]]:
     return cut[number]
 
 
+def base_chunk(setting: Setting, number: int) -> int:
+    """Return which chunk of full models holds the run that a chunk of PBRF starts from.
+
+    Raises:
+        ConfigError: There is no such chunk of PBRF.
+    """
+    run = chunk(setting, "pbrf", number)[0][1]
+    return next(i for i, part in enumerate(chunks(setting, "full")) if (run, run) in part)
+
+
 def _key(step: str, **decides: Any) -> str:
     return json.dumps({"step": step, "code": code_digest(CODE[step]), **decides}, sort_keys=True)
 
@@ -121,7 +126,15 @@ def _training(setting: Setting) -> dict[str, Any]:
 def prepare_key(setting: Setting) -> str:
     """Return the key of data preparation."""
     # wherever they come from, the samples are checked to be the same
-    return _key("prepare", dataset=setting.dataset.model_dump(exclude={"source"}))
+    dataset = setting.dataset.model_dump(exclude={"source"}, exclude_none=True)
+    if setting.dataset.label_noise is not None:  # nothing else is drawn
+        dataset["label_noise"]["seed"] = setting.seed
+    return _key(
+        "prepare",
+        dataset=dataset,
+        full_scale=DATASETS[setting.dataset.name].full_scale,
+        n_classes=setting.dataset.n_classes,
+    )
 
 
 def train_key(setting: Setting, layer: Layer, number: int) -> str:

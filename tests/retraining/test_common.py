@@ -10,7 +10,7 @@ import torch
 from leaveout import artefacts
 from leaveout.artefacts import CorruptArtefactError
 from leaveout.config import Setting
-from leaveout.data import mnist
+from leaveout.data import sources
 from leaveout.data.prepare import prepare
 from leaveout.errors import LeaveoutError
 from leaveout.retraining.common import load_data, train_targets
@@ -25,7 +25,7 @@ def test_inputs_are_normalised_to_the_bit(make_setting: Make, tmp_path: Path) ->
     )
     prepare(setting, tmp_path / "data.safetensors")
     data = load_data(setting, tmp_path / "data.safetensors", "cpu")
-    raw = mnist.load(30, 5)
+    raw = sources.load("mnist", "bundled", 30, 5)
     for samples, pixels in ((data.train, raw.train_inputs), (data.test, raw.test_inputs)):
         expected = pixels.astype(np.float32) / np.float32(255)
         expected = ((expected - np.float32(0.1307)) / np.float32(0.3081))[:, None]

@@ -5,7 +5,7 @@ from shlex import quote
 
 from snakemake.exceptions import WorkflowError
 
-from leaveout import orphans, runlock
+from leaveout import leftovers, orphans, runlock
 from leaveout.errors import LeaveoutError
 from leaveout.workflow import Plan
 
@@ -47,7 +47,7 @@ shell.prefix(
 wildcard_constraints:
     setting="|".join(PLAN.settings),
     method="|".join(PLAN.methods),
-    metric="lds|loo",
+    metric="lds|loo|pbrf",
     kind="full|half",
     chunk=r"\d+",
     params=r"[^/]+",

@@ -14,7 +14,14 @@ from leaveout.artefacts import Artefact, CorruptArtefactError
 from leaveout.config import Setting
 from leaveout.plan import items, truth_key
 from leaveout.provenance import by_name, provenance
-from leaveout.retraining.layout import LDS_DIMS, LOO_DIMS
+from leaveout.retraining.layout import LDS_DIMS, LOO_DIMS, PBRF_DIMS
+
+_DIMS = {"lds": LDS_DIMS, "loo": LOO_DIMS, "pbrf": PBRF_DIMS}
+_EACH = {
+    "loo": ("removed_id",),
+    "pbrf": ("point_id", "initial_norm", "gradient_norm", "steps", "converged"),
+}
+"""What a chunk holds of each sample taken out, beside its targets: first its id."""
 
 
 def _check_ids(chunks: Sequence[Artefact]) -> None:
@@ -44,21 +51,26 @@ def _lds(setting: Setting, chunks: Sequence[Artefact]) -> dict[str, NDArray[np.g
     return joined
 
 
-def _loo(setting: Setting, chunks: Sequence[Artefact]) -> dict[str, NDArray[np.generic]]:
+def _by_run(
+    setting: Setting, layer: Literal["loo", "pbrf"], chunks: Sequence[Artefact]
+) -> dict[str, NDArray[np.generic]]:
+    """Join chunks of one run each: those of run 0, and those of run 1 as replicates."""
+    names, tests = _EACH[layer], chunks[0].tensors["target"][:0]
     joined: dict[str, NDArray[np.generic]] = {}
     for run, prefix in ((0, ""), (1, "replicate_")):
         own = [c for c in chunks if int(c.tensors["run_id"][0]) == run]
-        n_test = len(chunks[0].tensors["test_id"])
-        removed = np.concatenate([np.zeros(0, np.int64), *(c.tensors["removed_id"] for c in own)])
-        _check_whole(removed.tolist(), [i for i, r in items(setting, "loo") if r == run], chunks)
-        empty = np.zeros((0, n_test), dtype=np.float32)
-        joined[f"{prefix}removed_id"] = removed
-        targets = np.concatenate([empty, *(c.tensors["target"] for c in own)])
+        for name in ("target", *names):
+            parts = [c.tensors[name] for c in own]
+            joined[f"{prefix}{name}"] = np.concatenate([chunks[0].tensors[name][:0], *parts])
+        found = joined[f"{prefix}{names[0]}"]
+        ids = np.sort(chunks[0].tensors["train_id"])
+        expected = [int(ids[place]) for place, r in items(setting, layer) if r == run]
+        _check_whole(found.tolist(), expected, chunks)
         joined[f"{prefix}target"] = (
-            targets[:, None] if own else np.zeros((0, 0, n_test), np.float32)
+            joined[f"{prefix}target"][:, None] if own else tests.reshape(0, 0, tests.shape[1])
         )
-        # each chunk trained the full run anew; they agree to rounding
-        joined[f"{prefix}full_target"] = own[0].tensors["full_target"][None] if own else empty
+        # each chunk has the losses of the full run anew; they agree to rounding
+        joined[f"{prefix}full_target"] = own[0].tensors["full_target"][None] if own else tests
         for other in own[1:]:
             if not np.allclose(
                 other.tensors["full_target"], own[0].tensors["full_target"], 1e-2, 1e-4, True
@@ -70,9 +82,9 @@ def _loo(setting: Setting, chunks: Sequence[Artefact]) -> dict[str, NDArray[np.g
 
 
 def merge_truth(
-    setting: Setting, kind: Literal["lds", "loo"], chunk_paths: Sequence[Path], out: Path
+    setting: Setting, kind: Literal["lds", "loo", "pbrf"], chunk_paths: Sequence[Path], out: Path
 ) -> None:
-    """Write the ``lds`` or ``loo`` artefact from its chunks.
+    """Write the ``lds``, ``loo`` or ``pbrf`` artefact from its chunks.
 
     Args:
         setting: Says what must be there.
@@ -83,17 +95,23 @@ def merge_truth(
     Raises:
         CorruptArtefactError: A chunk is damaged, missing, twice there or of another setting.
     """
-    kinds = {"lds": "lds", "loo": "loo-chunk"}
-    chunks = [artefacts.read(path, kinds[kind]) for path in chunk_paths]
+    part = "lds" if kind == "lds" else f"{kind}-chunk"
+    chunks = [artefacts.read(path, part) for path in chunk_paths]
     _check_ids(chunks)
-    joined = _lds(setting, chunks) if kind == "lds" else _loo(setting, chunks)
+    n_train = len(chunks[0].tensors["train_id"])
+    if n_train != setting.dataset.n_train:
+        raise CorruptArtefactError(
+            chunks[0].path,
+            f"it is of {n_train} training samples, {setting.name} has {setting.dataset.n_train}",
+        )
+    joined = _lds(setting, chunks) if kind == "lds" else _by_run(setting, kind, chunks)
     for name in ("train_id", "test_id"):
         joined[name] = chunks[0].tensors[name]
     artefacts.write(
         out,
         kind,
         joined,
-        LDS_DIMS if kind == "lds" else LOO_DIMS,
+        _DIMS[kind],
         provenance(
             setting, truth_key(setting, kind), by_name(chunks), str(chunks[0].meta["device"])
         ),
