@@ -1,16 +1,18 @@
 """dattri's side of test_dattri.py; run with the peers' Python.
 
-Usage: python dattri_side.py ROOT FOLDER
+Usage: python dattri_side.py ROOT FOLDER DOCS
 
-ROOT is a folder of leaveout's with config and results. In FOLDER lie `benchmark/mnist_lr`, a
-benchmark in dattri's layout, MNIST's files in `dataset/MNIST/raw`, and banks in `lds` and `loo`.
-What dattri makes of them goes to `found.npz`; what its retraining writes, to `retrained`.
+ROOT is a folder of leaveout's with config and results, where the example in Python of DOCS is run
+as it stands. In FOLDER lie `benchmark/mnist_lr`, a benchmark in dattri's layout, MNIST's files in
+`dataset/MNIST/raw`, and banks in `lds` and `loo`. What dattri makes of them goes to `found.npz`;
+what its retraining writes, to `retrained`.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from torch.utils.data import DataLoader
 
 import leaveout
 
-ROOT, FOLDER = (Path(argument).resolve() for argument in sys.argv[1:])
+ROOT, FOLDER, DOCS = (Path(argument).resolve() for argument in sys.argv[1:])
 OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 
 
@@ -49,30 +51,39 @@ def torchvision_beside_any_torch() -> None:
         importlib.import_module("torchvision")
 
 
-def grad_dot(details: dict[str, Any], n_train: int, n_test: int, checkpoints: Any) -> Tensor:
-    """Score by dattri's Grad-Dot (TracIn, each checkpoint with weight 1), as its scripts do."""
+def grad_dot(details: dict[str, Any], n_train: int, n_test: int, checkpoints: Any) -> list[Tensor]:
+    """Score by dattri's Grad-Dot (TracIn, each checkpoint with weight 1), as its scripts do.
+
+    Returns:
+        Its scores, whose gradients it always projects at random; and without that, of the first
+        checkpoint: the products of the gradients that its task gives.
+    """
 
     def loss(params: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
         image, label = data
         outputs = torch.func.functional_call(details["model"], params, image[None])
-        return nn.functional.cross_entropy(outputs, label[None])
+        return nn.functional.cross_entropy(outputs, torch.as_tensor(label)[None])
 
     task = AttributionTask(loss_func=loss, model=details["model"], checkpoints=checkpoints)
     count = len(checkpoints) if isinstance(checkpoints, list) else 1
     attributor = TracInAttributor(task=task, weight_list=torch.ones(count), normalized_grad=False)
-    train, test = (
-        DataLoader(details[f"{part}_dataset"], batch_size=16, sampler=SubsetSampler(range(n)))
+    loaders = [
+        DataLoader(details[f"{part}_dataset"], batch_size=64, sampler=SubsetSampler(range(n)))
         for part, n in (("train", n_train), ("test", n_test))
-    )
+    ]
     with torch.no_grad():
-        return attributor.attribute(train, test)
+        score = attributor.attribute(*loaders)
+        parameters, _ = task.get_param(ckpt_idx=0)
+        gradient = task.get_grad_loss_func(in_dims=(None, 0))
+        train, test = (gradient(parameters, next(iter(loader))) for loader in loaders)
+    return [score, train @ test.T]
 
 
 def main() -> None:
     """Do everything with dattri that the tests look at."""
     torchvision_beside_any_torch()
     found: dict[str, Any] = {}
-    ours, truth = leaveout.load_benchmark("lr", "mnist", "lds", root=ROOT)
+    ours, _ = leaveout.load_benchmark("lr", "mnist", "lds", root=ROOT)
     n_train, n_test = (len(ours[f"{part}_dataset"]) for part in ("train", "test"))
     loader = DataLoader(ours["test_dataset"], batch_size=n_test)
     score = torch.load("score.pt")
@@ -91,10 +102,17 @@ def main() -> None:
         theirs["models_full"][0],
         DataLoader(theirs["test_dataset"], batch_size=n_test),
     )
-    found["their score"] = grad_dot(theirs, n_train, n_test, theirs["models_full"][0])
-    found["our score"] = grad_dot(ours, n_train, n_test, ours["models_full"][0])
-    found["our sum"] = grad_dot(ours, n_train, n_test, ours["models_half"])
-    found["our score's lds"] = lds(found["our score"].double(), truth)[0]
+    for name, details in (("theirs", theirs), ("ours", ours)):
+        one = grad_dot(details, n_train, n_test, details["models_full"][0])
+        all_half = grad_dot(details, n_train, n_test, details["models_half"])
+        found |= {f"{name} projected": one[0], f"{name} exact": one[1], f"{name} half": all_half[0]}
+
+    (example,) = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.M | re.S)
+    os.chdir(ROOT)
+    exec(example, names := {})
+    os.chdir(FOLDER)
+    found["documented score"] = names["score"]
+    found["documented"] = lds(names["score"].double(), names["ground_truth"])[0]
 
     train = DataLoader(ours["train_dataset"], batch_size=8)
     retrain_lds(
