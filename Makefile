@@ -15,13 +15,14 @@ PEERSREADY := $(PEERS)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup results test check speed clean
+.PHONY: help setup peers results test check speed clean
 
 help:
 	@echo 'make results   the tables, the figures and results/report.html'
 	@echo 'make test      the tests                      (ARGS="-k lds" and the like go to pytest)'
 	@echo 'make check     what CI runs: format, lint, types, workflow, tests'
 	@echo 'make speed     time the engine against other libraries ($(PEERS))'
+	@echo 'make peers     their environment in $(PEERS), without which some tests are skipped'
 	@echo 'make setup     the environment in $(VENV), from constraints.txt'
 	@echo 'make clean     remove environments and caches; data/ and results/ stay'
 	@echo
@@ -42,10 +43,11 @@ $(READY): pyproject.toml constraints.txt
 results: $(READY)
 	@$(BIN)/snakemake results --report results/report.html --report-after-run $(ARGS)
 
+# The tests against other libraries run where their environment is there, as `make check` sees to.
 test: $(READY)
-	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+	@LEAVEOUT_PEERS_PYTHON=$(abspath $(PEERS))/bin/python $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
 
-check: $(READY)
+check: $(READY) $(PEERSREADY)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
@@ -56,8 +58,11 @@ check: $(READY)
 speed: $(READY) $(PEERSREADY)
 	@$(BIN)/python benchmarks/speed.py --peers-python $(PEERS)/bin/python $(ARGS)
 
-$(PEERSREADY): benchmarks/peers/requirements.txt benchmarks/peers/install
-	@benchmarks/peers/install $(PEERS) $(PYTHON)
+peers: $(PEERSREADY)
+
+# Beside $(VENV), whose torch it sees: made anew with it.
+$(PEERSREADY): $(READY) benchmarks/peers/requirements.txt benchmarks/peers/install
+	@benchmarks/peers/install $(PEERS) $(BIN)/python
 	@touch $@
 
 clean:

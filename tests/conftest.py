@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,3 +76,59 @@ def make_setting() -> Callable[..., Setting]:
         return Setting.model_validate(_merge(base, changes))
 
     return make
+
+
+HANDED_OVER = """
+seed: 4
+dataset: {name: mnist, n_train: 60, n_test: 7, mean: 0.1307, std: 0.3081}
+model: {name: linear}
+recipe: {learning_rate: 0.05, momentum: 0.5, epochs: 3, batch_size: 8}
+full: {runs: 3, checkpoints: 2, chunk: 2}
+half: {runs: 2}
+lds: {subsets: 12, runs: 2, chunk: 5}
+loo: {ids: [50, 3, 17, 4, 21, 30, 8, 44], replicate: 3, chunk: 4}
+"""
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with config and all artefacts of a tiny `mnist_lr`, and Grad-Dot's scores."""
+    from leaveout import cli, plan
+    from leaveout.config import load_setting
+
+    root = tmp_path_factory.mktemp("finished")
+    (root / "config" / "settings").mkdir(parents=True)
+    (root / "config" / "settings" / "mnist_lr.yaml").write_text(HANDED_OVER)
+    (root / "config" / "methods.yaml").write_text("grad_dot:\n")
+    setting = load_setting(root / "config" / "settings" / "mnist_lr.yaml")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(cli, "CONFIG", Path("config"))
+
+        def run(line: str) -> None:
+            assert cli.main(line.split()) == 0, line
+
+        data, folder = "results/mnist_lr/data.safetensors", "results/mnist_lr"
+        run(f"prepare --setting mnist_lr --out {data}")
+        common = f"--setting mnist_lr --data {data}"
+        for layer in ("full", "half", "lds", "loo"):
+            paths = []
+            for chunk in range(len(plan.chunks(setting, layer))):
+                models = layer in ("full", "half")
+                paths.append(
+                    f"{folder}/{'models' if models else 'retrain'}/{layer}/{chunk}.safetensors"
+                )
+                step = f"train --kind {layer}" if models else f"retrain-{layer}"
+                run(f"{step} {common} --chunk {chunk} --out {paths[-1]}")
+            if not models:
+                run(
+                    f"merge-truth --setting mnist_lr --kind {layer} "
+                    f"--out {folder}/truth/{layer}.safetensors {' '.join(paths)}"
+                )
+        scores = f"{folder}/scores/grad_dot/default"
+        run(
+            f"attribute {common} --method grad_dot --full {folder}/models/full/0.safetensors "
+            f"--out {scores}.safetensors --cost {scores}.cost.json"
+        )
+    return root

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "prepare", "train", "retrain-lds", "retrain-loo", "retrain-pbrf", "merge-truth", "attribute",
     "evaluate", "table", "table-page", "cost-table", "figure", "restore", "publish", "plan",
-    "schema",
+    "export", "import", "schema",
 )  # fmt: skip
 
 SETTING = """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from leaveout.workflow import Plan
 
 METRICS = ("lds", "loo", "pbrf")
+LIBRARIES = ("dattri", "kronfluence")
 CONFIG = Path(os.environ.get("LEAVEOUT_CONFIG", "config"))
 PUBLISHED = str(CONFIG / "published.csv")
 DEVICE = os.environ.get("LEAVEOUT_DEVICE", "cpu")
@@ -230,6 +231,18 @@ def _plan(args: argparse.Namespace) -> None:
     print(forecast.as_csv(rows) if args.csv else forecast.as_text(rows), end="")
 
 
+def _export(args: argparse.Namespace) -> None:
+    from leaveout.interop.transfer import export
+
+    print(*export(args.to, args.files, args.out, args.run_number), sep="\n")
+
+
+def _import(args: argparse.Namespace) -> None:
+    from leaveout.interop.transfer import import_truth
+
+    import_truth(args.origin, args.metric, _setting(args), args.data, args.folder, args.out)
+
+
 def _schema(args: argparse.Namespace) -> None:
     from leaveout.config import Setting
 
@@ -334,6 +347,21 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--workloads", type=Path, help="a file of config/workloads instead")
     sub.add_argument("--configfile", type=Path, help="default: config.yaml of the folder")
     sub.add_argument("--csv", action="store_true", help="print CSV, without totals")
+    sub = command("export", _export, "write ground truths and models as another library's files")
+    sub.add_argument("--to", choices=LIBRARIES, required=True, help="whose")
+    sub.add_argument("--out", type=Path, required=True, help="the folder to write in")
+    sub.add_argument(
+        "--run", type=int, dest="run_number", help="one run of a ground truth (default: the mean)"
+    )
+    sub.add_argument("files", type=Path, nargs="+", help="ground truths; for dattri also models")
+    sub = command(
+        "import",
+        _import,
+        "make a ground truth of another library's files",
+        *("setting", "metric", "data", "out"),
+    )
+    sub.add_argument("--from", choices=LIBRARIES, required=True, dest="origin", help="whose")
+    sub.add_argument("folder", type=Path, help="where the files lie")
     command("schema", _schema, "print the JSON schema of a setting, for editors")
     return parser
 

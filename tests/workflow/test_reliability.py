@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -128,18 +129,21 @@ def test_no_pickle_is_ever_opened(
 
 def test_nothing_of_ours_can_open_a_pickle() -> None:
     sources = Path(__file__).parents[2].joinpath("src").rglob("*.py")
-    texts = {path.name: path.read_text() for path in sources}
+    texts = {str(path): path.read_text() for path in sources}
     assert len(texts) > 20
     for name, text in texts.items():
         for word in (
-            "import pickle",
-            "torch.load",
+            "pickle.load",
+            "Unpickler",
             "np.load",
             "joblib",
             "allow_pickle",
             "read_pickle",
         ):
             assert word not in text, f"{name}: {word}"
+    # users' checkpoints come from torch.save: one place opens them, and runs no code in them
+    calls = [call for text in texts.values() for call in re.findall(r"torch\.load\(.*", text)]
+    assert calls == ['torch.load(path, map_location="cpu", weights_only=True)']
 
 
 def test_a_clock_that_runs_ahead(

@@ -1,0 +1,192 @@
+"""Checkpoints of a user's own model at the optima of the proximal Bregman objective."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import warnings
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+from tqdm import tqdm
+
+from leaveout.artefacts import atomic_path
+from leaveout.banks.layout import (
+    BankError,
+    convergence_file,
+    full_file,
+    is_whole,
+    loo_file,
+    open_bank,
+    write_state,
+)
+from leaveout.banks.loaders import Loader, find_samples
+from leaveout.banks.retrain import grow_indices, wanted_ids
+from leaveout.curvature.bregman import CROSS_ENTROPY, SQUARED_ERROR
+from leaveout.retraining.proximal import Proximal, solve_proximal
+
+LOSSES = {"cross_entropy": CROSS_ENTROPY, "squared_error": SQUARED_ERROR}
+
+
+def _state_sha256(model: nn.Module) -> str:
+    sha = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        array = value.detach().cpu().contiguous()
+        sha.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode())
+        sha.update(array.flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _tensors(loader: Loader, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Return the inputs and labels of some samples, collated as the loader does."""
+    collate = default_collate if loader.batch_sampler is None else loader.collate_fn
+    batch = collate([loader.dataset[int(position)] for position in positions])
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise BankError("the loader's batches must be pairs of inputs and labels")
+    inputs, labels = batch
+    if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor):
+        raise BankError("the loader's batches must be pairs of tensors: inputs and labels")
+    return inputs, labels
+
+
+def _write_point(folder: Path, index: int, found: Proximal, row: int) -> None:
+    record = {
+        "converged": bool(found.converged[row]),
+        "gradient_norm": float(found.gradient_norm[row]),
+        "initial_norm": float(found.initial_norm[row]),
+        "steps": int(found.steps[row]),
+    }
+    # first, so that where there is a checkpoint there is its record
+    with atomic_path(convergence_file(folder, index)) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_state(
+        loo_file(folder, index), {name: value[row].clone() for name, value in found.state.items()}
+    )
+
+
+def retrain_pbrf(
+    model: nn.Module,
+    dataloader: Loader,
+    path: str | PathLike[str],
+    indices: Iterable[int] | None = None,
+    *,
+    damping: float = 1e-3,
+    epsilon: float | None = None,
+    loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
+    solver: Literal["newton_cg", "sgd", "adam"] = "newton_cg",
+    steps: int = 50,
+    tolerance: float = 1e-4,
+    learning_rate: float = 0.01,
+) -> None:
+    """Move a trained model to where a sample no longer counts (PBRF, arXiv 2209.05364, 2308.03296).
+
+    For each sample, the optimum of the proximal Bregman objective: the model's outputs on all
+    samples are held by a Bregman divergence, its parameters by a distance, and the sample's loss is
+    taken out. There is no chance in it. What is already there and whole is not solved again; calls
+    for different ``indices`` may run in any order, in any number of processes.
+
+    Args:
+        model: The trained model, theta_s; neither it nor its mode is changed. Dropout is off, batch
+            norm in evaluation mode. It is solved on the device it is on.
+        dataloader: Loader of all training samples, in pairs of inputs (samples, ...) and labels:
+            classes (samples,), int64; for squared error (samples, outputs). All are held in memory.
+        path: The folder of the bank: ``metadata.yml``, ``ids.txt``, ``model_weights.pt`` (theta_s),
+            and for each sample ``index_ID/model_weights.pt``, a state dict on the CPU, parameters
+            in float64, and ``index_ID/convergence.json``: the norm of the objective's gradient at
+            the end and at theta_s, the steps taken, and whether the sample has converged.
+        indices: Ids of the samples, by default all of the loader's.
+        damping: lambda, the weight of half the squared distance from theta_s; positive.
+        epsilon: Change of the sample's weight, where all weights are 1 / samples; by default minus
+            that, which removes it.
+        loss: What ``model`` was trained on: cross-entropy of logits, or half the squared error.
+        solver: ``newton_cg``, or plain full-batch steps of ``sgd`` or ``adam``.
+        steps: Steps at most.
+        tolerance: A sample has converged when the gradient's norm has fallen to this part of what
+            it was at theta_s.
+        learning_rate: Of the plain steps.
+
+    Raises:
+        BankError: An index is no id of the loader's, or the folder holds a bank made by a different
+            call; the message says what differs.
+    """
+    if not damping > 0:
+        raise BankError(f"damping is {damping}; it must be positive")
+    for name, value, known in (
+        ("loss", loss, list(LOSSES)),
+        ("solver", solver, ["newton_cg", "sgd", "adam"]),
+    ):
+        if value not in known:
+            raise BankError(f"{name} is {value!r}; it can be {', '.join(known)}")
+    samples = find_samples(dataloader)
+    asked = wanted_ids(indices, samples)
+    if epsilon is None:
+        epsilon = -1 / len(samples.ids)
+    call = {
+        "mode": "pbrf",
+        "data_length": len(samples.ids),
+        "model": type(model).__name__,
+        "model_sha256": _state_sha256(model),
+        "epsilon": float(epsilon),
+        "damping": float(damping),
+        "loss": loss,
+        "solver": solver,
+        "steps": int(steps),
+        "tolerance": float(tolerance),
+        **({} if solver == "newton_cg" else {"learning_rate": float(learning_rate)}),
+    }
+    folder = Path(path)
+    open_bank(folder, call, samples.ids, grow_indices(asked))
+    if not is_whole(full_file(folder)):
+        write_state(full_file(folder), model.state_dict())
+    todo = [
+        index
+        for index in asked
+        if not (convergence_file(folder, index).exists() and is_whole(loo_file(folder, index)))
+    ]
+    if not todo:
+        return
+    parameter = next(model.parameters())
+    inputs, labels = (t.to(parameter.device) for t in _tensors(dataloader, samples.positions))
+    points = np.searchsorted(samples.ids, todo).tolist()
+    missed = []
+    with tqdm(
+        total=len(todo),
+        desc="PBRF points",
+        unit="point",
+        mininterval=5,
+        file=sys.stderr,
+        ascii=True,
+    ) as bar:
+        for solved, found in solve_proximal(
+            model,
+            inputs,
+            labels,
+            points,
+            epsilon=epsilon,
+            damping=damping,
+            solver=solver,
+            steps=steps,
+            tolerance=tolerance,
+            learning_rate=learning_rate,
+            progress=bar.update,
+            loss=LOSSES[loss],
+        ):
+            for row, point in enumerate(solved):
+                index = int(samples.ids[point])
+                _write_point(folder, index, found, row)
+                if not found.converged[row]:
+                    missed.append(index)
+    if missed:
+        warnings.warn(
+            f"{len(missed)} of {len(todo)} samples have not converged in {steps} steps and will "
+            f"not be counted: {', '.join(map(str, missed))}",
+            stacklevel=2,
+        )

@@ -1,0 +1,1 @@
+"""Ground truth handed over to other libraries, and taken from them."""
