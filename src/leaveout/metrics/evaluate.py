@@ -201,8 +201,12 @@ def split(test_id: Ids, setting: str, root_seed: int) -> dict[str, NDArray[np.bo
     return {"select": select, "report": ~select, "all": np.ones(len(test_id), dtype=bool)}
 
 
-def _aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: str) -> Scores:
-    """Return the scores of the truth's training and test samples, in its order."""
+def aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: str) -> Scores:
+    """Return the scores of the truth's training and test samples, in its order.
+
+    Raises:
+        LeaveoutError: Scores of some sample are missing, or of one that no subset draws from.
+    """
     positions = []
     for what, wanted in (("train", truth.train_id), ("test", truth.test_id)):
         have, order = _sorted_ids(artefact, f"{what}_id")
@@ -224,8 +228,12 @@ def _aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: s
     return Scores(artefact.rows["score"], *positions)
 
 
-def _read_scores(paths: Sequence[Path], setting: str, method: str) -> dict[str, Artefact]:
-    """Read the scores of one method by the label of their hyper-parameters."""
+def read_scores(paths: Sequence[Path], setting: str, method: str) -> dict[str, Artefact]:
+    """Read the scores of one method by the label of their hyper-parameters.
+
+    Raises:
+        LeaveoutError: There are none, or one is damaged, a repetition, or of something else.
+    """
     scores: dict[str, Artefact] = {}
     for path in paths:
         artefact = read(path, "score", leave=["score"])
@@ -250,12 +258,13 @@ def _read_scores(paths: Sequence[Path], setting: str, method: str) -> dict[str, 
     return scores
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Six decimals: enough for any use, and no rounding error of a machine's matrix products."""
     return f"{value:.6f}"
 
 
-def _mean(values: NDArray[np.float64]) -> float:
+def mean(values: NDArray[np.float64]) -> float:
+    """Return the mean of the finite values, NaN if there is none."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")
 
@@ -292,9 +301,9 @@ def evaluate(
             together.
     """
     ground = load_ground_truth(metric, truth)
-    artefacts = _read_scores(scores, setting, method)
+    artefacts = read_scores(scores, setting, method)
     predictions = [
-        ground.predict(_aligned(artefact, ground, truth, metric)) for artefact in artefacts.values()
+        ground.predict(aligned(artefact, ground, truth, metric)) for artefact in artefacts.values()
     ]
     n_runs, n_units, n_test = ground.runs.shape
     outcomes = [ground.runs.mean(axis=0), *ground.runs] if n_runs > 1 else [*ground.runs]
@@ -346,12 +355,12 @@ def evaluate(
     for (p, label), (t, name), (h, half) in cells:
         value = values[p * len(TRUTHS) + t][halves[half]]
         broken = (broken_scores[p] | broken_truth)[halves[half]]
-        low, high = interval(replicates[p * len(TRUTHS) + t, h], _mean(value))
+        low, high = interval(replicates[p * len(TRUTHS) + t, h], mean(value))
         top, top_low, top_high, note = ceilings[name, half]
         rows.append(
             (
                 *(setting, metric, method, label, name, half),
-                *map(_number, (_mean(value), low, high, top, top_low, top_high)),
+                *map(number, (mean(value), low, high, top, top_low, top_high)),
                 *(len(value), int(broken.sum()), int((np.isnan(value) & ~broken).sum())),
                 *(n_units, n_runs, note),
             )
@@ -388,7 +397,7 @@ def _ceilings(
     defined = np.isfinite(values)
     drawn = means(replicate_sums(ground.kind, columns, pairs, counts, test_counts, defined))
     return {
-        (name, half): ceiling(_mean(values[0][halves[half]]), drawn[0, h], runs[name])
+        (name, half): ceiling(mean(values[0][halves[half]]), drawn[0, h], runs[name])
         for name in TRUTHS
         for h, half in enumerate(HALVES)
     }
