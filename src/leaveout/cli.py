@@ -323,8 +323,9 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         _evaluate,
         "measure the scores of one method against a ground truth",
-        *("setting", "metric", "method", "out"),
+        *("setting", "method", "out"),
     )
+    sub.add_argument("--metric", choices=(*METRICS, "lds_variance"), required=True)
     sub.add_argument("--truth", type=Path, required=True, help="the ground truth artefact")
     sub.add_argument("--bootstrap", type=int, default=1000, help="bootstrap draws")
     sub.add_argument("scores", type=Path, nargs="+", help="scores, one a grid point, in grid order")

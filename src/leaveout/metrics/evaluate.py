@@ -18,7 +18,7 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from leaveout.artefacts import Artefact, CorruptArtefactError, Rows, atomic_path
 from leaveout.errors import LeaveoutError
 from leaveout.metrics import lds, loo
 from leaveout.metrics.correlation import Floats, Kind, correlate, is_broken
+from leaveout.metrics.distributional import distributional_targets
 from leaveout.metrics.uncertainty import ceiling, interval, means, replicate_sums, resample_counts
 
 COLUMNS = (
@@ -104,6 +105,11 @@ class GroundTruth:
     runs: Floats
     repeats: Floats
     repeats_note: str
+    worth: tuple[float, float] | None = None
+    """How many of the ``repeats``' runs an outcome is worth, for each of ``TRUTHS``; None if an
+    outcome is a mean of ``runs``, or one."""
+    n_runs: int | None = None
+    """Runs behind the outcomes, if not as many as ``runs`` has."""
 
 
 def _tensors(artefact: Artefact, *names: str) -> list[NDArray[Any]]:
@@ -175,7 +181,35 @@ def _load_loo(path: Path) -> GroundTruth:
     return GroundTruth("pearson", removed_id, test_id, predict, runs, repeats, note)
 
 
-_LOAD: dict[str, Callable[[Path], GroundTruth]] = {"lds": _load_lds, "loo": _load_loo}
+def _load_lds_variance(path: Path) -> GroundTruth:
+    ground = _load_lds(path)
+    count = len(ground.runs)
+    if count < 2:
+        raise LeaveoutError(f"{path}: one run of each subset has no variance; lds.runs: 2 or more.")
+
+    def steadiness(runs: Floats) -> NDArray[np.float64]:
+        return -distributional_targets(np.moveaxis(runs, 0, 1)).variance
+
+    half = count // 2
+    enough = half > 1
+    repeats = [steadiness(ground.runs[k * half : (k + 1) * half]) for k in (0, 1) if enough]
+    # the error of a variance of R (normal) runs goes with 1 / (R - 1)
+    worth = (count - 1) / (half - 1) if enough else 1.0
+    return replace(
+        ground,
+        runs=steadiness(ground.runs)[None],
+        repeats=np.array(repeats) if enough else ground.runs[:1],
+        repeats_note="" if enough else f"{count} runs of each subset; four or more give a ceiling",
+        worth=(worth, worth),
+        n_runs=count,
+    )
+
+
+_LOAD: dict[str, Callable[[Path], GroundTruth]] = {
+    "lds": _load_lds,
+    "loo": _load_loo,
+    "lds_variance": _load_lds_variance,
+}
 
 
 def load_ground_truth(metric: str, path: Path) -> GroundTruth:
@@ -217,7 +251,7 @@ def aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: st
                 "holds. Make the scores and the ground truth from the same setting."
             )
         extra = np.setdiff1d(have, wanted)
-        if what == "train" and metric == "lds" and len(extra):
+        if what == "train" and metric != "loo" and len(extra):
             raise LeaveoutError(
                 f"{artefact.path}: scores train ids {_listed(extra)}, which no subset of "
                 f"{truth_path} draws from. Make scores and ground truth from the same setting."
@@ -286,8 +320,10 @@ def evaluate(
     correlation: it is left out of the mean and counted by its cause.
 
     Args:
-        metric: ``lds`` (Spearman, Park et al. 2303.14186) or ``loo`` (Pearson).
-        truth: Artefact of that kind.
+        metric: ``lds`` (Spearman, Park et al. 2303.14186), ``loo`` (Pearson), or ``lds_variance``:
+            as ``lds``, against minus the variance over runs (d-TDA, 2506.12965), so that a positive
+            score is a sample that steadies training.
+        truth: Artefact of that kind; of kind ``lds`` for ``lds_variance``.
         scores: Score artefacts of one method, in grid order.
         out: CSV to write, with the columns ``COLUMNS``.
         setting: Name of the setting.
@@ -362,7 +398,7 @@ def evaluate(
                 *(setting, metric, method, label, name, half),
                 *map(number, (mean(value), low, high, top, top_low, top_high)),
                 *(len(value), int(broken.sum()), int((np.isnan(value) & ~broken).sum())),
-                *(n_units, n_runs, note),
+                *(n_units, ground.n_runs or n_runs, note),
             )
         )
     with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
@@ -387,7 +423,7 @@ def _ceilings(
     test_counts: NDArray[np.floating[Any]],
 ) -> dict[tuple[str, str], tuple[float, float, float, str]]:
     """Return ceiling, interval and note for each truth and half."""
-    runs = {"mean": len(ground.runs), "single": 1}
+    runs = dict(zip(TRUTHS, ground.worth or (len(ground.runs), 1), strict=True))
     if ground.repeats_note:
         none = (float("nan"),) * 3
         return dict.fromkeys(itertools.product(TRUTHS, HALVES), (*none, ground.repeats_note))

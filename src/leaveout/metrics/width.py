@@ -337,18 +337,19 @@ def lds_width(
     def stream(*identity: str | int) -> np.random.Generator:
         return seeds.generator(root_seed, setting, *identity)
 
-    # the streams of the table, for its rows
-    drawn = stream("bootstrap", "lds", "tests", "report")
-    test_counts = resample_counts(drawn, int(report.sum()), bootstrap)
+    # with all subsets, the streams of the table: these are its rows
+    tests, whole = (("bootstrap", "lds", *of) for of in (("tests", "report"), ("units", n_subsets)))
+    test_counts = resample_counts(stream(*tests), int(report.sum()), bootstrap)
     orders = [stream("lds_width", k).permutation(n_subsets) for k in range(DRAWS)]
     cells: dict[int, list[Measured]] = {}
     for m in grid(n_subsets):
-        counts = resample_counts(stream("bootstrap", "lds", "units", m), m, bootstrap)
         cells[m] = []
-        for order in orders[: DRAWS if m < n_subsets else 1]:
+        for k, order in enumerate(orders[: DRAWS if m < n_subsets else 1]):
+            drawn = stream(*(("lds_width", k, m) if m < n_subsets else whole))
+            counts = resample_counts(drawn, m, bootstrap)
             kept = np.sort(order[:m])
-            cells[m].append(measure([p[kept] for p in predictions], runs[:, kept], counts,
-                                    test_counts))  # fmt: skip
+            of_both = [p[kept] for p in predictions]
+            cells[m].append(measure(of_both, runs[:, kept], counts, test_counts))
     names = [*zip(compare, labels, strict=True), (MINUS.join(compare), MINUS.join(labels))]
     with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, COLUMNS, restval="", lineterminator="\n")
