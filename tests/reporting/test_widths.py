@@ -128,6 +128,9 @@ def test_a_method_without_values_leaves_the_others(drawn):
     figure = drawn(broken=("grad_dot", "if_explicit - grad_dot"))
     curves = [line for line in figure.axes[2].get_lines() if len(line.get_xdata()) == 100]
     assert len(curves) == 2
+    texts = {text.get_text() for text in figure.findobj(Text)}
+    assert {"no value of grad_dot", "no value of if_explicit - grad_dot"} <= texts
+    drawn(broken=tuple(VALUES))
     drawn(subsets=(7,))  # one point, no line through it
 
 

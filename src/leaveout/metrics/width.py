@@ -426,7 +426,7 @@ def _rows(q: int, cells: dict[int, list[Measured]], n_runs: int) -> list[dict[st
             row = _row("needed", "", r) | {"note": "no test sample has a correlation"}
         elif subsets is None:
             row = _row("needed", "", r)
-            row["note"] = f"not with these test samples: endless subsets leave {least:.3f}"
+            row["note"] = f"not with these test samples: endless subsets leave {least:.4f}"
         else:
             subsets = max(_two_digits(subsets), 3)
             row = _row("needed", subsets, r) | _foreseen(splits[r], subsets, whole.noise[r][q])

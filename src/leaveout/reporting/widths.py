@@ -46,6 +46,7 @@ def width_figure(table_csv: Path, out: Path) -> None:
             f"{', '.join(names) or 'nothing'}. Delete the file and make it anew."
         )
     runs = sorted({int(number(row, "runs", table_csv)) for row in rows})
+    trainings = sorted(number(row, "trainings", table_csv) for row in rows)
     shown = [runs[0], runs[-1]] if len(runs) > 1 else runs
     series = {
         (name, r): [row for row in rows if (row["method"], row["runs"]) == (name, str(r))]
@@ -79,6 +80,8 @@ def width_figure(table_csv: Path, out: Path) -> None:
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.set_xlabel("trainings (subsets x runs)")
+            axes.set_xlim(0.8 * trainings[0], 1.25 * trainings[-1])
+        right.set_xlim(0.8 * trainings[0], 1.25 * _FARTHEST * trainings[-1])
         for axes in (left, middle):
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.grid(axis="y", color="0.92", linewidth=0.6)
@@ -102,6 +105,12 @@ def _draw_values(axes: Axes, points: list[Row], k: int, last: bool, path: Path) 
         np.array([number(row, column, path) for row in points])
         for column in ("trainings", "value", "ci_low", "ci_high")
     )
+    if not np.isfinite(y).any():
+        axes.annotate(
+            f"no value of {points[0]['method']}", (0.02, 0.02 + 0.06 * k),
+            xycoords="axes fraction", color=COLOURS[k], fontsize=8,
+        )  # fmt: skip
+        return
     aside = 1.03 if last else 0.97  # lest bars hide each other
     axes.errorbar(
         aside * x, y, yerr=np.maximum([y - low, high - y], 0), linestyle="-" if last else "--",
