@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -35,6 +36,9 @@ from leaveout.errors import LeaveoutError
 FORMAT = "leaveout/1"
 Array = NDArray[Any]
 Dims = Mapping[str, tuple[str, ...]]
+
+TEMPORARY = ".tmp."
+"""In the name of a file that is being written, between eight hex digits and its final name."""
 
 BLOCK_BYTES = 32 << 20
 """How much of an array that stays on disk is in memory at once, about."""
@@ -205,7 +209,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside ``path``, moved over it on success and removed on failure.
 
     The file is flushed to disk before it is renamed, so that ``path`` is either the old file or the
-    whole new one, even after a crash or a full disk.
+    whole new one, even after a crash or a full disk. While it is written it is locked, which tells
+    it from one whose writer was killed (:mod:`leaveout.leftovers`).
 
     Args:
         path: The final path. Its folder is made if it is missing.
@@ -217,13 +222,15 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         LeaveoutError: The file could not be written (disk full, no permission), naming it.
     """
     path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp.{path.name}")
+    temporary = path.with_name(f".{secrets.token_hex(4)}{TEMPORARY}{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as handle:
+        with temporary.open("xb") as handle:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield temporary
             os.fsync(handle.fileno())
-        temporary.replace(path)
+            temporary.replace(path)
     except OSError as error:
         remedy = {
             errno.ENOSPC: "the disk is full: free some space, then run the command again",

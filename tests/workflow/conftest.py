@@ -6,6 +6,7 @@ edits the repository meanwhile changes a run under way.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -186,12 +187,12 @@ def below_truth() -> Callable[..., set[str]]:
 
 
 @pytest.fixture(scope="session")
-def contents() -> Callable[..., dict[str, bytes]]:
-    """Return a function that reads all results of a clone that no clock has a part in."""
+def contents() -> Callable[..., dict[str, str]]:
+    """Return a function that digests all results of a clone that no clock has a part in."""
 
-    def contents(clone: Path, under: str = "results") -> dict[str, bytes]:
+    def contents(clone: Path, under: str = "results") -> dict[str, str]:
         return {
-            str(path.relative_to(clone)): path.read_bytes()
+            str(path.relative_to(clone)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted((clone / under).rglob("*"))
             if path.is_file() and not re.search(r"cost(\.json|_table\.csv)(\.stamp)?$", path.name)
         }

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 Run = Callable[..., tuple[int, str]]
-Contents = Callable[..., dict[str, bytes]]
+Contents = Callable[..., dict[str, str]]
 
 SETTING = "config/settings/tiny.yaml"
 CHUNK = "results/tiny/retrain/lds/1.safetensors"

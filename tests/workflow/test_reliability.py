@@ -15,7 +15,7 @@ import pytest
 Start = Callable[..., "subprocess.Popen[str]"]
 Snakemake = Callable[..., tuple[int, str]]
 Planned = Callable[..., set[str]]
-Contents = Callable[..., dict[str, bytes]]
+Contents = Callable[..., dict[str, str]]
 Run = Callable[..., str]
 
 KILLS = 30
@@ -84,6 +84,8 @@ def test_all_of_them_truncated_at_once(
     for path in FILES:
         whole = (clone / path).read_bytes()
         (clone / path).write_bytes(whole[: len(whole) // 2])
+        # and what a job leaves that is killed while it writes
+        (clone / path).with_name(f".0123abcd.tmp.{Path(path).name}").write_bytes(whole[:100])
     status, output = snakemake(clone)
     assert status == 0, output
     assert contents(clone) == contents(finished)

@@ -15,7 +15,7 @@ import pytest
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., tuple[int, str]]
-Contents = Callable[..., dict[str, bytes]]
+Contents = Callable[..., dict[str, str]]
 
 CHUNKS = "results/tiny/retrain/lds"
 

@@ -5,7 +5,7 @@ from shlex import quote
 
 from snakemake.exceptions import WorkflowError
 
-from leaveout import orphans, runlock
+from leaveout import leftovers, orphans, runlock
 from leaveout.errors import LeaveoutError
 from leaveout.workflow import Plan
 

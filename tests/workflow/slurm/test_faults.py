@@ -51,7 +51,7 @@ def halfway(run: Any, begin: Callable[..., None]) -> Any:
 
 
 @pytest.fixture
-def agrees(finished: Path, contents: Callable[..., dict[str, bytes]]) -> Callable[[Any], None]:
+def agrees(finished: Path, contents: Callable[..., dict[str, str]]) -> Callable[[Any], None]:
     """Return a function that holds a run to have finished each job once, and to have made what
     an undisturbed run without Slurm makes."""
 

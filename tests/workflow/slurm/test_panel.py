@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_digits_panel_runs_through_slurm_to_the_table(
-    run: Any, snakemake: Callable[..., tuple[int, str]], contents: Callable[..., dict[str, bytes]]
+    run: Any, snakemake: Callable[..., tuple[int, str]], contents: Callable[..., dict[str, str]]
 ) -> None:
     # All methods of the panel on one of its settings, with two dampings of the seven. (All of it is
     # 93 jobs, each of which takes some 3 s.)
