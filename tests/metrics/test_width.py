@@ -304,9 +304,9 @@ def test_a_simulation_with_a_known_truth():
 
     # 95% nominal, 100 trials: standard error 2.2%; the bootstrap is wider than need be
     assert (np.mean(held, axis=0) > 0.90).all()
-    # but not by far: own is counted three times, and is here up to half of a variance
+    # but not by more than the root of three, were all of it own; and 7% for the error of `actual`
     actual = np.var(estimates, axis=0, ddof=1)
-    assert (np.mean(widths, axis=0) < 1.6 * 2 * 1.96 * np.sqrt(actual)).all()
+    assert (np.mean(widths, axis=0) < 1.07 * 3**0.5 * 2 * 1.96 * np.sqrt(actual)).all()
     # the variance of 100 estimates has a standard error of 14%
     np.testing.assert_allclose(np.mean(variance, axis=0), actual, rtol=0.4)
     # the split's own width, and that of three times the subsets, against measured ones
