@@ -22,7 +22,7 @@ dataset: {name: digits, n_train: 30, n_test: 6}
 model: {name: linear}
 recipe: {learning_rate: 0.1, epochs: 3, batch_size: 8}
 full: {runs: 2, checkpoints: 2}
-lds: {subsets: 4, runs: 2, chunk: 2}
+lds: {subsets: 4, runs: 2, chunk: 4}
 loo: {ids: {first: 4}, replicate: 2, chunk: 2}
 """
 
@@ -67,8 +67,8 @@ TRAIN = "--setting tiny --data data.safetensors"
 def test_the_steps_one_after_the_other(folder: Path, prepared: Main) -> None:
     for line in (
         f"train {TRAIN} --kind full --chunk 0 --out full.safetensors",
-        f"retrain-lds {TRAIN} --chunk 0 --out lds0.safetensors",
-        f"retrain-lds {TRAIN} --chunk 1 --out lds1.safetensors --threads 2",
+        f"retrain-lds {TRAIN} --chunk 0-0 --out lds0.safetensors",
+        f"retrain-lds {TRAIN} --chunk 1-0 --out lds1.safetensors --threads 2",
         "merge-truth --setting tiny --kind lds --out lds.safetensors lds0.safetensors "
         "lds1.safetensors",
         f"attribute {TRAIN} --method if_explicit --params damping=0.1 --full full.safetensors "
@@ -98,14 +98,20 @@ ATTRIBUTE = f"attribute {TRAIN} --full full.safetensors --out out.safetensors --
     [
         (f"train {TRAIN} --kind full --chunk 9 --out out.safetensors", ["full has 1 chunks", "9"]),
         (f"train {TRAIN} --kind half --chunk -1 --out out.safetensors", ["no chunk -1"]),
-        (f"retrain-lds {TRAIN} --chunk 2 --out out.safetensors", ["lds has 2 chunks, 0 to 1"]),
-        (f"retrain-loo {TRAIN} --chunk 3 --out out.safetensors", ["loo has 3 chunks, 0 to 2"]),
         (
-            "retrain-lds --setting tiny --data gone.safetensors --chunk 0 --out out.safetensors",
+            f"retrain-lds {TRAIN} --chunk 0-2 --out out.safetensors",
+            ["lds has 2 chunks, 0-0 to 1-0"],
+        ),
+        (
+            f"retrain-loo {TRAIN} --chunk 2-0 --out out.safetensors",
+            ["loo has 3 chunks, 0-0 to 1-0"],
+        ),
+        (
+            "retrain-lds --setting tiny --data gone.safetensors --chunk 0-0 --out out.safetensors",
             ["gone.safetensors: no such file", "snakemake gone.safetensors"],
         ),
         (
-            "retrain-lds --setting tyni --data data.safetensors --chunk 0 --out out.safetensors",
+            "retrain-lds --setting tyni --data data.safetensors --chunk 0-0 --out out.safetensors",
             ["tyni.yaml: no such file", "did you mean 'tiny'"],
         ),
         (f"{ATTRIBUTE} --method grad_dto", ["unknown method 'grad_dto'", "grad_dot"]),
@@ -122,7 +128,7 @@ ATTRIBUTE = f"attribute {TRAIN} --full full.safetensors --out out.safetensors --
         ),
         (
             "merge-truth --setting tiny --kind lds --out out.safetensors data.safetensors",
-            ["data.safetensors: it is of kind 'data', expected 'lds'"],
+            ["data.safetensors: it is of kind 'data', expected 'lds-chunk'"],
         ),
     ],
 )
@@ -152,7 +158,7 @@ def test_damaged_data(folder: Path, prepared: Main, damage: str) -> None:
         }[damage]
     )
     before = files(folder)
-    status, errors = prepared(f"retrain-lds {TRAIN} --chunk 0 --out out.safetensors")
+    status, errors = prepared(f"retrain-lds {TRAIN} --chunk 0-0 --out out.safetensors")
     assert status == 1
     assert errors.startswith("leaveout retrain-lds: data.safetensors: ")
     assert "Delete the file and run the same command again" in errors
@@ -168,8 +174,8 @@ def test_a_missing_gpu(folder: Path, prepared: Main) -> None:
     before = files(folder)
     for line in (
         f"train {TRAIN} --kind full --chunk 0 --out out.safetensors --device cuda",
-        f"retrain-lds {TRAIN} --chunk 0 --out out.safetensors --device cuda",
-        f"retrain-loo {TRAIN} --chunk 0 --out out.safetensors --device cuda",
+        f"retrain-lds {TRAIN} --chunk 0-0 --out out.safetensors --device cuda",
+        f"retrain-loo {TRAIN} --chunk 0-0 --out out.safetensors --device cuda",
     ):
         status, errors = prepared(line)
         assert status == 1
@@ -181,7 +187,7 @@ def test_a_missing_gpu(folder: Path, prepared: Main) -> None:
 def test_a_fault_of_the_configuration(folder: Path, prepared: Main) -> None:
     path = folder / "config" / "settings" / "tiny.yaml"
     path.write_text(SETTING.replace("subsets", "subset"))
-    status, errors = prepared(f"retrain-lds {TRAIN} --chunk 0 --out out.safetensors")
+    status, errors = prepared(f"retrain-lds {TRAIN} --chunk 0-0 --out out.safetensors")
     assert status == 1
     assert errors.startswith(f"leaveout retrain-lds: {path}: lds.subset: unknown key")
 
@@ -237,7 +243,7 @@ def test_as_a_process_with_its_configuration_named_by_the_environment(folder: Pa
 
 
 def test_a_device_that_is_none_is_named(folder: Path) -> None:
-    line = f"retrain-lds {TRAIN} --chunk 0 --out out.safetensors"
+    line = f"retrain-lds {TRAIN} --chunk 0-0 --out out.safetensors"
     done = leaveout(*line.split(), LEAVEOUT_DEVICE="gpu")
     assert done.returncode == 2
     assert done.stderr.endswith("argument --device: 'gpu' is neither cpu nor cuda\n")

@@ -120,9 +120,10 @@ def test_the_valid_keys_are_those_of_that_place(tmp_path: Path) -> None:
         ({"model": {"name": "mpl"}}, "model: "),
         ({"name": "other"}, "name: unknown key; a setting is named by its file"),
         (
-            {"lds.subsets": 10_000, "lds.chunk": 1},
+            {"lds.subsets": 10_000, "lds.runs": 1, "lds.chunk": 1},
             "lds.chunk: 10000 in chunks of 1 need 10000 jobs",
         ),
+        ({"lds.runs": 2001}, "lds.runs: 2001 runs need a job each at least, at most 2000 are"),
         ({"full.runs": 3000, "full.chunk": 1}, "full.chunk: 3000 in chunks of 1 need 3000 jobs"),
         ({"lds.chunk": 0}, "lds.chunk: Input should be greater than 0 (got 0)"),
         ({"lds.chunk": 1.5}, "lds.chunk: Input should be a valid integer"),
@@ -147,7 +148,7 @@ def test_ids_of_no_known_form_name_the_key(tmp_path: Path, ids: Any) -> None:
 
 
 def test_the_bound_on_chunks_says_what_would_do(tmp_path: Path) -> None:
-    changes = {"lds.subsets": MAX_CHUNKS * 3 + 1, "lds.chunk": 3}
+    changes = {"lds.subsets": MAX_CHUNKS * 3 + 1, "lds.runs": 1, "lds.chunk": 3}
     text = message(tmp_path, changes)
     assert text.endswith("set lds.chunk to at least 4")
     setting(tmp_path, {**changes, "lds.chunk": 4})

@@ -71,8 +71,8 @@ class Plan:
         return self.config.metrics
 
     def _chunks(self, setting: str, layer: str, folder: str) -> list[str]:
-        count = len(plan.chunks(self.settings[setting], cast(Layer, layer)))
-        return [f"results/{setting}/{folder}/{layer}/{i}.safetensors" for i in range(count)]
+        names = plan.chunks(self.settings[setting], cast(Layer, layer))
+        return [f"results/{setting}/{folder}/{layer}/{name}.safetensors" for name in names]
 
     def models(self, setting: str, kind: str) -> list[str]:
         """Return the files of a setting's full or half models."""
@@ -149,7 +149,7 @@ class Plan:
                 return costs.data_job(work)
             case "models" | "lds" | "loo":
                 layer = wildcards.kind if step == "models" else step
-                return costs.chunk_job(setting, layer, int(wildcards.chunk))
+                return costs.chunk_job(setting, layer, wildcards.chunk)
             case "truth":
                 return costs.truth_job(work, wildcards.metric)
             case "attribute":
@@ -185,7 +185,7 @@ class Plan:
         """Return the parameter function for the key of a chunk of retrainings."""
 
         def key(wildcards: Wildcards) -> str:
-            return plan.train_key(self.settings[wildcards.setting], layer, int(wildcards.chunk))
+            return plan.train_key(self.settings[wildcards.setting], layer, wildcards.chunk)
 
         return key
 
@@ -270,8 +270,8 @@ class Plan:
         found = [Step((data,), (), self.prepare_key(SimpleNamespace(setting=name)))]
         for layer in costs.LAYERS:
             folder = "models" if layer in ("full", "half") else "retrain"
-            for chunk, path in enumerate(self._chunks(name, layer, folder)):
-                w = SimpleNamespace(setting=name, chunk=chunk)
+            for path in self._chunks(name, layer, folder):
+                w = SimpleNamespace(setting=name, chunk=Path(path).stem)
                 found.append(Step((path,), (data,), self.train_key(layer)(w)))
         for metric in self.metrics:
             w = SimpleNamespace(setting=name, metric=metric)

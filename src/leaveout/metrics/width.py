@@ -36,8 +36,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from leaveout import seeds
-from leaveout.artefacts import Artefact, atomic_path, read
+from leaveout import seeds, trainings
+from leaveout.artefacts import ALL, Artefact, atomic_path, read
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.correlation import Floats, correlate, standardise
 from leaveout.metrics.evaluate import (
@@ -323,7 +323,7 @@ def lds_width(
 
     Raises:
         LeaveoutError: A file is missing or damaged, there are fewer than three subsets, a method
-            has no scores, or they do not fit the truth.
+            has no scores, or they do not fit the truth, or come from its models.
     """
     ground = load_ground_truth("lds", truth)
     n_runs, n_subsets, _ = ground.runs.shape
@@ -375,6 +375,7 @@ def _chosen(
         given.setdefault(method, []).append(path)
     if len(set(compare)) != 2:
         raise LeaveoutError(f"compare: expected two methods, got {', '.join(compare) or 'none'}.")
+    header = read(truth, leave=ALL)
     labels, predictions = [], []
     for method in compare:
         if method not in given:
@@ -385,6 +386,7 @@ def _chosen(
         outcome = ground.runs.mean(axis=0)
         best: tuple[float, str, Floats] = (-math.inf, "", outcome)
         for label, artefact in points.items():
+            trainings.check_apart(header, artefact)
             found = ground.predict(aligned(artefact, ground, truth, "lds"))(slice(None))
             # to the six decimals of the metrics, from which the table chooses
             value = float(number(mean(correlate("spearman", found, outcome)[select])))

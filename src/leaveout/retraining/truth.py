@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout import artefacts
+from leaveout import artefacts, trainings
 from leaveout.artefacts import Artefact, CorruptArtefactError
 from leaveout.config import Setting
 from leaveout.plan import items, truth_key
@@ -25,32 +25,45 @@ def _check_ids(chunks: Sequence[Artefact]) -> None:
                 raise CorruptArtefactError(other.path, f"its {name} differ from {first.path}'s")
 
 
-def _check_whole(found: Sequence[int], expected: Sequence[int], chunks: Sequence[Artefact]) -> None:
-    if list(found) != list(expected):
+def _check_whole(setting: Setting, kind: Literal["lds", "loo"], chunks: Sequence[Artefact]) -> None:
+    name = {"lds": "subset_id", "loo": "removed_id"}[kind]
+    found = [(int(i), int(c.tensors["run_id"][0])) for c in chunks for i in c.tensors[name]]
+    expected = items(setting, kind)
+    if found != expected:
         missing = sorted(set(expected) - set(found))[:5]
         extra = sorted(set(found) - set(expected))[:5]
         raise CorruptArtefactError(
             chunks[0].path.parent,
-            f"the chunks in this folder lack {missing}, have too many {extra}, or are out of order",
+            f"the chunks in this folder lack (item, run) {missing}, have too many {extra}, or are "
+            "out of order",
         )
 
 
+def _of_run(chunks: Sequence[Artefact], run: int) -> list[Artefact]:
+    return [c for c in chunks if int(c.tensors["run_id"][0]) == run]
+
+
 def _lds(setting: Setting, chunks: Sequence[Artefact]) -> dict[str, NDArray[np.generic]]:
-    joined = {
-        name: np.concatenate([c.tensors[name] for c in chunks])
-        for name in ("target", "mask", "subset_id")
-    }
-    _check_whole(joined["subset_id"].tolist(), [i for i, _ in items(setting, "lds")], chunks)
-    return joined
+    runs = []
+    for run in range(setting.lds.runs):
+        own = _of_run(chunks, run)
+        runs.append(
+            {
+                name: np.concatenate([c.tensors[name] for c in own])
+                for name in ("target", "mask", "subset_id")
+            }
+        )
+        if not np.array_equal(runs[run]["mask"], runs[0]["mask"]):
+            raise CorruptArtefactError(own[0].path, "its subsets are others than those of run 0")
+    return {**runs[0], "target": np.stack([joined["target"] for joined in runs], axis=1)}
 
 
-def _loo(setting: Setting, chunks: Sequence[Artefact]) -> dict[str, NDArray[np.generic]]:
+def _loo(chunks: Sequence[Artefact]) -> dict[str, NDArray[np.generic]]:
     joined: dict[str, NDArray[np.generic]] = {}
     for run, prefix in ((0, ""), (1, "replicate_")):
-        own = [c for c in chunks if int(c.tensors["run_id"][0]) == run]
+        own = _of_run(chunks, run)
         n_test = len(chunks[0].tensors["test_id"])
         removed = np.concatenate([np.zeros(0, np.int64), *(c.tensors["removed_id"] for c in own)])
-        _check_whole(removed.tolist(), [i for i, r in items(setting, "loo") if r == run], chunks)
         empty = np.zeros((0, n_test), dtype=np.float32)
         joined[f"{prefix}removed_id"] = removed
         targets = np.concatenate([empty, *(c.tensors["target"] for c in own)])
@@ -83,10 +96,10 @@ def merge_truth(
     Raises:
         CorruptArtefactError: A chunk is damaged, missing, twice there or of another setting.
     """
-    kinds = {"lds": "lds", "loo": "loo-chunk"}
-    chunks = [artefacts.read(path, kinds[kind]) for path in chunk_paths]
+    chunks = [artefacts.read(path, f"{kind}-chunk") for path in chunk_paths]
     _check_ids(chunks)
-    joined = _lds(setting, chunks) if kind == "lds" else _loo(setting, chunks)
+    _check_whole(setting, kind, chunks)
+    joined = _lds(setting, chunks) if kind == "lds" else _loo(chunks)
     for name in ("train_id", "test_id"):
         joined[name] = chunks[0].tensors[name]
     artefacts.write(
@@ -94,7 +107,10 @@ def merge_truth(
         kind,
         joined,
         LDS_DIMS if kind == "lds" else LOO_DIMS,
-        provenance(
-            setting, truth_key(setting, kind), by_name(chunks), str(chunks[0].meta["device"])
-        ),
+        {
+            **provenance(
+                setting, truth_key(setting, kind), by_name(chunks), str(chunks[0].meta["device"])
+            ),
+            **trainings.joined(chunks),
+        },
     )
