@@ -19,7 +19,7 @@ TRAIN, TEST, SUBSETS = 30, 20, 25
 TRAIN_ID, TEST_ID, SUBSET_ID = np.arange(100, 100 + TRAIN), np.arange(7, 7 + TEST), np.arange(25)
 
 
-def write(folder, target, mask, scores, order=None):
+def write(folder, target, mask, scores, order=None, **more):
     """Write a truth and the scores {(method, label): array}, their rows in some order."""
     order = order or {}
     train = order.get("train", np.arange(TRAIN))
@@ -34,7 +34,7 @@ def write(folder, target, mask, scores, order=None):
     }
     dims = {name: (name.removesuffix("_id"),) for name in arrays}
     dims |= {"target": ("subset", "run", "test"), "mask": ("subset", "train")}
-    artefacts.write(folder / "lds.safetensors", "lds", arrays, dims, {"setting": "toy"})
+    artefacts.write(folder / "lds.safetensors", "lds", arrays, dims, {"setting": "toy"} | more)
     paths = []
     for (method, label), score in scores.items():
         paths.append(folder / f"{method}-{label}.safetensors")
@@ -42,7 +42,7 @@ def write(folder, target, mask, scores, order=None):
                   "test_id": TEST_ID[test]}  # fmt: skip
         dims = {"score": ("train", "test"), "train_id": ("train",), "test_id": ("test",)}
         meta = {"setting": "toy", "method": method, "label": label, "params": {}}
-        artefacts.write(paths[-1], "score", arrays, dims, meta)
+        artefacts.write(paths[-1], "score", arrays, dims, meta | more)
     return folder / "lds.safetensors", paths
 
 
@@ -236,6 +236,12 @@ def test_what_does_not_fit_is_named(tmp_path, bank):
     with pytest.raises(LeaveoutError, match=r"lds\.safetensors: it has 2 subsets"):
         run(tmp_path, truth, paths)
     assert not (tmp_path / "width.csv").exists()
+
+
+def test_scores_of_the_ground_truths_own_models_are_refused(tmp_path, bank):
+    truth, paths = write(tmp_path, *bank, seed=0, trainings={"models": ["full 0"]})
+    with pytest.raises(LeaveoutError, match="of the models it was computed from are the ground"):
+        run(tmp_path, truth, paths)
 
 
 def test_three_subsets_are_enough_to_say_something(tmp_path, bank):
