@@ -68,6 +68,7 @@ def make_setting() -> Callable[..., Setting]:
         "half": {"runs": 3, "chunk": 2},
         "lds": {"subsets": 5, "runs": 2, "chunk": 2},
         "loo": {"ids": (1, 4, 7, 20, 29), "replicate": 2, "chunk": 2},
+        "pbrf": {"ids": (1, 4, 7, 20, 29), "replicate": 2, "chunk": 2, "damping": 0.1},
     }
 
     def make(**changes: Any) -> Setting:

@@ -12,8 +12,8 @@ from leaveout import artefacts, cli
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
-    "prepare", "train", "retrain-lds", "retrain-loo", "merge-truth", "attribute", "evaluate",
-    "table", "table-page", "cost-table", "figure", "restore", "publish", "plan",
+    "prepare", "train", "retrain-lds", "retrain-loo", "retrain-pbrf", "merge-truth", "attribute",
+    "evaluate", "table", "table-page", "cost-table", "figure", "restore", "publish", "plan",
     "schema", "lds-width", "width-figure",
 )  # fmt: skip
 
@@ -24,6 +24,7 @@ recipe: {learning_rate: 0.1, epochs: 3, batch_size: 8}
 full: {runs: 2, checkpoints: 2}
 lds: {subsets: 4, runs: 2, chunk: 4}
 loo: {ids: {first: 4}, replicate: 2, chunk: 2}
+pbrf: {ids: {first: 4}, replicate: 2, chunk: 4, damping: 0.1}
 """
 
 Main = Callable[..., tuple[int, str]]
@@ -75,6 +76,12 @@ def test_the_steps_one_after_the_other(folder: Path, prepared: Main) -> None:
         "--out s.safetensors --cost s.json",
         f"attribute {TRAIN} --method grad_dot --full full.safetensors "
         "--out d.safetensors --cost d.json",
+        f"retrain-pbrf {TRAIN} --chunk 0 --full full.safetensors --out pbrf0.safetensors",
+        f"retrain-pbrf {TRAIN} --chunk 1 --full full.safetensors --out pbrf1.safetensors",
+        "merge-truth --setting tiny --kind pbrf --out pbrf.safetensors pbrf0.safetensors "
+        "pbrf1.safetensors",
+        "evaluate --setting tiny --metric pbrf --method if_explicit --truth pbrf.safetensors "
+        "--out pbrf.csv --bootstrap 20 s.safetensors",
         "evaluate --setting tiny --metric lds --method if_explicit --truth lds.safetensors "
         "--out lds.csv --bootstrap 20 s.safetensors",
         "evaluate --setting tiny --metric lds_variance --method if_explicit "
@@ -105,6 +112,18 @@ ATTRIBUTE = f"attribute {TRAIN} --full full.safetensors --out out.safetensors --
         (
             f"retrain-loo {TRAIN} --chunk 2-0 --out out.safetensors",
             ["loo has 3 chunks, 0-0 to 1-0"],
+        ),
+        (
+            f"retrain-pbrf {TRAIN} --chunk 2-0 --full full.safetensors --out out.safetensors",
+            ["pbrf has 2 chunks, 0-0 to 1-0"],
+        ),
+        (
+            f"retrain-pbrf {TRAIN} --chunk 1-0 --full gone.safetensors --out out.safetensors",
+            ["gone.safetensors: no such file"],
+        ),
+        (
+            f"retrain-pbrf {TRAIN} --chunk 1-0 --full data.safetensors --out out.safetensors",
+            ["data.safetensors: it is of kind 'data', expected 'models'"],
         ),
         (
             "retrain-lds --setting tiny --data gone.safetensors --chunk 0-0 --out out.safetensors",

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import pytest
@@ -21,6 +21,7 @@ from leaveout.config import (
     parse_config,
     select_methods,
 )
+from leaveout.plan import prepare_key
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = sorted((ROOT / "config" / "settings").glob("*.yaml"))
@@ -75,6 +76,7 @@ MLP = {"name": "mlp", "hidden": [4]}
         ({"half.ratoi": 0.5}, "half.ratoi", "ratio"),
         ({"lds.subset": 3}, "lds.subset", "subsets"),
         ({"loo.replicates": 3}, "loo.replicates", "replicate"),
+        ({"pbrf.dampening": 3}, "pbrf.dampening", "damping"),
     ],
 )
 def test_an_unknown_key_names_file_key_and_nearest(
@@ -110,8 +112,49 @@ def test_the_valid_keys_are_those_of_that_place(tmp_path: Path) -> None:
         ({"loo.ids": [3, 30]}, "loo.ids: [30] lie outside the training slice 0..29 (dataset.n_tr"),
         ({"loo.ids": [-1, 3]}, "loo.ids: [-1] lie outside the training slice 0..29"),
         ({"loo.ids": {"first": 31}}, "loo.ids.first: 31 is more than dataset.n_train = 30"),
+        ({"pbrf.ids": [3, 30]}, "pbrf.ids: [30] lie outside the training slice 0..29 (dataset.n_"),
+        ({"pbrf.ids": {"first": 31}}, "pbrf.ids.first: 31 is more than dataset.n_train = 30"),
+        ({"pbrf.damping": 0}, "pbrf.damping: Input should be greater than 0 (got 0)"),
+        ({"pbrf.steps": 0}, "pbrf.steps: Input should be greater than 0 (got 0)"),
+        ({"pbrf.tolerance": 0}, "pbrf.tolerance: Input should be greater than 0 (got 0)"),
+        (
+            {"pbrf.solver": "newton"},
+            "pbrf.solver: unknown value 'newton'; did you mean 'newton_cg'",
+        ),
+        (
+            {
+                "pbrf.ids": {"first": 2500},
+                "dataset": {"name": "mnist", "n_train": 3000, "n_test": 9},
+                "pbrf.chunk": 1,
+            },
+            "pbrf.chunk: 2600 in chunks of 1 need 2600 jobs",
+        ),
         ({"dataset.name": "minst"}, "dataset.name: unknown value 'minst'; did you mean 'mnist'?"),
         ({"dataset.source": "hbu"}, "dataset.source: unknown value 'hbu'; did you mean 'hub'?"),
+        ({"dataset.source": "hub"}, "dataset.source: digits has no source 'hub'"),
+        (
+            {"dataset.name": "fashion_mnist", "dataset.source": "hub"},
+            "dataset.source: fashion_mnist has no source 'hub'. Valid: bundled, idx",
+        ),
+        (
+            {"dataset.classes": [2, 12]},
+            "dataset.classes: digits has no class 12; the nearest is 9. Valid: 0 to 9",
+        ),
+        ({"dataset.classes": [-1, 2]}, "dataset.classes: digits has no class -1; the nearest is 0"),
+        ({"dataset.classes": [2, 2]}, "dataset.classes: the classes must be distinct, and two at"),
+        ({"dataset.classes": [2]}, "dataset.classes: the classes must be distinct, and two at"),
+        ({"dataset.classes": []}, "dataset.classes: the classes must be distinct, and two at"),
+        ({"dataset.classes": "all"}, "dataset.classes: "),
+        ({"dataset.label_noise": {"fraction": 0}}, "dataset.label_noise.fraction: Input should be"),
+        ({"dataset.label_noise": {"fraction": 1.1}}, "dataset.label_noise.fraction: Input should"),
+        (
+            {"dataset.label_noise": {"fraction": 0.01}},
+            "dataset.label_noise: fraction: 0.01 of 30 samples is none",
+        ),
+        (
+            {"dataset.label_noise": {"fraction": 0.1, "fractoin": 0.1}},
+            "dataset.label_noise.fractoin: unknown key; did you mean 'fraction'?",
+        ),
         ({"lds.pairing": "mask"}, "lds.pairing: unknown value 'mask'. Valid: none, drop"),
         ({"recipe.optimizer": "adam"}, "recipe.optimizer: "),
         ({"model": {**MLP, "hidden": []}}, "model.hidden: "),
@@ -135,16 +178,18 @@ def test_bad_values(tmp_path: Path, changes: dict[str, Any], expected: str) -> N
     assert message(tmp_path, changes).startswith(expected)
 
 
+@pytest.mark.parametrize("layer", ["loo", "pbrf"])
 @pytest.mark.parametrize("ids", [[1, 1], []])
-def test_left_out_ids_are_distinct_and_some(tmp_path: Path, ids: list[int]) -> None:
-    with pytest.raises(ConfigError, match=r"loo\.ids.*the ids must be distinct, and one at least"):
-        setting(tmp_path, {"loo.ids": ids})
+def test_left_out_ids_are_distinct_and_some(tmp_path: Path, layer: str, ids: list[int]) -> None:
+    with pytest.raises(ConfigError, match=rf"{layer}\.ids.*the ids must be distinct, and one at l"):
+        setting(tmp_path, {f"{layer}.ids": ids})
 
 
-@pytest.mark.parametrize("ids", ["some", {"frist": 3}, 3])
-def test_ids_of_no_known_form_name_the_key(tmp_path: Path, ids: Any) -> None:
-    with pytest.raises(ConfigError, match=r"tiny.yaml: loo\.ids"):
-        setting(tmp_path, {"loo.ids": ids})
+@pytest.mark.parametrize("layer", ["loo", "pbrf"])
+@pytest.mark.parametrize("ids", ["some", {"frist": 3}, {"spaced": 1}, 3])
+def test_ids_of_no_known_form_name_the_key(tmp_path: Path, layer: str, ids: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"tiny.yaml: {layer}\.ids"):
+        setting(tmp_path, {f"{layer}.ids": ids})
 
 
 def test_the_bound_on_chunks_says_what_would_do(tmp_path: Path) -> None:
@@ -232,10 +277,31 @@ def test_checkpoints_are_even_and_end_at_the_end(
     assert found.checkpoint_epochs() == expected
 
 
-def test_loo_ids(tmp_path: Path) -> None:
-    assert setting(tmp_path, {}).loo_ids() == tuple(range(30))
-    assert setting(tmp_path, {"loo.ids": {"first": 3}}).loo_ids() == (0, 1, 2)
-    assert setting(tmp_path, {"loo.ids": [9, 2]}).loo_ids() == (9, 2)
+@pytest.mark.parametrize("layer", ["loo", "pbrf"])
+def test_ids_taken_out(tmp_path: Path, layer: Literal["loo", "pbrf"]) -> None:
+    everything = tuple(range(30))
+    for ids, expected in (
+        ("all", everything),
+        ({"first": 3}, (0, 1, 2)),
+        ({"spaced": 4}, (0, 7, 15, 22)),
+        ({"spaced": 30}, everything),
+        ({"spaced": 31}, everything),
+        ([9, 2], (9, 2)),
+    ):
+        made = setting(tmp_path, {f"{layer}.ids": ids, f"{layer}.replicate": 2})
+        found, again = made.removed(layer)
+        assert found == expected
+        assert again == (found[0], found[len(found) // 2])
+    default = setting(tmp_path, {"dataset.n_train": 1000})
+    assert default.removed("loo")[0] == tuple(range(1000))
+    assert default.removed("pbrf")[0] == tuple(range(0, 1000, 2))
+
+
+def test_a_second_run_of_pbrf_needs_a_second_full_run(tmp_path: Path) -> None:
+    for runs, count in ((1, 0), (2, 30)):
+        found = setting(tmp_path, {"full.runs": runs})
+        assert len(found.removed("pbrf")[1]) == count
+        assert len(found.removed("loo")[1]) == 30
 
 
 # the top-level configuration
@@ -409,6 +475,39 @@ def test_a_broken_method_of_ones_own(
 # what ships
 
 
+def test_every_setting_stands_in_the_table_of_settings() -> None:
+    table = (ROOT / "docs" / "settings.md").read_text().partition("## A setting of")[0]
+    cells = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    named: list[str] = []
+    for cell in cells:
+        for name in re.findall(r"`(\w+)`", cell):
+            ending = name.rpartition("_")[2]  # `_drop` is of the family of the name before it
+            named.append(named[-1].rpartition("_")[0] + f"_{ending}" if name[0] == "_" else name)
+    assert sorted(named) == [path.stem for path in SETTINGS]
+
+
+@pytest.mark.parametrize(
+    ("noisy", "clean"),
+    [
+        ("mnist_lr_noise10", "mnist_lr"),
+        ("mnist_mlp_noise10", "mnist_mlp"),
+        ("fashion2_mlp_noise10", "fashion2_mlp"),
+    ],
+)
+def test_settings_with_noise_are_the_clean_ones_but_for_sizes(noisy: str, clean: str) -> None:
+    one, other = (load_setting(ROOT / f"config/settings/{name}.yaml") for name in (noisy, clean))
+    assert one.dataset.label_noise is not None
+    assert one.dataset.model_copy(update={"label_noise": None}) == other.dataset
+    for section in ("seed", "model", "recipe", "full", "half", "lds"):
+        assert getattr(one, section) == getattr(other, section)
+
+
+def test_noisy_settings_on_mnist_share_the_prepared_samples() -> None:
+    names = ("mnist_lr_noise10", "mnist_mlp_noise10", "mnist_lr")
+    first, second, clean = (load_setting(ROOT / f"config/settings/{n}.yaml") for n in names)
+    assert prepare_key(first) == prepare_key(second) != prepare_key(clean)
+
+
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.stem)
 def test_shipped_settings_load_and_fit_the_editors_schema(path: Path) -> None:
     assert load_setting(path).name == path.stem
@@ -452,7 +551,7 @@ def test_the_published_setting_is_the_papers() -> None:
     found = load_setting(ROOT / "config" / "settings" / "mnist_lr.yaml")
     assert (found.dataset.n_train, found.dataset.n_test) == (5000, 500)
     assert (found.full.runs, found.half.runs, found.lds.subsets, found.lds.runs) == (10, 50, 100, 2)
-    assert found.loo_ids() == tuple(range(5000))
+    assert found.removed("loo")[0] == tuple(range(5000))
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -13,18 +14,21 @@ import torch
 from torch import nn
 
 from leaveout import artefacts, costs, plan
-from leaveout.config import Dataset, Method, Setting
+from leaveout.config import Method, Setting
 from leaveout.costs import HARDWARE, Layer, Workload
+from leaveout.data import catalogue
+from leaveout.data.catalogue import DATASETS, Name
 from leaveout.data.prepare import prepare
 from leaveout.models.build import initialise
 from leaveout.retraining.lds import retrain_lds
 from leaveout.retraining.loo import retrain_loo
 from leaveout.retraining.models import train_models
+from leaveout.retraining.pbrf import retrain_pbrf
 from leaveout.retraining.truth import merge_truth
 from leaveout.training import engine
 
 Make = Callable[..., Setting]
-LAYERS: tuple[Layer, ...] = ("full", "half", "lds", "loo")
+LAYERS: tuple[Layer, ...] = ("full", "half", "lds", "loo", "pbrf")
 MODELS: list[dict[str, Any]] = [
     {"name": "linear"},
     {"name": "mlp", "hidden": (7,)},
@@ -75,13 +79,17 @@ def test_a_network_is_what_torch_builds(make_setting: Make, model: dict[str, Any
 
 
 def test_data_sets_have_the_shapes_of_their_files(make_setting: Make, tmp_path: Path) -> None:
-    names = get_args(Dataset.model_fields["name"].annotation)
-    assert set(names) == set(costs.INPUTS) == set(costs.CLASSES)
-    for name in names:
-        prepare(make_setting(dataset={"name": name}), tmp_path / name)
+    assert set(get_args(Name)) == set(DATASETS)
+    for name, facts in DATASETS.items():
+        setting = make_setting(dataset={"name": name, "classes": (4, 2)})
+        prepare(setting, tmp_path / name)
         data = artefacts.read(tmp_path / name)
-        assert (1, *data.tensors["train_inputs"].shape[1:]) == costs.INPUTS[name]  # one channel
-        assert data.meta["n_classes"] == costs.CLASSES[name]
+        inputs = data.tensors["train_inputs"]
+        assert (1, *inputs.shape[1:]) == facts.shape  # one channel
+        assert inputs.dtype.itemsize == facts.stored
+        assert inputs.max() == facts.full_scale
+        assert data.meta["n_classes"] == costs.workload(setting).network.outputs == 2
+        assert costs.workload(make_setting(dataset={"name": name})).network.outputs == 10
 
 
 @pytest.mark.parametrize("model", MODELS[:3], ids=str)
@@ -90,12 +98,12 @@ def test_data_sets_have_the_shapes_of_their_files(make_setting: Make, tmp_path: 
 def test_stacks_are_as_large_as_the_engine_makes_them(
     make_setting: Make, model: dict[str, Any], momentum: float, shared: bool
 ) -> None:
-    for data, shape in costs.INPUTS.items():
+    for data, facts in DATASETS.items():
         setting = make_setting(
             dataset={"name": data}, model=model, recipe={"momentum": momentum, "batch_size": 70}
         )
-        module = initialise(setting.model, shape, 10, 0)
-        made = engine._cached_size(module, torch.zeros(shape), setting.recipe, shared)
+        module = initialise(setting.model, facts.shape, 10, 0)
+        made = engine._cached_size(module, torch.zeros(facts.shape), setting.recipe, shared)
         assert costs.stack_size(costs.workload(setting), shared) == made
 
 
@@ -109,7 +117,9 @@ def test_nothing_of_the_machine_is_looked_at() -> None:
             [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
         )
     }
-    assert imported == {"__future__", "itertools", "math", "dataclasses", "functools", "typing"}
+    allowed = {"__future__", "itertools", "math", "dataclasses", "functools", "typing"}
+    assert imported == {*allowed, "leaveout.data.catalogue"}  # which imports no more than this
+    assert set(re.findall(r"(?m)^from (\S+)", Path(catalogue.__file__).read_text())) <= allowed
     # of math only what is exact; a logarithm may differ in its last bit between machines
     used = {
         n.attr
@@ -161,6 +171,19 @@ def test_the_time_of_one_model_term_by_term() -> None:
     per_step = on.step / 128 + 40 * on.momentum + on.drawn / 128
     paired = costs.training_seconds(stacked, shared=True)
     assert paired == pytest.approx(50 * per_sample + 6 * per_step)
+
+
+def test_a_point_of_pbrf_takes_its_passes_over_the_training_samples(make_setting: Make) -> None:
+    once = costs.proximal_seconds(work(n_test=0, pbrf_passes=1))
+    assert costs.proximal_seconds(work(n_test=0, pbrf_passes=7)) == pytest.approx(7 * once)
+    assert costs.proximal_seconds(work(n_test=0, pbrf_passes=1, n_train=3000)) == (
+        pytest.approx(3 * once)
+    )
+    found = [
+        costs.workload(make_setting(pbrf={"solver": solver, "steps": 30})).pbrf_passes
+        for solver in ("newton_cg", "sgd", "adam")
+    ]
+    assert found == [costs.PASSES, 30, 30]
 
 
 # chunks
@@ -268,6 +291,7 @@ def test_files_are_as_large_as_foretold(
         model=model,
         dataset={"n_train": 900, "n_test": 700},
         loo={"ids": {"first": 12}},
+        pbrf={"ids": {"first": 12}, "steps": 1, "tolerance": 0.5},
         recipe={"epochs": 2, "batch_size": 300},
     )
     of, data = costs.workload(setting), tmp_path / "data"
@@ -281,11 +305,14 @@ def test_files_are_as_large_as_foretold(
                 retrain_lds(setting, name, data, path, "cpu")
             elif layer == "loo":
                 retrain_loo(setting, name, data, path, "cpu")
+            elif layer == "pbrf":
+                base = tmp_path / f"full{plan.base_chunk(setting, name)}"
+                retrain_pbrf(setting, name, data, base, path, "cpu")
             else:
                 train_models(setting, layer, name, data, path, "cpu")
             made[path] = job
             paths.append(path)
-        if layer in ("lds", "loo"):
+        if layer in ("lds", "loo", "pbrf"):
             merge_truth(setting, layer, paths, tmp_path / f"truth-{layer}")
             made[tmp_path / f"truth-{layer}"] = costs.truth_job(of, layer)
     for path, job in made.items():

@@ -51,7 +51,7 @@ def changed(before: dict[str, str]) -> set[str]:
     return {step for step in before if before[step] != after[step]}
 
 
-TRAININGS = {"full", "half", "lds", "loo"}
+TRAININGS = {"full", "half", "lds", "loo", "pbrf"}
 
 
 def test_comments_docstrings_and_layout_do_not_count(edit: Edit) -> None:
@@ -72,6 +72,7 @@ def test_comments_docstrings_and_layout_do_not_count(edit: Edit) -> None:
         ("training/losses.py", 'reduction="none"', 'reduction="sum"', {*TRAININGS, "attribute"}),
         ("retraining/lds.py", "kept=np", "kept=0 * np", {"lds"}),
         ("retraining/loo.py", "removed=position", "removed=0", {"loo"}),
+        ("retraining/pbrf.py", "float64", "float32", {"pbrf"}),
         ("retraining/truth.py", "1e-2", "1e-3", {"truth"}),
         ("retraining/subsets.py", "* ratio", "* ratio * 1", {"full", "half", "lds"}),
         ("data/digits.py", "1797", "1796", {"prepare"}),

@@ -12,7 +12,8 @@ from leaveout import plan
 from leaveout.config import ConfigError, Method, Setting
 
 Make = Callable[..., Setting]
-LAYERS: list[plan.Layer] = ["full", "half", "lds", "loo"]
+REMOVALS: list[plan.Layer] = ["loo", "pbrf"]
+LAYERS: list[plan.Layer] = ["full", "half", "lds", "loo", "pbrf"]
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -33,11 +34,14 @@ def test_chunks_by_time_hold_every_training_exactly_once(make_setting: Make) -> 
     sizes = {"full": {"runs": 70}, "half": {"runs": 200}, "lds": {"subsets": 300, "runs": 7}}
     auto = {layer: {"chunk": "auto", **sizes.get(layer, {})} for layer in LAYERS}
     auto["loo"] |= {"ids": "all", "replicate": 100, "pairing": "none"}
+    auto["pbrf"] |= {"ids": "all", "replicate": 100, "solver": "sgd", "steps": 100_000}
     setting = make_setting(**slow, **auto)
     for layer in LAYERS:
         cut = plan.chunks(setting, layer)
         assert [item for part in cut.values() for item in part] == plan.items(setting, layer)
         assert len(cut) > 1
+        if layer in REMOVALS:
+            assert all(len({run for _, run in part}) == 1 for part in cut.values())
     for more in ({"subsets": 500}, {"runs": 8}, {"subsets": 350, "runs": 9}):
         grown = make_setting(**slow, **auto | {"lds": auto["lds"] | more})
         assert set(keys(setting, "lds")) < set(keys(grown, "lds"))
@@ -48,10 +52,14 @@ def test_items(make_setting: Make) -> None:
     assert plan.items(setting, "full") == plan.items(setting, "half") == [(0, 0), (1, 1), (2, 2)]
     assert plan.items(setting, "lds") == [(s, run) for run in range(2) for s in range(5)]
     ids = (1, 4, 7, 20, 29)
-    assert plan.items(setting, "loo") == [*((i, 0) for i in ids), (1, 1), (7, 1)]
+    for layer in REMOVALS:
+        assert plan.items(setting, layer) == [*((i, 0) for i in ids), (1, 1), (7, 1)]
+    alone = make_setting(full={"runs": 1})
+    assert plan.items(alone, "pbrf") == [(i, 0) for i in ids]
+    assert plan.items(alone, "loo") == plan.items(setting, "loo")
 
 
-@pytest.mark.parametrize("layer", ["lds", "loo"])
+@pytest.mark.parametrize("layer", ["lds", *REMOVALS])
 def test_a_chunk_holds_one_run_and_is_named_by_it(make_setting: Make, layer: plan.Layer) -> None:
     for size in (1, 2, 3, 4, 6, 7, 100):
         setting = make_setting(**{layer: {"chunk": size}})
@@ -59,10 +67,23 @@ def test_a_chunk_holds_one_run_and_is_named_by_it(make_setting: Make, layer: pla
             assert {run for _, run in part} == {int(name.split("-")[0])}
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_pbrf_starts_from_the_full_models_that_hold_its_run(make_setting: Make, size: int) -> None:
+    setting = make_setting(full={"chunk": size})
+    for name, part in plan.chunks(setting, "pbrf").items():
+        ((run,),) = {(run,) for _, run in part}
+        assert (run, run) in plan.chunk(setting, "full", plan.base_chunk(setting, name))
+    with pytest.raises(ConfigError, match="pbrf has 4 chunks"):
+        plan.base_chunk(setting, "2-0")
+
+
+@pytest.mark.parametrize("layer", REMOVALS)
 @pytest.mark.parametrize("count", [0, 1, 3, 5, 50])
-def test_replicated_ids_are_evenly_spaced_and_distinct(make_setting: Make, count: int) -> None:
-    setting = make_setting(loo={"ids": "all", "replicate": count})
-    again = [i for i, run in plan.items(setting, "loo") if run == 1]
+def test_replicated_ids_are_evenly_spaced_and_distinct(
+    make_setting: Make, layer: plan.Layer, count: int
+) -> None:
+    setting = make_setting(**{layer: {"ids": "all", "replicate": count}})
+    again = [i for i, run in plan.items(setting, layer) if run == 1]
     assert len(again) == len(set(again)) == min(count, 30)
     gaps = {b - a for a, b in zip(again, [*again[1:], 30 + (again or [0])[0]], strict=False)}
     assert not gaps or max(gaps) - min(gaps) <= 1
@@ -87,6 +108,7 @@ def keys(setting: Setting, layer: plan.Layer) -> list[str]:
         ("full", {"runs": 8}),
         ("half", {"runs": 8}),
         ("loo", {"ids": (1, 4, 7, 20, 29, 3, 5), "replicate": 2}),
+        ("pbrf", {"ids": (1, 4, 7, 20, 29, 3, 5), "replicate": 2}),
     ],
 )
 def test_more_items_leave_whole_chunks_as_they_were(
@@ -103,7 +125,7 @@ def test_more_items_leave_whole_chunks_as_they_were(
     grown = set(keys(make_setting(**{layer: more}), layer))
     if more == {"runs": 3}:  # whatever the other runs' chunks hold, they stay
         whole = keys(base, layer)
-    if layer == "loo":  # which ids are replicated depends on all of them: those come last
+    if layer in REMOVALS:  # which ids are replicated depends on all of them: those come last
         whole = whole[:-1]
     assert set(whole) <= grown
 
@@ -132,6 +154,13 @@ OWN: dict[plan.Layer, list[dict[str, Any]]] = {
     "half": [{"half": {"ratio": 0.4}}],
     "lds": [{"lds": {"ratio": 0.4}}, {"lds": {"pairing": "drop"}}],
     "loo": [{"loo": {"pairing": "drop"}}, {"loo": {"shuffle": False}}],
+    "pbrf": [
+        {"pbrf": {"damping": 0.2}},
+        {"pbrf": {"solver": "sgd"}},
+        {"pbrf": {"steps": 7}},
+        {"pbrf": {"tolerance": 1e-3}},
+        {"pbrf": {"learning_rate": 0.1}},
+    ],
 }
 
 
@@ -195,6 +224,7 @@ def all_keys(setting: Setting) -> list[str]:
         *(key for layer in LAYERS for key in keys(setting, layer)),
         plan.truth_key(setting, "lds"),
         plan.truth_key(setting, "loo"),
+        plan.truth_key(setting, "pbrf"),
         plan.attribute_key(setting, method, {"damping": 1.0}),
         plan.evaluate_key(setting, "lds", "m", 100),
         plan.report_key("table", "lds"),
@@ -225,3 +255,25 @@ def test_the_key_of_a_truth_follows_what_it_joins(make_setting: Make) -> None:
         make_setting(lds={"chunk": 5}), "lds"
     )
     assert plan.prepare_key(make_setting()) != plan.prepare_key(make_setting(dataset={"mean": 0.5}))
+
+
+def test_what_decides_the_prepared_data(make_setting: Make) -> None:
+    def key(**changes: Any) -> str:
+        return plan.prepare_key(make_setting(**changes))
+
+    noise = {"label_noise": {"fraction": 0.1}}
+    mnist = {"name": "mnist", "n_train": 30, "n_test": 6}
+    different = [
+        {},
+        {"dataset": mnist},
+        {"dataset": {"classes": (2, 4)}},
+        {"dataset": {"classes": (4, 2)}},
+        {"dataset": noise},
+        {"dataset": {"label_noise": {"fraction": 0.2}}},
+        {"dataset": noise, "seed": 4},
+    ]
+    assert len({key(**changes) for changes in different}) == len(different)
+    # nothing is drawn without noise, and settings that share data share the draw
+    assert key() == key(seed=4) == key(name="other", model={"name": "mlp", "hidden": [3]})
+    assert key(dataset=noise) == key(dataset=noise, name="other")
+    assert key(dataset=mnist) == key(dataset={**mnist, "source": "hub"})

@@ -56,6 +56,20 @@ def test_files_of_models(panel: Plan) -> None:
     assert found[0] == "results/digits_lr/retrain/loo/0-0.safetensors"
 
 
+def test_a_chunk_of_pbrf_reads_the_one_file_that_holds_its_run(panel: Plan) -> None:
+    setting = panel.settings["digits_lr"]
+    split = setting.model_copy(update={"full": setting.full.model_copy(update={"chunk": 1})})
+    panel.settings["digits_lr"] = split
+    files = panel.models("digits_lr", "full")
+    assert len(files) == 10
+    steps = {step.outputs[0]: step.inputs for step in panel.steps("published.csv")}
+    for name, part in plan.chunks(split, "pbrf").items():
+        asked = wild(setting="digits_lr", chunk=name)
+        assert panel.base_model(asked) == files[part[0][1]]
+        made = f"results/digits_lr/retrain/pbrf/{name}.safetensors"
+        assert steps[made] == ("results/digits_lr/data.safetensors", files[part[0][1]])
+
+
 def test_half_models_only_for_methods_that_need_them(panel: Plan) -> None:
     asked = wild(setting="digits_lr", method="grad_dot")
     assert panel.half_models(asked) == []
@@ -77,7 +91,7 @@ def test_files_of_scores_and_metrics(panel: Plan) -> None:
     assert {Path(p).suffix for p in panel.all_scores(".json")} == {".json"}
     csvs = panel.metric_csvs(wild(metric="lds"))
     assert len(set(csvs)) == len(panel.methods) * len(panel.settings)
-    assert len(panel.truths()) == 2 * len(panel.settings)
+    assert len(panel.truths()) == 3 * len(panel.settings)
 
 
 def test_keys_are_the_plans(panel: Plan) -> None:

@@ -23,7 +23,7 @@ from leaveout.errors import LeaveoutError
 if TYPE_CHECKING:
     from leaveout.workflow import Plan
 
-METRICS = ("lds", "loo")
+METRICS = ("lds", "loo", "pbrf")
 CONFIG = Path(os.environ.get("LEAVEOUT_CONFIG", "config"))
 PUBLISHED = str(CONFIG / "published.csv")
 DEVICE = os.environ.get("LEAVEOUT_DEVICE", "cpu")
@@ -67,6 +67,13 @@ def _retrain_loo(args: argparse.Namespace) -> None:
 
     _use_threads(args.threads)
     retrain_loo(_setting(args), args.chunk, args.data, args.out, args.device)
+
+
+def _retrain_pbrf(args: argparse.Namespace) -> None:
+    from leaveout.retraining.pbrf import retrain_pbrf
+
+    _use_threads(args.threads)
+    retrain_pbrf(_setting(args), args.chunk, args.data, args.full, args.out, args.device)
 
 
 def _merge_truth(args: argparse.Namespace) -> None:
@@ -306,6 +313,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--kind", choices=("full", "half"), required=True)
     command("retrain-lds", _retrain_lds, "retrain on one chunk of random subsets", *trains)
     command("retrain-loo", _retrain_loo, "retrain with each sample of a chunk left out", *trains)
+    sub = command(
+        "retrain-pbrf",
+        _retrain_pbrf,
+        "move a full model to where a chunk's samples count less",
+        *trains,
+    )
+    sub.add_argument("--full", type=Path, required=True, help="the full models of the chunk's run")
     sub = command("merge-truth", _merge_truth, "put a ground truth together", "setting", "out")
     sub.add_argument("--kind", choices=METRICS, required=True)
     sub.add_argument("chunks", type=Path, nargs="+")

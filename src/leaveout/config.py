@@ -14,13 +14,14 @@ import importlib.util
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -35,6 +36,7 @@ from pydantic import (
 )
 
 from leaveout import costs
+from leaveout.data.catalogue import DATASETS, Name
 from leaveout.errors import LeaveoutError
 from leaveout.subset_file import Subsets, read_subsets
 
@@ -57,22 +59,78 @@ class _Closed(BaseModel):
     )
 
 
+class LabelNoise(_Closed):
+    """Training labels flipped on purpose, for mislabel detection."""
+
+    fraction: float = Field(gt=0, le=1)
+    """Part of the training labels that is flipped, each to another class, all being equally likely;
+    drawn from `seed` and the data set's name, so that settings with the same noise on the same
+    training samples share the flips. Their ids are kept in the prepared file."""
+
+
 class Dataset(_Closed):
     """Which samples, and how they are normalised."""
 
-    name: Literal["mnist", "digits"]
+    name: Name
     """Data set, see leaveout.data."""
     source: Literal["bundled", "hub", "idx"] = "bundled"
-    """`bundled` ships with the package and needs no network; `hub` downloads the pinned files;
-    `idx` reads the official ones from the folder that LEAVEOUT_MNIST_IDX_DIR names."""
+    """`bundled` ships with the package and needs no network; `hub` downloads the pinned files
+    (mnist); `idx` reads the official ones from the folder that LEAVEOUT_MNIST_IDX_DIR or
+    LEAVEOUT_FASHION_MNIST_IDX_DIR names."""
+    classes: tuple[int, ...] | None = None
+    """Only samples of these classes, labelled 0, 1, ... in the order given here; by default all."""
     n_train: int = Field(gt=1)
-    """Training samples: the first ones, in file order."""
+    """Training samples: the first ones, in file order (of the classes asked for)."""
     n_test: int = Field(gt=3)
-    """Test samples: the first ones, in file order."""
+    """Test samples: the first ones, in file order (of the classes asked for)."""
+    label_noise: LabelNoise | None = None
+    """Flipped training labels; by default none."""
     mean: float = 0.0
     """Subtracted from the inputs, after scaling them to [0, 1]."""
     std: float = Field(default=1.0, gt=0)
     """The inputs are divided by it."""
+
+    @field_validator("source")
+    @classmethod
+    def _source_is_there(cls, source: str, info: ValidationInfo) -> str:
+        name = info.data.get("name")  # absent if it is wrong itself
+        if name and source not in DATASETS[name].sources:
+            raise ValueError(
+                f"{name} has no source {source!r}{_nearest(source, [*DATASETS[name].sources])}"
+            )
+        return source
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_are_there(
+        cls, classes: tuple[int, ...] | None, info: ValidationInfo
+    ) -> tuple[int, ...] | None:
+        name = info.data.get("name")
+        if classes is None or not name:
+            return classes
+        last = DATASETS[name].classes - 1
+        for found in classes:
+            if not 0 <= found <= last:
+                raise ValueError(
+                    f"{name} has no class {found}; the nearest is {min(max(found, 0), last)}. "
+                    f"Valid: 0 to {last}"
+                )
+        if len(classes) < 2 or len(set(classes)) != len(classes):
+            raise ValueError(f"the classes must be distinct, and two at least; got {classes}")
+        return classes
+
+    @field_validator("label_noise")
+    @classmethod
+    def _noise_is_some(cls, noise: LabelNoise | None, info: ValidationInfo) -> LabelNoise | None:
+        n_train = info.data.get("n_train")
+        if noise and n_train and not round(noise.fraction * n_train):
+            raise ValueError(f"fraction: {noise.fraction} of {n_train} samples is none")
+        return noise
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes the samples have, and a model outputs."""
+        return DATASETS[self.name].classes if self.classes is None else len(self.classes)
 
 
 class Linear(_Closed):
@@ -219,11 +277,35 @@ class FirstIds(_Closed):
     """How many."""
 
 
+class SpacedIds(_Closed):
+    """Ids at even distances in the training slice: a sorted data set does not mislead."""
+
+    spaced: int = Field(gt=1)
+    """How many, at most."""
+
+
+def _distinct(ids: Any) -> Any:
+    if isinstance(ids, tuple) and (not ids or len(set(ids)) != len(ids)):
+        raise ValueError("the ids must be distinct, and one at least")
+    return ids
+
+
+Ids = Annotated[Literal["all"] | FirstIds | SpacedIds | tuple[int, ...], AfterValidator(_distinct)]
+
+
+def _spaced(ids: Sequence[int], most: int) -> tuple[int, ...]:
+    """Return so many of the ids, at even distances; all of them if they are no more."""
+    count = min(most, len(ids))
+    return tuple(ids[len(ids) * i // count] for i in range(count))
+
+
 class LOO(_Closed):
     """Retraining with one sample left out."""
 
-    ids: Literal["all"] | FirstIds | tuple[int, ...] = "all"
-    """Which samples are left out, one at a time: `all`, `{first: n}`, or a list of ids."""
+    ids: Ids = "all"
+    """Which samples are left out, one at a time: `all`, `{first: n}`, `{spaced: n}` (so many at
+    most, evenly spaced), or a list of ids: places in the training slice, counted from 0 (with
+    `dataset.classes`, among the samples of these)."""
     pairing: Pairing = "mask"
     """`mask`: the full run with the id taken out of its batch, all else equal. `drop`: the same
     initialisation and order, what stays is batched anew. `none`: independent initialisation and
@@ -235,12 +317,30 @@ class LOO(_Closed):
     chunk: Chunk = "auto"
     """Samples per job; `auto` sizes jobs by time, see `hardware`."""
 
-    @field_validator("ids")
-    @classmethod
-    def _ids_are_distinct(cls, ids: Any) -> Any:
-        if isinstance(ids, tuple) and (not ids or len(set(ids)) != len(ids)):
-            raise ValueError("the ids must be distinct, and one at least")
-        return ids
+
+class PBRF(_Closed):
+    """Proximal Bregman response: a full model moved to the minimum without one sample."""
+
+    ids: Ids = SpacedIds(spaced=500)
+    """Which samples are taken out, one at a time: `all`, `{first: n}`, `{spaced: n}` (so many at
+    most, evenly spaced), or a list of ids."""
+    damping: float = Field(default=1e-3, gt=0)
+    """Weight of half the squared distance from the full model; the damping of an influence
+    function with the Gauss-Newton matrix of the mean loss."""
+    solver: Literal["newton_cg", "sgd", "adam"] = "newton_cg"
+    """`newton_cg`: Newton's method by conjugate gradients. `sgd`, `adam`: plain steps."""
+    steps: int = Field(default=50, gt=0)
+    """Steps at most; a point that has not converged by then is reported and not counted."""
+    tolerance: float = Field(default=1e-4, gt=0)
+    """A point has converged when the norm of its objective's gradient has fallen to so small a part
+    of what it was at the full model."""
+    learning_rate: float = Field(default=0.01, gt=0)
+    """Step size of the plain steps."""
+    replicate: int = Field(default=100, ge=0)
+    """So many of the points, evenly spaced, are solved from full run 1 too, for the ceiling; none
+    where there is one full run."""
+    chunk: Chunk = "auto"
+    """Samples per job; `auto` sizes jobs by time, see `hardware`."""
 
 
 class Setting(_Closed):
@@ -268,21 +368,24 @@ class Setting(_Closed):
     """Retraining on subsets."""
     loo: LOO = LOO()
     """Retraining with one sample left out."""
+    pbrf: PBRF = PBRF()
+    """Full models moved to where a sample's absence would have them."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         n_train = self.dataset.n_train
-        if isinstance(self.loo.ids, tuple):
-            outside = [i for i in self.loo.ids if not 0 <= i < n_train]
-            if outside:
+        for name, ids in (("loo", self.loo.ids), ("pbrf", self.pbrf.ids)):
+            if isinstance(ids, tuple):
+                outside = [i for i in ids if not 0 <= i < n_train]
+                if outside:
+                    raise ValueError(
+                        f"{name}.ids: {outside[:5]} lie outside the training slice "
+                        f"0..{n_train - 1} (dataset.n_train); remove them or enlarge the slice"
+                    )
+            if isinstance(ids, FirstIds) and ids.first > n_train:
                 raise ValueError(
-                    f"loo.ids: {outside[:5]} lie outside the training slice 0..{n_train - 1} "
-                    "(dataset.n_train); remove them or enlarge the slice"
+                    f"{name}.ids.first: {ids.first} is more than dataset.n_train = {n_train}"
                 )
-        if isinstance(self.loo.ids, FirstIds) and self.loo.ids.first > n_train:
-            raise ValueError(
-                f"loo.ids.first: {self.loo.ids.first} is more than dataset.n_train = {n_train}"
-            )
         if own := self.lds.own:
             for place, last in zip(own.places, own.largest, strict=True):
                 if last >= n_train:
@@ -303,8 +406,7 @@ class Setting(_Closed):
 
     def _chunks_are_few(self) -> None:
         work = costs.workload(self)
-        layers: tuple[costs.Layer, ...] = ("full", "half", "lds", "loo")
-        for section in layers:
+        for section in costs.LAYERS:
             counts = costs.parts(work, section)
             if len(counts) > MAX_CHUNKS:  # before they are counted one by one
                 raise ValueError(
@@ -328,16 +430,21 @@ class Setting(_Closed):
                 f"fewer, name faster hardware, or set {section}.chunk to at least {enough}"
             )
 
-    def loo_ids(self) -> tuple[int, ...]:
-        """Return the ids to leave out, in order."""
-        match self.loo.ids:
+    def removed(self, layer: Literal["loo", "pbrf"]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids to take out, in order, and those of them that get a second run."""
+        section = self.loo if layer == "loo" else self.pbrf
+        everything = range(self.dataset.n_train)
+        match section.ids:
             case "all":
-                return tuple(range(self.dataset.n_train))
+                ids = tuple(everything)
             case FirstIds(first=first):
-                return tuple(range(first))
-            case ids:
-                assert isinstance(ids, tuple)
-                return ids
+                ids = tuple(range(first))
+            case SpacedIds(spaced=most):
+                ids = _spaced(everything, most)
+            case tuple(listed):
+                ids = listed
+        again = layer == "loo" or self.full.runs > 1  # PBRF starts from a full run
+        return ids, _spaced(ids, section.replicate) if again else ()
 
     def checkpoint_epochs(self) -> tuple[int, ...]:
         """Return after which epochs (counted from 1) a full run keeps a checkpoint."""
@@ -352,7 +459,7 @@ class Config(_Closed):
     """Names of files in config/settings, without the ending."""
     methods: Literal["all"] | tuple[str, ...] = "all"
     """Entries of config/methods.yaml, or `all`."""
-    metrics: tuple[Literal["lds", "loo"], ...] = ("lds", "loo")
+    metrics: tuple[Literal["lds", "loo", "pbrf"], ...] = ("lds", "loo")
     """Which metrics."""
     compare: tuple[str, str] | None = None
     """Two of the methods: how narrow the intervals of their LDS and of its difference get with more

@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
+from leaveout.data.catalogue import DATASETS
+
 if TYPE_CHECKING:  # the configuration asks this module how many chunks it makes
     from leaveout.config import Method, Model, Scalar, Setting
 
-Layer = Literal["full", "half", "lds", "loo"]
+Layer = Literal["full", "half", "lds", "loo", "pbrf"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)
 
 SHORTEST = 5 * 60.0
@@ -31,19 +33,15 @@ SHORTEST = 5 * 60.0
 SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 """Items of a whole chunk: round, for who asks for round numbers then has whole chunks only, and
 adding to a layer of whole chunks trains nothing again."""
-MOST: dict[Layer, int] = {"full": 10, "half": 50, "lds": 50, "loo": 1000}
+MOST: dict[Layer, int] = {"full": 10, "half": 50, "lds": 50, "loo": 1000, "pbrf": 100}
 """Items of a chunk, at most: few enough for several cores, enough to fill the engine's stacks."""
+
+PASSES = 100.0
+"""Passes forward and backward over the training samples until a point of PBRF has converged by
+Newton's method: gradients, and products with the Gauss-Newton matrix."""
 
 FLOAT = 4
 """Bytes of a number."""
-
-INPUTS = {"mnist": (1, 28, 28), "digits": (1, 8, 8)}
-"""Shape of one sample of each data set."""
-
-STORED = {"mnist": 1, "digits": FLOAT}
-"""Bytes of one of its numbers in the prepared file."""
-
-CLASSES = {"mnist": 10, "digits": 10}
 
 
 @dataclass(frozen=True)
@@ -186,6 +184,8 @@ class Workload:
         lds_runs: Models of each.
         loo: Left-out samples, of each run.
         loo_shared: Whether all leave-one-out models see the batches of one run.
+        pbrf: Points of PBRF, of each run.
+        pbrf_passes: Passes over the training samples for each.
         stored: Bytes of a number of a sample on disk: 1 where pixels are kept as they are.
         chunk: Items of a chunk, for the layers where the configuration fixes them.
     """
@@ -208,6 +208,8 @@ class Workload:
     lds_runs: int = 1
     loo: tuple[int, ...] = ()
     loo_shared: bool = True
+    pbrf: tuple[int, ...] = ()
+    pbrf_passes: float = PASSES
     stored: int = FLOAT
     chunk: tuple[tuple[Layer, int], ...] = ()
 
@@ -294,18 +296,17 @@ def _cnn(
 def workload(setting: Setting) -> Workload:
     """Return what the costs of a setting depend on."""
     data, recipe, lds, loo = setting.dataset, setting.recipe, setting.lds, setting.loo
-    left_out = len(setting.loo_ids())
-    again = min(loo.replicate, left_out)
     fixed: dict[Layer, int | str] = {
         "full": setting.full.chunk,
         "half": setting.half.chunk,
         "lds": lds.chunk,
         "loo": loo.chunk,
+        "pbrf": setting.pbrf.chunk,
     }
     return Workload(
         name=setting.name,
         hardware=setting.hardware,
-        network=network(setting.model, INPUTS[data.name], CLASSES[data.name]),
+        network=network(setting.model, DATASETS[data.name].shape, data.n_classes),
         n_train=data.n_train,
         n_test=data.n_test,
         epochs=recipe.epochs,
@@ -319,11 +320,18 @@ def workload(setting: Setting) -> Workload:
         # of a user's own subsets an upper bound, so that chunks do not move when lines are added
         lds_ratio=1.0 if lds.own else lds.ratio,
         lds_runs=lds.runs,
-        loo=(left_out, again) if again else (left_out,),
+        loo=_counts(setting, "loo"),
         loo_shared=loo.pairing != "none",
-        stored=STORED[data.name],
+        pbrf=_counts(setting, "pbrf"),
+        pbrf_passes=PASSES if setting.pbrf.solver == "newton_cg" else float(setting.pbrf.steps),
+        stored=DATASETS[data.name].stored,
         chunk=tuple((k, size) for k, size in fixed.items() if isinstance(size, int)),
     )
+
+
+def _counts(setting: Setting, layer: Literal["loo", "pbrf"]) -> tuple[int, ...]:
+    """Return how many ids each run of a layer takes out."""
+    return tuple(len(ids) for ids in setting.removed(layer) if ids)
 
 
 # time
@@ -370,6 +378,15 @@ def training_seconds(work: Workload, ratio: float = 1.0, shared: bool = False) -
     return visits * a_visit + steps * a_step + work.n_test * net.forward / rate
 
 
+def proximal_seconds(work: Workload) -> float:
+    """Return the seconds of moving a full model to the PBRF of one point, and testing it."""
+    net, on = work.network, HARDWARE[work.hardware]
+    rate = on.linear if net.stacked else on.other
+    a_visit = net.train / rate + net.outputs * on.output
+    a_visit += net.activations * (on.hidden if net.stacked else on.activation)
+    return work.pbrf_passes * work.n_train * a_visit + work.n_test * net.forward / rate
+
+
 def item_seconds(work: Workload, layer: Layer) -> float:
     """Return the seconds of one item of a layer: one training."""
     match layer:
@@ -381,6 +398,8 @@ def item_seconds(work: Workload, layer: Layer) -> float:
             return training_seconds(work, work.lds_ratio)
         case "loo":
             return training_seconds(work, shared=work.loo_shared)
+        case "pbrf":
+            return proximal_seconds(work)
 
 
 # chunks
@@ -400,6 +419,8 @@ def parts(work: Workload, layer: Layer) -> tuple[int, ...]:
             return (work.lds,) * work.lds_runs
         case "loo":
             return work.loo
+        case "pbrf":
+            return work.pbrf
 
 
 def chunk_size(work: Workload, layer: Layer) -> int:
@@ -478,6 +499,8 @@ def _chunk_disk(work: Workload, layer: Layer, size: int) -> float:
             return ids + size * (targets + work.n_train + 8.0)
         case "loo":  # and the full run
             return ids + (size + 1) * (targets + 8.0)
+        case "pbrf":  # and the full model; losses in float64, and how the solver ended
+            return ids + (size + 1) * (2 * targets + 8.0) + size * 25.0
 
 
 def _training_memory(work: Workload, layer: Layer, size: int) -> float:
@@ -486,6 +509,8 @@ def _training_memory(work: Workload, layer: Layer, size: int) -> float:
     held = on.memory + 2 * _data_bytes(work) + 3 * _chunk_disk(work, layer, size)
     if on.gpus:  # the models are on the GPU
         return held
+    if layer == "pbrf":
+        return held + _proximal_memory(work, size)
     shared = layer == "loo" and work.loo_shared
     models = min(size + 1, stack_size(work, shared))
     states = 2 + work.optimizer_states + (work.checkpoints if layer == "full" else 0)
@@ -496,6 +521,15 @@ def _training_memory(work: Workload, layer: Layer, size: int) -> float:
     return held + models * (stack * FLOAT + order)
 
 
+def _proximal_memory(work: Workload, size: int) -> float:
+    """Return the bytes of moving some points of PBRF at once, in float64."""
+    net, n = work.network, work.n_train
+    one = 16.0 * ((net.activations + net.outputs) * n + 8 * net.parameters)
+    dense = net.parameters <= 10_000 and net.modules == 2 and size > 8
+    curvature = 3 * 8.0 * net.parameters**2 if dense else 512e6
+    return 8.0 * n * net.inputs + 3 * max(one, min(size * one, 256e6)) + curvature
+
+
 def data_job(work: Workload) -> Job:
     """Return what preparing the data takes."""
     size = _data_bytes(work)
@@ -503,7 +537,7 @@ def data_job(work: Workload) -> Job:
     return Job(CPU.start + size / 20e6, CPU.memory + 4 * size, disk)
 
 
-def truth_job(work: Workload, layer: Literal["lds", "loo"]) -> Job:
+def truth_job(work: Workload, layer: Literal["lds", "loo", "pbrf"]) -> Job:
     """Return what putting a ground truth together takes."""
     # what all its chunks hold, with what several of them repeat standing there once
     ids = 8.0 * (work.n_train + work.n_test)

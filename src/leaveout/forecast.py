@@ -40,7 +40,8 @@ class Row:
 
     Attributes:
         setting: Name of the setting.
-        layer: ``data``, ``full``, ``half``, ``lds``, ``loo``, ``truth``, ``features``, ``scores``.
+        layer: ``data``, ``full``, ``half``, ``lds``, ``loo``, ``pbrf``, ``truth``, ``features``,
+            ``scores``.
         jobs: What its jobs take.
     """
 
@@ -86,7 +87,7 @@ def setting_rows(
 
 
 def _rows(work: Workload, layers: Sequence[Layer], more: dict[str, list[Job]]) -> list[Row]:
-    truths = [costs.truth_job(work, layer) for layer in layers if layer in ("lds", "loo")]
+    truths = [costs.truth_job(work, layer) for layer in layers if layer in ("lds", "loo", "pbrf")]
     found: dict[str, Sequence[Job]] = {
         "data": [costs.data_job(work)],
         **{layer: [*costs.chunk_jobs(work, layer).values()] for layer in layers},
@@ -111,7 +112,8 @@ def load_workloads(path: Path) -> list[tuple[Workload, int, int]]:
         try:
             values = dict(entry)
             projection, scores = values.pop("projection"), values.pop("scores")
-            values["loo"] = tuple(values.get("loo", ()))
+            for layer in ("loo", "pbrf"):
+                values[layer] = tuple(values.get(layer, ()))
             net = Network(**values.pop("network"))
             found.append((Workload(name=name, network=net, **values), projection, scores))
         except (TypeError, KeyError, ValueError) as error:

@@ -19,6 +19,7 @@ from typing import Any
 from leaveout import costs
 from leaveout.config import ConfigError, Method, Scalar, Setting
 from leaveout.costs import Layer as Layer
+from leaveout.data.catalogue import DATASETS
 from leaveout.digest import code_digest
 
 CODE = {
@@ -27,6 +28,7 @@ CODE = {
     "half": "leaveout.retraining.models",
     "lds": "leaveout.retraining.lds",
     "loo": "leaveout.retraining.loo",
+    "pbrf": "leaveout.retraining.pbrf",
     "truth": "leaveout.retraining.truth",
     "attribute": "leaveout.attribution.run",
     "evaluate": "leaveout.metrics.evaluate",
@@ -61,8 +63,8 @@ def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:
     """Return all trainings of a layer as (item, run), in the order they are cut into chunks.
 
     The item is a run for full and half models (run is then the same), a subset for LDS, and a
-    sample id for LOO, of which the replicated ones have a run 1. All of one run come before the
-    next run's.
+    sample's place in the training slice for LOO and PBRF, of which the replicated ones have a run
+    1. All of one run come before the next run's.
     """
     match layer:
         case "full" | "half":
@@ -70,21 +72,14 @@ def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:
         case "lds":
             lds = setting.lds
             return [(subset, run) for run in range(lds.runs) for subset in range(lds.count)]
-        case "loo":
-            ids = setting.loo_ids()
-            return [(i, 0) for i in ids] + [(i, 1) for i in _replicated(setting)]
-
-
-def _replicated(setting: Setting) -> list[int]:
-    """Return the ids that get a second run: evenly spaced, lest a sorted data set mislead."""
-    ids = setting.loo_ids()
-    count = min(setting.loo.replicate, len(ids))
-    return [ids[len(ids) * i // count] for i in range(count)]
+        case "loo" | "pbrf":
+            ids, again = setting.removed(layer)
+            return [(i, 0) for i in ids] + [(i, 1) for i in again]
 
 
 @cache  # every chunk's key asks for all of them
 def chunks(setting: Setting, layer: Layer) -> dict[str, list[tuple[int, int]]]:
-    """Return the trainings of each chunk by its name; a chunk of LDS or LOO holds one run only.
+    """Return the trainings of each chunk by its name; a chunk holds one run only, but of models.
 
     Chunks lie on a grid that begins anew with each run and does not depend on how many items or
     runs there are, so whatever is added leaves whole chunks as they are. Where the configuration
@@ -111,6 +106,16 @@ def chunk(setting: Setting, layer: Layer, name: str) -> list[tuple[int, int]]:
     return cut[name]
 
 
+def base_chunk(setting: Setting, name: str) -> str:
+    """Return which chunk of full models holds the run that a chunk of PBRF starts from.
+
+    Raises:
+        ConfigError: There is no such chunk of PBRF.
+    """
+    run = chunk(setting, "pbrf", name)[0][1]
+    return next(full for full, part in chunks(setting, "full").items() if (run, run) in part)
+
+
 def _key(step: str, **decides: Any) -> str:
     return json.dumps({"step": step, "code": code_digest(CODE[step]), **decides}, sort_keys=True)
 
@@ -128,7 +133,15 @@ def _training(setting: Setting) -> dict[str, Any]:
 def prepare_key(setting: Setting) -> str:
     """Return the key of data preparation."""
     # wherever they come from, the samples are checked to be the same
-    return _key("prepare", dataset=setting.dataset.model_dump(exclude={"source"}))
+    dataset = setting.dataset.model_dump(exclude={"source"}, exclude_none=True)
+    if setting.dataset.label_noise is not None:  # nothing else is drawn
+        dataset["label_noise"]["seed"] = setting.seed
+    return _key(
+        "prepare",
+        dataset=dataset,
+        full_scale=DATASETS[setting.dataset.name].full_scale,
+        n_classes=setting.dataset.n_classes,
+    )
 
 
 def train_key(setting: Setting, layer: Layer, name: str) -> str:

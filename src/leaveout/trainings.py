@@ -62,6 +62,23 @@ def record(trials: Iterable[Trial], n_train: int, shared: Iterable[Trial] = ()) 
     }
 
 
+def moved(base: Trial, positions: Iterable[int], n_train: int) -> Record:
+    """Return the header's entry for a full model moved to where one sample counts no more (PBRF).
+
+    Args:
+        base: The training of the full model, which scores may well be computed from.
+        positions: The samples, one a model.
+        n_train: Training samples of the setting.
+    """
+    start = name(base, n_train)
+    return {
+        "trainings": {
+            "models": [f"{start} moved off {position}" for position in positions],
+            "shared": [start],
+        }
+    }
+
+
 def joined(files: Sequence[Artefact]) -> Record:
     """Return the entry of a file made from others: all their models; none if one has no record."""
     records = [file.meta.get("trainings") for file in files]

@@ -82,6 +82,11 @@ class Plan:
         """Return the chunks behind a ground truth."""
         return self._chunks(wildcards.setting, wildcards.metric, "retrain")
 
+    def base_model(self, wildcards: Wildcards) -> str:
+        """Return the file of full models that a chunk of PBRF starts from."""
+        name = plan.base_chunk(self.settings[wildcards.setting], wildcards.chunk)
+        return f"results/{wildcards.setting}/models/full/{name}.safetensors"
+
     def full_models(self, wildcards: Wildcards) -> list[str]:
         """Return the full models of a setting."""
         return self.models(wildcards.setting, "full")
@@ -147,7 +152,7 @@ class Plan:
         match step:
             case "prepare":
                 return costs.data_job(work)
-            case "models" | "lds" | "loo":
+            case "models" | "lds" | "loo" | "pbrf":
                 layer = wildcards.kind if step == "models" else step
                 return costs.chunk_job(setting, layer, wildcards.chunk)
             case "truth":
@@ -272,7 +277,8 @@ class Plan:
             folder = "models" if layer in ("full", "half") else "retrain"
             for path in self._chunks(name, layer, folder):
                 w = SimpleNamespace(setting=name, chunk=Path(path).stem)
-                found.append(Step((path,), (data,), self.train_key(layer)(w)))
+                base = (self.base_model(w),) if layer == "pbrf" else ()
+                found.append(Step((path,), (data, *base), self.train_key(layer)(w)))
         for metric in self.metrics:
             w = SimpleNamespace(setting=name, metric=metric)
             path = f"results/{name}/truth/{metric}.safetensors"

@@ -12,6 +12,8 @@ from leaveout.metrics import uncertainty
 from leaveout.metrics.evaluate import COLUMNS, evaluate, split
 from leaveout.metrics.lds import lds
 from leaveout.metrics.loo import loo
+from leaveout.metrics.pbrf import pbrf
+from leaveout.retraining.layout import PBRF_DIMS
 
 TRAIN, TEST, UNITS = 40, 24, 30
 TRAIN_ID = np.arange(100, 100 + TRAIN)
@@ -47,6 +49,20 @@ def truth():
             "train_id": TRAIN_ID,
             "test_id": TEST_ID,
         },
+        "pbrf": {
+            "target": full + score[:, None] + 0.1 * rng.normal(size=(TRAIN, 1, TEST)),
+            "full_target": full,
+            "point_id": TRAIN_ID,
+            "converged": np.ones(TRAIN, dtype=np.uint8),
+            "replicate_target": again_full
+            + score[::2, None]
+            + rng.normal(size=(len(again_id), 1, TEST)),
+            "replicate_full_target": again_full,
+            "replicate_point_id": again_id,
+            "replicate_converged": np.ones(len(again_id), dtype=np.uint8),
+            "train_id": TRAIN_ID,
+            "test_id": TEST_ID,
+        },
     }
 
 
@@ -64,9 +80,14 @@ DIMS = {
 }
 
 
+def dims_of(kind, name):
+    if kind == "pbrf" and name in PBRF_DIMS:
+        return PBRF_DIMS[name]
+    return DIMS.get(name, ("subset" if kind == "lds" else "removed", "run", "test"))
+
+
 def write_truth(path, kind, tensors):
-    dims = {name: DIMS.get(name, ()) for name in tensors}
-    dims["target"] = ("subset" if kind == "lds" else "removed", "run", "test")
+    dims = {name: dims_of(kind, name) for name in tensors}
     artefacts.write(path, kind, tensors, dims, {"setting": "toy"})
     return path
 
@@ -97,7 +118,7 @@ def cell(rows, truth, half, params="default"):
     return row
 
 
-@pytest.mark.parametrize("metric", ["lds", "loo"])
+@pytest.mark.parametrize("metric", ["lds", "loo", "pbrf"])
 def test_values_are_those_of_the_metric_per_truth_and_half(tmp_path, truth, metric):
     noisy = truth["score"] + np.random.default_rng(1).normal(size=(TRAIN, TEST))
     scores = [
@@ -113,6 +134,8 @@ def test_values_are_those_of_the_metric_per_truth_and_half(tmp_path, truth, metr
     def per_test(score, losses, full):
         if metric == "lds":
             return lds(score, tensors["mask"], losses)
+        if metric == "pbrf":
+            return pbrf(score, losses, full, tensors["converged"].astype(bool))
         return loo(score, losses, full)
 
     full = tensors.get("full_target", np.zeros((2, TEST)))
@@ -134,9 +157,10 @@ def test_values_are_those_of_the_metric_per_truth_and_half(tmp_path, truth, metr
                 )
                 assert row["n_samples"] == str(len(target))
                 assert row["n_runs"] == str(target.shape[1])
+                assert row["n_unconverged"] == "0"
 
 
-@pytest.mark.parametrize("metric", ["lds", "loo"])
+@pytest.mark.parametrize("metric", ["lds", "loo", "pbrf"])
 def test_order_of_rows_in_any_file_changes_nothing(tmp_path, truth, metric):
     score = truth["score"] + np.random.default_rng(1).normal(size=(TRAIN, TEST))
     rows = run(tmp_path, metric, truth[metric], write_score(tmp_path / "a", score))
@@ -147,18 +171,17 @@ def test_order_of_rows_in_any_file_changes_nothing(tmp_path, truth, metric):
     )
     assert run(tmp_path, metric, truth[metric], moved) == rows
     order = {name: rng.permutation(size) for name, size in
-             {"train": TRAIN, "test": TEST, "subset": UNITS, "removed": TRAIN,
-              "replicate_removed": TRAIN // 2}.items()}  # fmt: skip
+             {"train": TRAIN, "test": TEST, "subset": UNITS, "removed": TRAIN, "point": TRAIN,
+              "replicate_removed": TRAIN // 2, "replicate_point": TRAIN // 2}.items()}  # fmt: skip
     shuffled = {}
     for name, array in truth[metric].items():
-        first = "subset" if metric == "lds" else "removed"
-        for axis, dim in enumerate(DIMS.get(name, (first, "run", "test"))):
+        for axis, dim in enumerate(dims_of(metric, name)):
             array = np.take(array, order[dim], axis=axis) if dim in order else array
         shuffled[name] = array
     assert run(tmp_path, metric, shuffled, moved) == rows
 
 
-@pytest.mark.parametrize("metric", ["lds", "loo"])
+@pytest.mark.parametrize("metric", ["lds", "loo", "pbrf"])
 def test_a_perfect_predictor_gives_one_and_its_negative_minus_one(tmp_path, truth, metric):
     tensors = truth[metric].copy()
     if metric == "lds":
@@ -171,7 +194,7 @@ def test_a_perfect_predictor_gives_one_and_its_negative_minus_one(tmp_path, trut
         assert {float(row["ci_low"]) for row in rows} == {sign}
 
 
-@pytest.mark.parametrize("metric", ["lds", "loo"])
+@pytest.mark.parametrize("metric", ["lds", "loo", "pbrf"])
 def test_undefined_test_samples_are_counted_by_cause_and_left_out(tmp_path, truth, metric):
     score = truth["score"].copy()
     score[5, 0], score[6, 1], score[:, 2], score[:, 3] = np.nan, np.inf, 0.1, np.nan
@@ -211,7 +234,7 @@ def test_a_constant_beside_one_bad_run_is_left_out_of_single_as_of_mean(tmp_path
     assert cell(rows, "mean", "all")["n_constant"] == "0"
 
 
-@pytest.mark.parametrize("metric", ["lds", "loo"])
+@pytest.mark.parametrize("metric", ["lds", "loo", "pbrf"])
 def test_ceiling_comes_from_pairs_of_runs(tmp_path, truth, metric):
     rows = run(tmp_path, metric, truth[metric], write_score(tmp_path / "a", truth["score"]))
     single, mean = (float(cell(rows, name, "all")["ceiling"]) for name in ("single", "mean"))
@@ -232,6 +255,58 @@ def test_ceiling_comes_from_pairs_of_runs(tmp_path, truth, metric):
     assert float(row["ceiling_low"]) < single < float(row["ceiling_high"])
 
 
+def test_points_that_did_not_converge_are_left_out_by_id_and_counted(tmp_path, truth):
+    missed = np.isin(TRAIN_ID, [100, 107, 120])
+    tensors = truth["pbrf"] | {"converged": (~missed).astype(np.uint8)}
+    tensors["target"] = np.where(missed[:, None, None], 1e3, tensors["target"])
+    again = tensors["replicate_point_id"]
+    tensors["replicate_converged"] = (again != 104).astype(np.uint8)
+    tensors["replicate_target"] = np.where(
+        (again == 104)[:, None, None], 1e3, tensors["replicate_target"]
+    )
+    score = truth["score"] + np.random.default_rng(1).normal(size=(TRAIN, TEST))
+    rows = run(tmp_path, "pbrf", tensors, write_score(tmp_path / "a", score))
+    row = cell(rows, "mean", "all")
+    assert (row["n_samples"], row["n_unconverged"]) == (str(TRAIN - 3), "3")
+    expected = pbrf(score, tensors["target"][:, 0], tensors["full_target"][0], ~missed)
+    assert float(row["value"]) == pytest.approx(expected.mean(), abs=6e-7)
+    both = ~np.isin(again, [100, 104, 120])
+    one = (tensors["target"][::2, 0] - tensors["full_target"])[both]
+    two = (tensors["replicate_target"][:, 0] - tensors["replicate_full_target"])[both]
+    rho = np.mean([np.corrcoef(one[:, j], two[:, j])[0, 1] for j in range(TEST)])
+    assert float(row["ceiling"]) == pytest.approx(np.sqrt(rho), abs=1e-6)
+    # the same as if they had never been asked for
+    kept = {
+        name: array[~missed] if PBRF_DIMS[name][0] == "point" else array
+        for name, array in tensors.items()
+    }
+    fewer = run(tmp_path, "pbrf", kept, write_score(tmp_path / "a", score))
+    assert [r | {"n_unconverged": "3"} for r in fewer] == rows
+
+
+def test_where_no_point_converged_all_is_undefined_and_the_reason_is_there(tmp_path, truth):
+    tensors = truth["pbrf"] | {"converged": np.zeros(TRAIN, dtype=np.uint8)}
+    rows = run(tmp_path, "pbrf", tensors, write_score(tmp_path / "a", truth["score"]))
+    for row in rows:
+        assert {row[name] for name in ("value", "ci_low", "ci_high", "ceiling")} == {"nan"}
+        assert (row["n_samples"], row["n_unconverged"]) == ("0", str(TRAIN))
+        assert row["n_nan"] == row["n_test"]
+        assert row["ceiling_note"] == f"none of {TRAIN} points converged"
+
+
+def test_the_ceiling_between_two_models_is_none_for_a_method_that_uses_the_very_one(
+    tmp_path, truth
+):
+    own = truth["pbrf"]["target"][:, 0] - truth["pbrf"]["full_target"]
+    rows = run(tmp_path, "pbrf", truth["pbrf"], write_score(tmp_path / "a", own))
+    row = cell(rows, "mean", "all")
+    assert float(row["value"]) == pytest.approx(1, abs=1e-6)
+    assert float(row["ceiling"]) < 0.9
+    assert row["ceiling_note"] == (
+        "between two full models; a method that uses the very one can exceed it"
+    )
+
+
 def test_without_a_second_run_the_ceiling_is_nan_with_a_reason(tmp_path, truth):
     score = write_score(tmp_path / "a", truth["score"])
     tensors = truth["lds"] | {"target": truth["lds"]["target"][:, :1]}
@@ -242,6 +317,14 @@ def test_without_a_second_run_the_ceiling_is_nan_with_a_reason(tmp_path, truth):
     tensors = {k: v for k, v in truth["loo"].items() if not k.startswith("replicate")}
     rows = run(tmp_path, "loo", tensors, score)
     assert all("one run of each removed" in row["ceiling_note"] for row in rows)
+    tensors = truth["pbrf"] | {
+        "replicate_point_id": np.zeros(0, np.int64),
+        "replicate_converged": np.zeros(0, np.uint8),
+        "replicate_target": np.zeros((0, 0, TEST)),
+        "replicate_full_target": np.zeros((0, TEST)),
+    }
+    rows = run(tmp_path, "pbrf", tensors, score)
+    assert all("one run of each point" in row["ceiling_note"] for row in rows)
 
 
 def test_methods_share_the_draws_so_that_a_monotone_rescaling_has_the_same_interval(
@@ -256,7 +339,7 @@ def test_methods_share_the_draws_so_that_a_monotone_rescaling_has_the_same_inter
     assert cell(moved, "mean", "all")["ci_low"] != cell(one, "mean", "all")["ci_low"]
 
 
-@pytest.mark.parametrize("metric", ["lds", "loo"])
+@pytest.mark.parametrize("metric", ["lds", "loo", "pbrf"])
 @pytest.mark.parametrize("size", [1, 500, 5000])  # bytes; a test sample's columns take 720 or more
 def test_blocks_of_any_size_change_nothing(tmp_path, truth, metric, size, monkeypatch):
     other = truth["score"] + np.random.default_rng(1).normal(size=(TRAIN, TEST))
@@ -296,6 +379,7 @@ def test_the_halves_are_disjoint_cover_all_and_are_stable(size):
     [
         ("lds", "train", r"no score for train ids 100, 103"),
         ("loo", "train", r"no score for train ids 100, 103"),
+        ("pbrf", "train", r"no score for train ids 100, 103"),
         ("lds", "test", r"no score for test ids 7, 10"),
     ],
 )
@@ -335,6 +419,8 @@ def test_wrong_inputs_are_errors_that_name_the_file(tmp_path, truth):
         run(tmp_path, "lds", truth["lds"], twice)
     with pytest.raises(LeaveoutError, match="has no array 'mask'"):
         run(tmp_path, "lds", {k: v for k, v in truth["lds"].items() if k != "mask"}, score)
+    with pytest.raises(LeaveoutError, match="has no array 'converged'"):
+        run(tmp_path, "pbrf", {k: v for k, v in truth["pbrf"].items() if k != "converged"}, score)
     with pytest.raises(LeaveoutError, match="gone: no such file"):
         run(tmp_path, "lds", truth["lds"], tmp_path / "gone")
     with pytest.raises(LeaveoutError, match="unknown 'auc'"):

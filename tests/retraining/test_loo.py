@@ -9,8 +9,10 @@ import pytest
 
 from leaveout import artefacts
 from leaveout.config import Setting
+from leaveout.data.prepare import prepare
 from leaveout.plan import chunks
 from leaveout.retraining.loo import loo_trial, retrain_loo
+from leaveout.retraining.truth import merge_truth
 
 Make = Callable[..., Setting]
 MLP = {"name": "mlp", "hidden": [6], "dropout": 0.2}
@@ -42,6 +44,23 @@ def test_targets_are_the_losses_without_each_sample(
             _, losses = alone(setting, identity, shuffle=shuffle, **rest)
             np.testing.assert_allclose(found["target"][row], losses, atol=1e-5)
             assert np.abs(losses - found["full_target"]).max() > 1e-3
+
+
+def test_with_some_classes_the_ids_are_the_official_ones(
+    make_setting: Make, tmp_path: Path
+) -> None:
+    setting = make_setting(dataset={"classes": (3, 8)}, loo={"ids": (2, 29), "replicate": 1})
+    prepare(setting, tmp_path / "data")
+    train_id = artefacts.read(tmp_path / "data").tensors["train_id"]
+    paths = [tmp_path / "0", tmp_path / "1"]
+    for number, path in enumerate(paths):
+        retrain_loo(setting, number, tmp_path / "data", path, "cpu")
+    merge_truth(setting, "loo", paths, tmp_path / "truth")
+    found = artefacts.read(tmp_path / "truth").tensors
+    assert found["removed_id"].tolist() == [train_id[2], train_id[29]]
+    assert found["replicate_removed_id"].tolist() == [train_id[2]]
+    assert (found["train_id"] == train_id).all()
+    assert train_id[29] > 100  # not the places
 
 
 def test_pairing_takes_initialisation_and_order_out_of_the_difference(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from leaveout.errors import LeaveoutError
 from leaveout.plan import items
 from leaveout.retraining.lds import retrain_lds
 from leaveout.retraining.loo import retrain_loo
+from leaveout.retraining.models import train_models
+from leaveout.retraining.pbrf import retrain_pbrf
 from leaveout.retraining.truth import merge_truth
 
 Make = Callable[..., Setting]
@@ -34,6 +36,16 @@ def loo(make_setting: Make, data: Path, tmp_path_factory: pytest.TempPathFactory
     paths = [folder / f"{name}.safetensors" for name in ("0-0", "0-1", "0-2", "1-0")]
     for path in paths:
         retrain_loo(make_setting(), path.stem, data, path, "cpu")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def pbrf(make_setting: Make, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pbrf")
+    train_models(make_setting(), "full", "0", data, folder / "full", "cpu")
+    paths = [folder / f"{name}.safetensors" for name in ("0-0", "0-1", "0-2", "1-0")]
+    for path in paths:
+        retrain_pbrf(make_setting(), path.stem, data, folder / "full", path, "cpu")
     return paths
 
 
@@ -89,6 +101,50 @@ def test_loo_without_replicates(make_setting: Make, loo: list[Path], tmp_path: P
     assert found["replicate_target"].size == found["replicate_removed_id"].size == 0
 
 
+def test_pbrf_has_one_model_for_all_points_and_a_second_for_some(
+    make_setting: Make, pbrf: list[Path], tmp_path: Path
+) -> None:
+    setting, out = make_setting(), tmp_path / "truth.safetensors"
+    missed = np.array([1, 0], np.uint8)
+    some = changed(pbrf[1], tmp_path / "some.safetensors", converged=missed)
+    merge_truth(setting, "pbrf", [pbrf[0], some, *pbrf[2:]], out)
+    found = artefacts.read(out, "pbrf").tensors
+    assert found["point_id"].tolist() == [1, 4, 7, 20, 29]
+    assert found["replicate_point_id"].tolist() == [1, 7]
+    assert found["converged"].tolist() == [1, 1, 1, 0, 1]
+    assert found["replicate_converged"].tolist() == [1, 1]
+    assert found["target"].shape == (5, 1, 6)
+    assert found["replicate_target"].shape == (2, 1, 6)
+    assert found["target"].dtype == found["full_target"].dtype == np.float64
+    parts = [artefacts.read(path).tensors for path in pbrf]
+    for name in ("gradient_norm", "initial_norm", "steps"):
+        expected = np.concatenate([part[name] for part in parts])
+        np.testing.assert_array_equal(found[name], expected[:5])
+        np.testing.assert_array_equal(found[f"replicate_{name}"], expected[5:])
+    np.testing.assert_array_equal(found["replicate_target"][:, 0], parts[3]["target"])
+    np.testing.assert_array_equal(found["replicate_full_target"][0], parts[3]["full_target"])
+    assert np.abs(found["full_target"] - found["replicate_full_target"]).max() > 1e-3
+
+
+def test_pbrf_without_a_second_full_model(
+    make_setting: Make, pbrf: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "truth.safetensors"
+    merge_truth(make_setting(full={"runs": 1}), "pbrf", pbrf[:3], out)
+    found = artefacts.read(out, "pbrf").tensors
+    assert found["target"].shape == (5, 1, 6)
+    assert found["replicate_target"].size == found["replicate_converged"].size == 0
+
+
+def test_a_damaged_chunk_of_pbrf_is_named(
+    make_setting: Make, pbrf: list[Path], tmp_path: Path
+) -> None:
+    half = tmp_path / "half.safetensors"
+    half.write_bytes(pbrf[1].read_bytes()[:2000])
+    with pytest.raises(CorruptArtefactError, match=r"half.safetensors: truncated or damaged"):
+        merge_truth(make_setting(), "pbrf", [pbrf[0], half, *pbrf[2:]], tmp_path / "t.safetensors")
+
+
 @pytest.mark.parametrize(
     "pick",
     [[0, 1, 2], [0, 1, 2, 3, 4, 4], [3, 4, 5, 0, 1, 2], [0, 1, 2, 3, 4, 5, 5], [1, 0, 2, 3, 4, 5]],
@@ -102,12 +158,18 @@ def test_chunks_missing_twice_or_out_of_order(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["loo", "pbrf"])
 @pytest.mark.parametrize("pick", [[0, 1, 2], [0, 1, 3], [0, 1, 2, 2]])
-def test_loo_chunks_missing_or_twice(
-    make_setting: Make, loo: list[Path], tmp_path: Path, pick: list[int]
+def test_chunks_of_two_runs_missing_or_twice(
+    make_setting: Make,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    kind: Literal["loo", "pbrf"],
+    pick: list[int],
 ) -> None:
-    with pytest.raises(CorruptArtefactError, match=r"loo.*: the chunks in this folder"):
-        merge_truth(make_setting(), "loo", [loo[i] for i in pick], tmp_path / "t.safetensors")
+    paths = request.getfixturevalue(kind)
+    with pytest.raises(CorruptArtefactError, match=rf"{kind}.*: the chunks in this folder"):
+        merge_truth(make_setting(), kind, [paths[i] for i in pick], tmp_path / "t.safetensors")
 
 
 @pytest.mark.parametrize("name", ["train_id", "test_id"])

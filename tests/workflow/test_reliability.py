@@ -27,7 +27,9 @@ FILES = {
     "results/tiny/models/full/0.safetensors": "",
     "results/tiny/retrain/lds/0-0.safetensors": "",
     "results/tiny/retrain/loo/1-0.safetensors": "",
+    "results/tiny/retrain/pbrf/1-0.safetensors": "",
     "results/tiny/truth/loo.safetensors": "",
+    "results/tiny/truth/pbrf.safetensors": "",
     "results/tiny/scores/grad_dot/default.safetensors": "",
     "results/tiny/scores/grad_dot/default.cost.json": (
         "results/tiny/scores/grad_dot/default.safetensors"

@@ -34,7 +34,7 @@ def scores(*methods: str) -> set[str]:
 
 def trained(*layers: str) -> set[str]:
     two = ("0-0", "1-0")
-    chunks = {"models/full": ("0",), "retrain/lds": two, "retrain/loo": two}
+    chunks = {f"retrain/{layer}": two for layer in ("lds", "loo", "pbrf")} | {"models/full": ("0",)}
     return {f"results/tiny/{a}/{name}.safetensors" for a in layers for name in chunks[a]}
 
 
@@ -43,12 +43,13 @@ def truths(*metrics: str) -> set[str]:
 
 
 COST = {"results/cost_table.csv"}
+METRICS = ("lds", "loo", "pbrf")
 
 
 def test_a_run_makes_the_tables_and_the_figures(finished: Path, final: set[str]) -> None:
     for name in final:
         assert (finished / name).stat().st_size > 0, name
-    for metric in ("lds", "loo"):
+    for metric in METRICS:
         with (finished / "results" / f"{metric}_table.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert [(row["setting"], row["method"]) for row in rows] == [
@@ -65,7 +66,8 @@ def test_every_job_leaves_a_log_and_the_long_ones_a_benchmark(finished: Path) ->
         "tiny-0.log",
         "tiny-1.log",
     }
-    for rule, count in (("train_models", 1), ("retrain_lds", 2), ("retrain_loo", 2)):
+    counts = {"train_models": 1, "retrain_lds": 2, "retrain_loo": 2, "retrain_pbrf": 2}
+    for rule, count in counts.items():
         assert len(list((finished / "benchmarks" / rule).glob("*.tsv"))) == count
     assert not list((finished / "results").rglob("*.tmp.*"))
 
@@ -133,11 +135,11 @@ def test_a_new_learning_rate_spares_the_data(
 ) -> None:
     edit(clone / "config/settings/tiny.yaml", "learning_rate: 0.05", "learning_rate: 0.1")
     assert planned(clone) == (
-        trained("models/full", "retrain/lds", "retrain/loo")
-        | truths("lds", "loo")
+        trained("models/full", "retrain/lds", "retrain/loo", "retrain/pbrf")
+        | truths(*METRICS)
         | scores("grad_dot", "if_explicit")
         | COST
-        | below_truth("lds", "loo")
+        | below_truth(*METRICS)
     )
 
 
@@ -206,8 +208,41 @@ def test_more_loo_ids_in_a_new_chunk(
 def test_one_more_method(edit: Edit, clone: Path, planned: Planned, below_truth: Below) -> None:
     edit(clone / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
     assert planned(clone) == (
-        scores("tracin_cp") | COST | below_truth("lds", "loo", methods=("tracin_cp",))
+        scores("tracin_cp") | COST | below_truth(*METRICS, methods=("tracin_cp",))
     )
+
+
+def test_another_damping_of_pbrf_spares_all_else(
+    edit: Edit, clone: Path, planned: Planned, below_truth: Below
+) -> None:
+    edit(clone / "config/settings/tiny.yaml", "damping: 1e-1", "damping: 2e-1")
+    assert planned(clone) == trained("retrain/pbrf") | truths("pbrf") | below_truth("pbrf")
+
+
+def test_code_of_the_solver_reruns_pbrf_alone(
+    clone: Path, planned: Planned, below_truth: Below
+) -> None:
+    with (clone / "src/leaveout/retraining/proximal.py").open("a") as file:
+        file.write("\nSOMETHING = 1\n")
+    assert planned(clone) == trained("retrain/pbrf") | truths("pbrf") | below_truth("pbrf")
+
+
+def test_points_that_do_not_converge_are_counted_in_the_table(
+    edit: Edit, clone: Path, snakemake: Run
+) -> None:
+    edit(
+        clone / "config/settings/tiny.yaml", "damping: 1e-1", "damping: 1e-1, solver: sgd, steps: 1"
+    )
+    status, output = snakemake(clone)
+    assert status == 0, output
+    with (clone / "results/pbrf_table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["value"] for row in rows} == {"nan"}
+    assert {(row["n_samples"], row["n_unconverged"]) for row in rows} == {("0", "6")}
+    assert {row["ceiling_note"] for row in rows} == {"none of 6 points converged"}
+    log = (clone / "logs/retrain_pbrf/tiny-0.log").read_text()
+    assert "6 of 6 points of full run 0 did not converge" in log
+    assert "do not count: 0, 10, 20, 30, 40, 50." in log
 
 
 def test_one_more_grid_point(edit: Edit, clone: Path, planned: Planned, below_truth: Below) -> None:
@@ -215,7 +250,7 @@ def test_one_more_grid_point(edit: Edit, clone: Path, planned: Planned, below_tr
     assert planned(clone) == (
         {"results/tiny/scores/if_explicit/damping=0.001.safetensors"}
         | COST
-        | below_truth("lds", "loo", methods=("if_explicit",))
+        | below_truth(*METRICS, methods=("if_explicit",))
     )
 
 
@@ -240,14 +275,14 @@ def test_one_method_less_remakes_tables_and_figures(
     edit: Edit, clone: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(clone / "config/config.yaml", "[grad_dot, if_explicit]", "[grad_dot]")
-    assert planned(clone) == COST | below_truth("lds", "loo", methods=())
+    assert planned(clone) == COST | below_truth(*METRICS, methods=())
 
 
 def test_more_bootstrap_draws_touch_no_model(
     edit: Edit, clone: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(clone / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
-    assert planned(clone) == below_truth("lds", "loo")
+    assert planned(clone) == below_truth(*METRICS)
 
 
 def test_a_published_value_remakes_tables_and_figures(
@@ -255,7 +290,7 @@ def test_a_published_value_remakes_tables_and_figures(
 ) -> None:
     with (clone / "config/published.csv").open("a") as file:
         file.write("tiny_lds,tiny,lds,grad_dot,0.10,here\n")
-    assert planned(clone) == below_truth("lds", "loo", methods=())
+    assert planned(clone) == below_truth(*METRICS, methods=())
 
 
 def test_words_in_code_change_nothing(clone: Path, planned: Planned) -> None:
@@ -274,7 +309,7 @@ def test_code_of_one_method_reruns_that_method(
     with (clone / "src/leaveout/attribution/if_explicit.py").open("a") as file:
         file.write("\nSOMETHING = 1\n")
     assert planned(clone) == (
-        scores("if_explicit") | COST | below_truth("lds", "loo", methods=("if_explicit",))
+        scores("if_explicit") | COST | below_truth(*METRICS, methods=("if_explicit",))
     )
 
 
@@ -284,7 +319,8 @@ def test_code_of_the_engine_reruns_all_training(
     with (clone / "src/leaveout/training/stack.py").open("a") as file:
         file.write("\nSOMETHING = 1\n")
     assert "results/tiny/data.safetensors" not in planned(clone)
-    assert trained("models/full", "retrain/lds", "retrain/loo") <= planned(clone)
+    layers = ("models/full", "retrain/lds", "retrain/loo", "retrain/pbrf")
+    assert trained(*layers) <= planned(clone)
 
 
 def test_clocks_change_nothing(clone: Path, planned: Planned) -> None:

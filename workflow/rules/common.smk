@@ -47,7 +47,7 @@ shell.prefix(
 wildcard_constraints:
     setting="|".join(PLAN.settings),
     method="|".join(PLAN.methods),
-    metric="lds|loo",
+    metric="lds|loo|pbrf",
     kind="full|half",
     chunk=r"\d+(-\d+)?",
     params=r"[^/]+",

@@ -50,6 +50,31 @@ rule retrain_loo:
         " --out {output:q} --threads {threads} 2> {log:q}"
 
 
+rule retrain_pbrf:
+    input:
+        data="results/{setting}/data.safetensors",
+        full=PLAN.base_model,
+        stale=if_stale("results/{setting}/retrain/pbrf/{chunk}.safetensors"),
+    output:
+        "results/{setting}/retrain/pbrf/{chunk}.safetensors",
+    log:
+        "logs/retrain_pbrf/{setting}-{chunk}.log",
+    benchmark:
+        "benchmarks/retrain_pbrf/{setting}-{chunk}.tsv"
+    conda:
+        "../envs/leaveout.yaml"
+    threads: 1
+    resources:
+        gpu=GPUS,
+        mem_mb=PLAN.mem_mb("pbrf"),
+        runtime=PLAN.runtime("pbrf"),
+    params:
+        key=PLAN.train_key("pbrf"),
+    shell:
+        "leaveout retrain-pbrf --setting {wildcards.setting} --data {input.data:q} --full {input.full:q}"
+        " --chunk {wildcards.chunk} --out {output:q} --threads {threads} 2> {log:q}"
+
+
 rule merge_truth:
     input:
         chunks=PLAN.retrained,

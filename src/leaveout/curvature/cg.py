@@ -9,7 +9,11 @@ from torch import Tensor
 
 
 def conjugate_gradients(
-    product: Callable[[Tensor], Tensor], right: Tensor, iterations: int, tolerance: float = 1e-7
+    product: Callable[[Tensor], Tensor],
+    right: Tensor,
+    iterations: int,
+    tolerance: float | Tensor = 1e-7,
+    precondition: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Solve A x = b for many b with the same symmetric matrix A, from x = 0.
 
@@ -21,17 +25,20 @@ def conjugate_gradients(
         product: Returns A v for rows v, (columns, size) -> (columns, size).
         right: Right-hand sides, (columns, size).
         iterations: At most so many products.
-        tolerance: Relative residual at which a column has converged.
+        tolerance: Relative residual at which a column has converged, one or (columns,).
+        precondition: Returns M^-1 r for rows r, M symmetric, positive definite and near A.
 
     Returns:
         x, (columns, size).
     """
     x = torch.zeros_like(right)
     residual = right.clone()
-    direction = residual.clone()
-    norms = residual.square().sum(1)
-    target = norms * tolerance**2
-    going = norms > target
+    squares = residual.square().sum(1)
+    target = squares * tolerance**2
+    going = squares > target
+    near = residual if precondition is None else precondition(residual)
+    norms = squares if precondition is None else (residual * near).sum(1)
+    direction = near.clone()
     for _ in range(iterations):
         if not going.any():
             break
@@ -41,9 +48,11 @@ def conjugate_gradients(
         step = torch.where(going, norms / torch.where(going, curvature, 1), 0)[:, None]
         x += step * direction
         residual -= step * moved
-        fresh = residual.square().sum(1)
-        going &= fresh > target
+        squares = residual.square().sum(1)
+        going &= squares > target
+        near = residual if precondition is None else precondition(residual)
+        fresh = squares if precondition is None else (residual * near).sum(1)
         ratio = torch.where(going, fresh / torch.where(norms > 0, norms, 1), 0)
-        direction = residual + ratio[:, None] * direction
+        direction = near + ratio[:, None] * direction
         norms = fresh
     return x

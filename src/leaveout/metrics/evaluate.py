@@ -51,6 +51,7 @@ COLUMNS = (
     "n_constant",
     "n_samples",
     "n_runs",
+    "n_unconverged",
     "ceiling_note",
     "shares_models",
 )
@@ -97,6 +98,9 @@ class GroundTruth:
         repeats: The same for two or more runs over the same units, for the noise ceiling: (run,
             unit, test).
         repeats_note: Why there are no repeats, if there are none.
+        n_unconverged: Units without an outcome; they are left out.
+        empty: Whether no unit has an outcome; they are all there then, their outcomes NaN.
+        ceiling_note: What is to be known of the ceiling where there is one.
     """
 
     kind: Kind
@@ -106,6 +110,9 @@ class GroundTruth:
     runs: Floats
     repeats: Floats
     repeats_note: str
+    n_unconverged: int = 0
+    empty: bool = False
+    ceiling_note: str = ""
     worth: tuple[float, float] | None = None
     """How many of the ``repeats``' runs an outcome is worth, for each of ``TRUTHS``; None if an
     outcome is a mean of ``runs``, or one."""
@@ -159,22 +166,54 @@ def _load_lds(path: Path) -> GroundTruth:
 
 
 def _load_loo(path: Path) -> GroundTruth:
-    artefact = read(path, "loo")
+    return _load_removals(read(path, "loo"), "removed_id", "removed sample")
+
+
+def _load_pbrf(path: Path) -> GroundTruth:
+    artefact = read(path, "pbrf")
+    point_id, converged = _tensors(artefact, "point_id", "converged")
+    missed = int((converged == 0).sum())
+    if missed == len(point_id):  # nothing to correlate: all is undefined, for this reason
+        tensors = {**artefact.tensors, "target": np.full_like(artefact.tensors["target"], np.nan)}
+        truth = _load_removals(replace(artefact, tensors=tensors), "point_id", "point")
+        note = f"none of {missed} points converged"
+        return replace(truth, repeats_note=note, n_unconverged=missed, empty=True)
+    tensors = dict(artefact.tensors)
+    for prefix in ("", "replicate_"):
+        (good,) = _tensors(artefact, f"{prefix}converged")
+        for name in (f"{prefix}target", f"{prefix}point_id"):
+            tensors[name] = tensors[name][good != 0]
+    truth = _load_removals(replace(artefact, tensors=tensors), "point_id", "point")
+    return replace(
+        truth,
+        n_unconverged=missed,
+        ceiling_note="between two full models; a method that uses the very one can exceed it",
+    )
+
+
+def _load_removals(artefact: Artefact, name: str, what: str) -> GroundTruth:
+    """Return a ground truth of single samples taken out.
+
+    Args:
+        artefact: It, of one run of all and a second one of some.
+        name: The array of their ids.
+        what: One of them, in words.
+    """
     target, full = _tensors(artefact, "target", "full_target")
-    removed_id, removed = _sorted_ids(artefact, "removed_id")
+    removed_id, removed = _sorted_ids(artefact, name)
     test_id, test = _sorted_ids(artefact, "test_id")
     rise = loo.outcomes(target[removed][:, :, test], full[:, test])
     repeats = rise
-    if len(artefact.tensors.get("replicate_removed_id", ())):
+    if len(artefact.tensors.get(f"replicate_{name}", ())):
         again, again_full = _tensors(artefact, "replicate_target", "replicate_full_target")
-        again_id, order = _sorted_ids(artefact, "replicate_removed_id")
+        again_id, order = _sorted_ids(artefact, f"replicate_{name}")
         _, first, second = np.intersect1d(removed_id, again_id, return_indices=True)
         again_rise = loo.outcomes(again[order][:, :, test], again_full[:, test])
         repeats = np.concatenate([rise[first], again_rise[second]], axis=1)
     runs, repeats = np.moveaxis(rise, 1, 0), np.moveaxis(repeats, 1, 0)
-    note = "" if len(repeats) > 1 else "one run of each removed sample; two or more give a ceiling"
+    note = "" if len(repeats) > 1 else f"one run of each {what}; two or more give a ceiling"
     if len(repeats) > 1 and repeats.shape[1] < 3:
-        note = f"only {repeats.shape[1]} removed samples have a second run"
+        note = f"only {repeats.shape[1]} {what}s have a second run"
 
     def predict(scores: Scores) -> Predict:
         return lambda tests: np.concatenate([block for _, block in scores.blocks(tests)])
@@ -210,6 +249,7 @@ _LOAD: dict[str, Callable[[Path], GroundTruth]] = {
     "lds": _load_lds,
     "loo": _load_loo,
     "lds_variance": _load_lds_variance,
+    "pbrf": _load_pbrf,
 }
 
 
@@ -252,7 +292,7 @@ def aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: st
                 "holds. Make the scores and the ground truth from the same setting."
             )
         extra = np.setdiff1d(have, wanted)
-        if what == "train" and metric != "loo" and len(extra):
+        if what == "train" and metric in ("lds", "lds_variance") and len(extra):
             raise LeaveoutError(
                 f"{artefact.path}: scores train ids {_listed(extra)}, which no subset of "
                 f"{truth_path} draws from. Make scores and ground truth from the same setting."
@@ -321,9 +361,10 @@ def evaluate(
     correlation: it is left out of the mean and counted by its cause.
 
     Args:
-        metric: ``lds`` (Spearman, Park et al. 2303.14186), ``loo`` (Pearson), or ``lds_variance``:
-            as ``lds``, against minus the variance over runs (d-TDA, 2506.12965), so that a positive
-            score is a sample that steadies training.
+        metric: ``lds`` (Spearman, Park et al. 2303.14186), ``loo`` (Pearson), ``pbrf`` (Pearson,
+            Bae et al. 2209.05364; units that did not converge are left out and counted), or
+            ``lds_variance``: as ``lds``, against minus the variance over runs (d-TDA, 2506.12965),
+            so that a positive score is a sample that steadies training.
         truth: Artefact of that kind; of kind ``lds`` for ``lds_variance``.
         scores: Score artefacts of one method, in grid order.
         out: CSV to write, with the columns ``COLUMNS``.
@@ -404,7 +445,8 @@ def evaluate(
                 *(setting, metric, method, label, name, half),
                 *map(number, (mean(value), low, high, top, top_low, top_high)),
                 *(len(value), int(broken.sum()), int((np.isnan(value) & ~broken).sum())),
-                *(n_units, ground.n_runs or n_runs, note, shares[label]),
+                *(0 if ground.empty else n_units, ground.n_runs or n_runs),
+                *(ground.n_unconverged, note, shares[label]),
             )
         )
     with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
@@ -438,8 +480,8 @@ def _ceilings(
     values = _per_test(ground.kind, columns, pairs)
     defined = np.isfinite(values)
     drawn = means(replicate_sums(ground.kind, columns, pairs, counts, test_counts, defined))
-    return {
-        (name, half): ceiling(mean(values[0][halves[half]]), drawn[0, h], runs[name])
-        for name in TRUTHS
-        for h, half in enumerate(HALVES)
-    }
+    found = {}
+    for name, (h, half) in itertools.product(TRUTHS, enumerate(HALVES)):
+        top, low, high, note = ceiling(mean(values[0][halves[half]]), drawn[0, h], runs[name])
+        found[name, half] = (top, low, high, note or ground.ceiling_note)
+    return found

@@ -40,8 +40,9 @@ DASHES = ("-", "--", "-.", ":")
 AXIS = {
     "lds": "linear datamodeling score (mean Spearman correlation)",
     "loo": "leave-one-out (mean Pearson correlation)",
+    "pbrf": "proximal Bregman response (mean Pearson correlation)",
 }
-SHORT = {"lds": "LDS", "loo": "LOO"}
+SHORT = {"lds": "LDS", "loo": "LOO", "pbrf": "PBRF"}
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "leaveout",
     "svg.fonttype": "none",
@@ -68,7 +69,7 @@ def panel_figure(metric: str, table_csv: Path, metric_csvs: Sequence[Path], out:
     the chosen point ringed.
 
     Args:
-        metric: ``lds`` or ``loo``.
+        metric: ``lds``, ``loo`` or ``pbrf``.
         table_csv: The table of ``leaveout.reporting.tables.panel_table``; orders settings and
             methods.
         metric_csvs: The metric CSVs it was made from.

@@ -34,6 +34,7 @@ PANEL_COLUMNS = (
     "dropped_why",
     "n_samples",
     "n_runs",
+    "n_unconverged",
     "as_published_params",
     "as_published_value",
     "as_published_ci_low",
@@ -201,7 +202,7 @@ def _panel_row(rows: Sequence[Row], published: str, source: str) -> Row:
     value, ceiling = float(ours["value"]), float(ours["ceiling"])
     n_dropped, why = _dropped(ours)
     row = {column: ours[column] for column in ("setting", "method", "params", "ceiling_note")}
-    row |= {column: ours[column] for column in ("n_test", "n_samples", "n_runs")}
+    row |= {column: ours[column] for column in ("n_test", "n_samples", "n_runs", "n_unconverged")}
     measured = ("value", "ci_low", "ci_high", "ceiling", "ceiling_low", "ceiling_high")
     row |= {column: _four(float(ours[column])) for column in measured}
     row |= {f"as_published_{column}": _four(float(theirs[column])) for column in measured}
@@ -244,7 +245,7 @@ def panel_table(metric: str, csvs: Sequence[Path], published: Path, out: Path) -
     published value lies in the interval of ours.
 
     Args:
-        metric: ``lds`` or ``loo``.
+        metric: ``lds``, ``loo`` or ``pbrf``.
         csvs: The metric CSVs of ``leaveout.metrics.evaluate``, one per setting and method; they
             order the rows.
         published: CSV of published values, with the columns ``PUBLISHED_COLUMNS``.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -52,6 +53,20 @@ class Data:
     build: Callable[[int], nn.Module]
 
 
+def positions(data: Data, places: Sequence[int]) -> list[int]:
+    """Find the training samples at some places of the slice, whatever the order they lie in.
+
+    Args:
+        data: The prepared split.
+        places: 0 for the sample with the lowest id, and so on.
+
+    Returns:
+        Their positions in ``data.train``.
+    """
+    order = np.argsort(data.train.ids)
+    return [int(order[place]) for place in places]
+
+
 def load_data(setting: Setting, path: Path, device: str) -> Data:
     """Read a setting's ``data`` artefact and normalise its pixels.
 
@@ -95,11 +110,14 @@ def load_data(setting: Setting, path: Path, device: str) -> Data:
     )
 
 
+def progress_bar(total: int, what: str, unit: str = "model") -> tqdm[NoReturn]:
+    """Return a bar that shows, on standard error, how much is done."""
+    return tqdm(total=total, desc=what, unit=unit, mininterval=5, file=sys.stderr, ascii=True)
+
+
 def progress(stacks: Iterable[Trained], total: int, what: str) -> Iterator[Trained]:
-    """Show, on standard error, how many models have been trained."""
-    with tqdm(
-        total=total, desc=what, unit="model", mininterval=5, file=sys.stderr, ascii=True
-    ) as bar:
+    """Show how many models have been trained."""
+    with progress_bar(total, what) as bar:
         for trained in stacks:
             yield trained
             bar.update(len(trained.trials))

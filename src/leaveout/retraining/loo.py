@@ -10,7 +10,7 @@ from leaveout import artefacts, trainings
 from leaveout.config import Setting
 from leaveout.plan import chunk, train_key
 from leaveout.provenance import by_name, provenance
-from leaveout.retraining.common import load_data, train_targets
+from leaveout.retraining.common import load_data, positions, train_targets
 from leaveout.training.trials import Identity, Trial
 
 
@@ -50,10 +50,9 @@ def retrain_loo(setting: Setting, name: str, data_path: Path, out: Path, device:
     data = load_data(setting, data_path, device)
     wanted = chunk(setting, "loo", name)
     run = wanted[0][1]
-    position = {int(i): p for p, i in enumerate(data.train.ids)}
-    removed = [i for i, _ in wanted]
+    removed = positions(data, [place for place, _ in wanted])
     trials = [loo_trial(setting, None, run)]
-    trials += [loo_trial(setting, position[i], run) for i in removed]
+    trials += [loo_trial(setting, position, run) for position in removed]
     targets = train_targets(setting, data, trials, "LOO models")
     artefacts.write(
         out,
@@ -61,7 +60,7 @@ def retrain_loo(setting: Setting, name: str, data_path: Path, out: Path, device:
         {
             "target": targets[1:],
             "full_target": targets[0],
-            "removed_id": np.array(removed, dtype=np.int64),
+            "removed_id": data.train.ids[removed],
             "run_id": np.array([run], dtype=np.int64),
             "train_id": data.train.ids,
             "test_id": data.test.ids,

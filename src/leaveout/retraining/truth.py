@@ -14,7 +14,14 @@ from leaveout.artefacts import Artefact, CorruptArtefactError
 from leaveout.config import Setting
 from leaveout.plan import items, truth_key
 from leaveout.provenance import by_name, provenance
-from leaveout.retraining.layout import LDS_DIMS, LOO_DIMS
+from leaveout.retraining.layout import LDS_DIMS, LOO_DIMS, PBRF_DIMS
+
+_DIMS = {"lds": LDS_DIMS, "loo": LOO_DIMS, "pbrf": PBRF_DIMS}
+_EACH = {
+    "loo": ("removed_id",),
+    "pbrf": ("point_id", "initial_norm", "gradient_norm", "steps", "converged"),
+}
+"""What a chunk holds of each sample taken out, beside its targets: first its id."""
 
 
 def _check_ids(chunks: Sequence[Artefact]) -> None:
@@ -25,10 +32,15 @@ def _check_ids(chunks: Sequence[Artefact]) -> None:
                 raise CorruptArtefactError(other.path, f"its {name} differ from {first.path}'s")
 
 
-def _check_whole(setting: Setting, kind: Literal["lds", "loo"], chunks: Sequence[Artefact]) -> None:
-    name = {"lds": "subset_id", "loo": "removed_id"}[kind]
+def _check_whole(
+    setting: Setting, kind: Literal["lds", "loo", "pbrf"], chunks: Sequence[Artefact]
+) -> None:
+    name = "subset_id" if kind == "lds" else _EACH[kind][0]
     found = [(int(i), int(c.tensors["run_id"][0])) for c in chunks for i in c.tensors[name]]
     expected = items(setting, kind)
+    if kind != "lds":  # what is left out is named by its place in the slice
+        ids = np.sort(chunks[0].tensors["train_id"])
+        expected = [(int(ids[place]), run) for place, run in expected]
     if found != expected:
         missing = sorted(set(expected) - set(found))[:5]
         extra = sorted(set(found) - set(expected))[:5]
@@ -58,20 +70,22 @@ def _lds(setting: Setting, chunks: Sequence[Artefact]) -> dict[str, NDArray[np.g
     return {**runs[0], "target": np.stack([joined["target"] for joined in runs], axis=1)}
 
 
-def _loo(chunks: Sequence[Artefact]) -> dict[str, NDArray[np.generic]]:
+def _by_run(
+    layer: Literal["loo", "pbrf"], chunks: Sequence[Artefact]
+) -> dict[str, NDArray[np.generic]]:
+    """Join chunks of one run each: those of run 0, and those of run 1 as replicates."""
+    names, tests = _EACH[layer], chunks[0].tensors["target"][:0]
     joined: dict[str, NDArray[np.generic]] = {}
     for run, prefix in ((0, ""), (1, "replicate_")):
         own = _of_run(chunks, run)
-        n_test = len(chunks[0].tensors["test_id"])
-        removed = np.concatenate([np.zeros(0, np.int64), *(c.tensors["removed_id"] for c in own)])
-        empty = np.zeros((0, n_test), dtype=np.float32)
-        joined[f"{prefix}removed_id"] = removed
-        targets = np.concatenate([empty, *(c.tensors["target"] for c in own)])
+        for name in ("target", *names):
+            parts = [c.tensors[name] for c in own]
+            joined[f"{prefix}{name}"] = np.concatenate([chunks[0].tensors[name][:0], *parts])
         joined[f"{prefix}target"] = (
-            targets[:, None] if own else np.zeros((0, 0, n_test), np.float32)
+            joined[f"{prefix}target"][:, None] if own else tests.reshape(0, 0, tests.shape[1])
         )
-        # each chunk trained the full run anew; they agree to rounding
-        joined[f"{prefix}full_target"] = own[0].tensors["full_target"][None] if own else empty
+        # each chunk has the losses of the full run anew; they agree to rounding
+        joined[f"{prefix}full_target"] = own[0].tensors["full_target"][None] if own else tests
         for other in own[1:]:
             if not np.allclose(
                 other.tensors["full_target"], own[0].tensors["full_target"], 1e-2, 1e-4, True
@@ -83,9 +97,9 @@ def _loo(chunks: Sequence[Artefact]) -> dict[str, NDArray[np.generic]]:
 
 
 def merge_truth(
-    setting: Setting, kind: Literal["lds", "loo"], chunk_paths: Sequence[Path], out: Path
+    setting: Setting, kind: Literal["lds", "loo", "pbrf"], chunk_paths: Sequence[Path], out: Path
 ) -> None:
-    """Write the ``lds`` or ``loo`` artefact from its chunks.
+    """Write the ``lds``, ``loo`` or ``pbrf`` artefact from its chunks.
 
     Args:
         setting: Says what must be there.
@@ -98,15 +112,21 @@ def merge_truth(
     """
     chunks = [artefacts.read(path, f"{kind}-chunk") for path in chunk_paths]
     _check_ids(chunks)
+    n_train = len(chunks[0].tensors["train_id"])
+    if n_train != setting.dataset.n_train:
+        raise CorruptArtefactError(
+            chunks[0].path,
+            f"it is of {n_train} training samples, {setting.name} has {setting.dataset.n_train}",
+        )
     _check_whole(setting, kind, chunks)
-    joined = _lds(setting, chunks) if kind == "lds" else _loo(chunks)
+    joined = _lds(setting, chunks) if kind == "lds" else _by_run(kind, chunks)
     for name in ("train_id", "test_id"):
         joined[name] = chunks[0].tensors[name]
     artefacts.write(
         out,
         kind,
         joined,
-        LDS_DIMS if kind == "lds" else LOO_DIMS,
+        _DIMS[kind],
         {
             **provenance(
                 setting, truth_key(setting, kind), by_name(chunks), str(chunks[0].meta["device"])

@@ -1,0 +1,136 @@
+"""Outputs of many models on the same samples, with the products of their Jacobians.
+
+Pushing forward (J v) and pulling back (J' c) are all that gradients and Gauss-Newton products of
+any loss of the outputs are made of. Stacks of linear layers are written by hand, as in
+:mod:`leaveout.training.stack`; any other module goes through ``torch.func``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp, vjp, vmap
+
+from leaveout.training.stack import Layer
+
+State = Mapping[str, Tensor]
+
+BLOCK_BYTES = 1 << 20
+"""Inputs, times models, that ``torch.func`` takes at once; activations are many times larger."""
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """Models at some parameters.
+
+    Attributes:
+        outputs: (models, outputs, samples).
+        push: From a change of every parameter, (vectors, *its shape), J v as ``outputs``.
+        pull: From one number an output, shaped as ``outputs``, J' c, shaped as parameters.
+    """
+
+    outputs: Tensor
+    push: Callable[[State], Tensor]
+    pull: Callable[[Tensor], dict[str, Tensor]]
+
+
+def linearise_stack(layers: Sequence[Layer], state: State, inputs: Tensor) -> Linearised:
+    """Linearise stacks of linear layers, without dropout.
+
+    Args:
+        layers: From :func:`leaveout.training.stack.parse`.
+        state: Stacked parameters, (models, ...). One model serves any number of vectors; otherwise
+            there is one vector a model.
+        inputs: (features, samples).
+    """
+    below: list[Tensor] = [inputs]
+    values = inputs
+    for number, layer in enumerate(layers):
+        weight = state[f"{layer.name}.weight"]
+        if number == 0:
+            values = (weight.flatten(0, 1) @ inputs).view(len(weight), layer.width, -1)
+        else:
+            values = torch.matmul(weight, values)
+        values += state[f"{layer.name}.bias"][:, :, None]
+        if layer.hidden:
+            values.relu_()
+            below.append(values)
+
+    def push(vectors: State) -> Tensor:
+        moved = None
+        for number, layer in enumerate(layers):
+            v = vectors[f"{layer.name}.weight"]
+            if moved is None:
+                values = (v.flatten(0, 1) @ inputs).view(len(v), layer.width, -1)
+            else:
+                values = torch.matmul(v, below[number])
+                values += torch.matmul(state[f"{layer.name}.weight"], moved)
+            values += vectors[f"{layer.name}.bias"][:, :, None]
+            if layer.hidden:
+                values *= below[number + 1] > 0
+            moved = values
+        return values
+
+    def pull(change: Tensor) -> dict[str, Tensor]:
+        found = {}
+        for number in range(len(layers) - 1, -1, -1):
+            name = layers[number].name
+            found[f"{name}.bias"] = change.sum(2)
+            if number == 0:
+                weight = (change.flatten(0, 1) @ inputs.T).view(len(change), -1, len(inputs))
+            else:
+                weight = torch.matmul(change, below[number].transpose(1, 2))
+                change = torch.matmul(state[f"{name}.weight"].transpose(1, 2), change)
+                change *= below[number] > 0
+            found[f"{name}.weight"] = weight
+        return found
+
+    return Linearised(values, push, pull)
+
+
+def linearise_module(module: nn.Module, state: State, inputs: Tensor) -> Linearised:
+    """Linearise any module by ``torch.func``; nothing is kept, every product runs it again.
+
+    Args:
+        module: The architecture, in evaluation mode.
+        state: Stacked parameters, (models, ...), and buffers as they are, shared. One model serves
+            any number of vectors; otherwise there is one vector a model.
+        inputs: (samples, ...).
+    """
+    names = [name for name, _ in module.named_parameters()]
+    params = {name: state[name] for name in names}
+    buffers = {name: value for name, value in state.items() if name not in params}
+    models = len(params[names[0]])
+    size = max(1, BLOCK_BYTES // (models * inputs[0].numel() * inputs.element_size()))
+    blocks = inputs.split(size)
+
+    def run(p: dict[str, Tensor], x: Tensor) -> Tensor:
+        outputs: Tensor = functional_call(module, {**p, **buffers}, (x,))
+        return outputs.T
+
+    def spread(count: int) -> dict[str, Tensor]:
+        return {name: value.expand(count, *value.shape[1:]) for name, value in params.items()}
+
+    def push(vectors: State) -> Tensor:
+        v = {name: vectors[name] for name in names}
+        there = spread(len(v[names[0]]))
+        parts = [
+            vmap(lambda p, t, x=x: jvp(lambda q: run(q, x), (p,), (t,))[1])(there, v)
+            for x in blocks
+        ]
+        return torch.cat(parts, dim=2)
+
+    def pull(change: Tensor) -> dict[str, Tensor]:
+        there = spread(len(change))
+        total: dict[str, Tensor] = {}
+        for x, c in zip(blocks, change.split(size, dim=2), strict=True):
+            found = vmap(lambda p, t, x=x: vjp(lambda q: run(q, x), p)[1](t)[0])(there, c)
+            total = {name: found[name] + total.get(name, 0) for name in names}
+        return total
+
+    with torch.no_grad():
+        outputs = torch.cat([vmap(lambda p, x=x: run(p, x))(params) for x in blocks], dim=2)
+    return Linearised(outputs, push, pull)
