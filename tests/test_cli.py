@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "prepare", "train", "retrain-lds", "retrain-loo", "retrain-pbrf", "merge-truth", "attribute",
     "evaluate", "table", "table-page", "cost-table", "figure", "restore", "publish", "plan",
-    "export", "import", "schema",
+    "export", "import", "schema", "lds-width", "width-figure",
 )  # fmt: skip
 
 SETTING = """
@@ -84,6 +84,11 @@ def test_the_steps_one_after_the_other(folder: Path, prepared: Main) -> None:
         "--out pbrf.csv --bootstrap 20 s.safetensors",
         "evaluate --setting tiny --metric lds --method if_explicit --truth lds.safetensors "
         "--out lds.csv --bootstrap 20 s.safetensors",
+        "evaluate --setting tiny --metric lds_variance --method if_explicit "
+        "--truth lds.safetensors --out variance.csv --bootstrap 20 s.safetensors",
+        "lds-width --setting tiny --truth lds.safetensors --compare grad_dot if_explicit "
+        "--out width.csv --bootstrap 20 s.safetensors d.safetensors",
+        "width-figure --setting tiny --table width.csv --out width.svg",
     ):
         status, errors = prepared(line)
         assert status == 0, errors
@@ -135,6 +140,11 @@ ATTRIBUTE = f"attribute {TRAIN} --full full.safetensors --out out.safetensors --
         ),
         (f"{ATTRIBUTE} --method if_explicit", ["no grid point 'default'"]),
         (f"{ATTRIBUTE} --method grad_dot", ["full.safetensors: no such file"]),
+        (
+            "lds-width --setting tiny --truth gone.safetensors --compare grad_dot if_explicit "
+            "--out out.csv s.safetensors",
+            ["gone.safetensors: no such file"],
+        ),
         (
             "merge-truth --setting tiny --kind lds --out out.safetensors data.safetensors",
             ["data.safetensors: it is of kind 'data', expected 'lds-chunk'"],

@@ -125,6 +125,31 @@ def test_steps_come_after_what_they_read(panel: Plan) -> None:
     assert {*panel.shown(), *panel.truths(), *panel.all_scores(), *panel.all_models()} <= made
 
 
+def test_two_methods_are_compared_where_the_configuration_says_so(panel: Plan) -> None:
+    assert panel.widths() == []
+    values = {"settings": ["digits_lr", "digits_mlp"], "compare": ["if_explicit", "grad_dot"]}
+    both = Plan.load(values, CONFIG)
+    assert both.widths() == [
+        "results/digits_lr/metrics/lds_width.csv",
+        "results/digits_mlp/metrics/lds_width.csv",
+        "results/figures/digits_lr_lds_width.svg",
+        "results/figures/digits_mlp_lds_width.svg",
+    ]
+    steps = {path: step for step in both.steps("published.csv") for path in step.outputs}
+    assert set(both.widths()) <= set(steps)
+    assert set(both.widths()) <= set(both.shown())
+    asked = wild(setting="digits_lr")
+    scores = [*both.scores(wild(setting="digits_lr", method="if_explicit")),
+              *both.scores(wild(setting="digits_lr", method="grad_dot"))]  # fmt: skip
+    assert both.compared_scores(asked) == scores
+    table = steps["results/digits_lr/metrics/lds_width.csv"]
+    assert table.inputs == ("results/digits_lr/truth/lds.safetensors", *scores)
+    assert table.key == both.width_key(asked)
+    turned = Plan.load(values | {"compare": ["grad_dot", "if_explicit"]}, CONFIG)
+    assert turned.width_key(asked) != both.width_key(asked)
+    assert Plan.load(values | {"metrics": ["loo"]}, CONFIG).widths() == []
+
+
 def test_a_stale_output_gives_its_job_one_more_input() -> None:
     given = Plan.if_stale({"results/a/x.csv"}, "results/{setting}/{name}.csv")
     assert given({"setting": "a", "name": "x"}) == [plan.STALE_MARK]
@@ -146,6 +171,14 @@ def test_settings_and_methods_are_those_asked_for_in_that_order() -> None:
     [
         ({"settings": ["digits_rl"]}, "digits_rl.yaml: no such file; did you mean 'digits_lr'"),
         ({"settings": ["digits_lr"], "methods": ["grad_dott"]}, "did you mean 'grad_dot'"),
+        (
+            {"settings": ["digits_lr"], "methods": ["random"], "compare": ["random", "grad_dot"]},
+            "compare: 'grad_dot' is none of the methods shown",
+        ),
+        (
+            {"settings": ["digits_lr"], "compare": ["random", "random"]},
+            "compare: random, random: a name stands there twice",
+        ),
         ({"setings": ["digits_lr"]}, "setings: unknown key; did you mean 'settings'"),
     ],
 )

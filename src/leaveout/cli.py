@@ -140,6 +140,37 @@ def _evaluate(args: argparse.Namespace) -> None:
     )
 
 
+def _lds_width(args: argparse.Namespace) -> None:
+    from leaveout.metrics.width import lds_width
+
+    setting = _setting(args)
+    _stamped(
+        args.out,
+        plan.width_key(setting, args.compare, args.bootstrap),
+        [args.truth, *args.scores],
+        lambda: lds_width(
+            args.truth,
+            args.scores,
+            args.out,
+            setting=setting.name,
+            compare=args.compare,
+            root_seed=setting.seed,
+            bootstrap=args.bootstrap,
+        ),
+    )
+
+
+def _width_figure(args: argparse.Namespace) -> None:
+    from leaveout.reporting.widths import width_figure
+
+    _stamped(
+        args.out,
+        plan.report_key("width_figure", args.setting),
+        [args.table],
+        lambda: width_figure(args.table, args.out),
+    )
+
+
 def _table(args: argparse.Namespace) -> None:
     from leaveout.reporting.tables import panel_table
 
@@ -319,11 +350,25 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         _evaluate,
         "measure the scores of one method against a ground truth",
-        *("setting", "metric", "method", "out"),
+        *("setting", "method", "out"),
     )
+    sub.add_argument("--metric", choices=(*METRICS, "lds_variance"), required=True)
     sub.add_argument("--truth", type=Path, required=True, help="the ground truth artefact")
     sub.add_argument("--bootstrap", type=int, default=1000, help="bootstrap draws")
     sub.add_argument("scores", type=Path, nargs="+", help="scores, one a grid point, in grid order")
+    sub = command(
+        "lds-width",
+        _lds_width,
+        "measure how two methods' LDS and its interval go with subsets and runs",
+        *("setting", "out"),
+    )
+    sub.add_argument("--truth", type=Path, required=True, help="the LDS ground truth artefact")
+    sub.add_argument("--compare", nargs=2, required=True, metavar="METHOD", help="which two")
+    sub.add_argument("--bootstrap", type=int, default=1000, help="bootstrap draws")
+    sub.add_argument("scores", type=Path, nargs="+", help="scores of both, each in grid order")
+    text = "draw how an LDS's interval goes with subsets and runs"
+    sub = command("width-figure", _width_figure, text, "setting", "out")
+    sub.add_argument("--table", type=Path, required=True, help="from lds-width")
     sub = command("table", _table, "make the table of a panel", "metric", "out")
     sub.add_argument("--published", type=Path, required=True, help="published values")
     sub.add_argument("csvs", type=Path, nargs="+", help="the methods' metrics, in order")

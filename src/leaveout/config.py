@@ -461,12 +461,15 @@ class Config(_Closed):
     """Entries of config/methods.yaml, or `all`."""
     metrics: tuple[Literal["lds", "loo", "pbrf"], ...] = ("lds", "loo")
     """Which metrics."""
+    compare: tuple[str, str] | None = None
+    """Two of the methods: how narrow the intervals of their LDS and of its difference get with more
+    subsets and runs."""
     bootstrap: int = Field(default=1000, ge=10)
     """Bootstrap draws of every interval."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models are trained and scored; decides no more than rounding."""
 
-    @field_validator("settings", "methods", "metrics")
+    @field_validator("settings", "methods", "metrics", "compare")
     @classmethod
     def _named_once(cls, names: Any) -> Any:
         if isinstance(names, tuple) and len(set(names)) != len(names):
@@ -745,11 +748,15 @@ def select_methods(config: Config, methods: Mapping[str, Method]) -> list[Method
     Raises:
         ConfigError: It names an unknown one.
     """
-    if config.methods == "all":
-        return list(methods.values())
-    for name in config.methods:
+    names = list(methods) if config.methods == "all" else list(config.methods)
+    for name in names:
         if name not in methods:
             raise ConfigError(
                 f"config: methods: unknown method {name!r}{_nearest(name, list(methods))}"
             )
-    return [methods[name] for name in config.methods]
+    for name in config.compare or ():
+        if name not in names:
+            raise ConfigError(
+                f"config: compare: {name!r} is none of the methods shown{_nearest(name, names)}"
+            )
+    return [methods[name] for name in names]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -31,9 +32,11 @@ CODE = {
     "truth": "leaveout.retraining.truth",
     "attribute": "leaveout.attribution.run",
     "evaluate": "leaveout.metrics.evaluate",
+    "width": "leaveout.metrics.width",
     "table": "leaveout.reporting.tables",
     "page": "leaveout.reporting.pages",
     "figure": "leaveout.reporting.figures",
+    "width_figure": "leaveout.reporting.widths",
 }
 """The module that does each step."""
 
@@ -186,11 +189,22 @@ def evaluate_key(setting: Setting, metric: str, method: str, bootstrap: int) -> 
     )
 
 
+def width_key(setting: Setting, compare: Sequence[str], bootstrap: int) -> str:
+    """Return the key of how an LDS's interval narrows with subsets and runs."""
+    return _key(
+        "width",
+        setting=setting.name,
+        seed=setting.seed,
+        compare=list(compare),
+        bootstrap=bootstrap,
+    )
+
+
 def report_key(step: str, what: str) -> str:
     """Return the key of a table, page or figure; which cells it shows, its inputs say.
 
     Args:
-        step: ``table``, ``page`` or ``figure``.
-        what: The metric, or ``cost``.
+        step: ``table``, ``page``, ``figure`` or ``width_figure``.
+        what: The metric, or ``cost``; the setting, for a ``width_figure``.
     """
     return _key(step, shows=what)

@@ -116,6 +116,21 @@ class Plan:
         """Return all scores, or the files beside them."""
         return [p for s in self.settings for m in self.methods for p in self._scores(s, m, ending)]
 
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The two methods whose LDS is compared, if any are."""
+        return (self.config.compare or ()) if "lds" in self.metrics else ()
+
+    def compared_scores(self, wildcards: Wildcards) -> list[str]:
+        """Return the scores of the two methods that are compared."""
+        s = wildcards.setting
+        return [p for m in self.compared for p in self._scores(s, m, ".safetensors")]
+
+    def widths(self) -> list[str]:
+        """Return the tables, then the figures, of how intervals narrow."""
+        shapes = ("results/{}/metrics/lds_width.csv", "results/figures/{}_lds_width.svg")
+        return [shape.format(s) for shape in shapes for s in self.settings if self.compared]
+
     def metric_csvs(self, wildcards: Wildcards) -> list[str]:
         """Return the metrics of all methods and settings."""
         return [
@@ -192,6 +207,15 @@ class Plan:
         setting = self.settings[wildcards.setting]
         return plan.evaluate_key(setting, wildcards.metric, wildcards.method, self.config.bootstrap)
 
+    def width_key(self, wildcards: Wildcards) -> str:
+        """Return the key of how an LDS's interval narrows."""
+        setting = self.settings[wildcards.setting]
+        return plan.width_key(setting, self.compared, self.config.bootstrap)
+
+    def width_figure_key(self, wildcards: Wildcards) -> str:
+        """Return the key of its picture."""
+        return plan.report_key("width_figure", wildcards.setting)
+
     def report_key(self, step: str) -> Callable[[Wildcards], str]:
         """Return the parameter function for the key of a table, page or figure."""
         return lambda wildcards: plan.report_key(step, wildcards.metric)
@@ -219,7 +243,10 @@ class Plan:
     def shown(self) -> list[str]:
         """Return what people look at: tables, their pages, figures."""
         shapes = ("results/{}_table.csv", "results/pages/{}.html", "results/figures/{}.svg")
-        return [s.format(m) for s in shapes for m in self.metrics] + ["results/cost_table.csv"]
+        return [s.format(m) for s in shapes for m in self.metrics] + [
+            "results/cost_table.csv",
+            *self.widths(),
+        ]
 
     def steps(self, published: str) -> list[Step]:
         """Return all jobs there can be, each after those that make its inputs.
@@ -269,4 +296,11 @@ class Plan:
                 inputs = (f"results/{name}/truth/{metric}.safetensors", *self.scores(w))
                 path = f"results/{name}/metrics/{metric}/{method}.csv"
                 found.append(Step((path,), inputs, self.evaluate_key(w)))
+        if self.compared:
+            w = SimpleNamespace(setting=name)
+            path = f"results/{name}/metrics/lds_width.csv"
+            inputs = (f"results/{name}/truth/lds.safetensors", *self.compared_scores(w))
+            picture = f"results/figures/{name}_lds_width.svg"
+            found.append(Step((path,), inputs, self.width_key(w)))
+            found.append(Step((picture,), (path,), self.width_figure_key(w)))
         return found

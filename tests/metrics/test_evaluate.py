@@ -429,3 +429,72 @@ def test_wrong_inputs_are_errors_that_name_the_file(tmp_path, truth):
     with pytest.raises(LeaveoutError, match="kind 'loo', expected 'lds'"):
         evaluate("lds", loo_truth, [score], tmp_path / "o", setting="toy", method="m", root_seed=0)
     assert not (tmp_path / "o").exists()
+
+
+@pytest.fixture
+def unsteady():
+    """A bank in which some samples steady training: where they are kept, runs differ less."""
+    rng = np.random.default_rng(11)
+    units, runs = 60, 16
+    calm = rng.normal(size=(TRAIN, TEST))
+    mask = (np.argsort(rng.random((units, TRAIN)), axis=1) < TRAIN // 2).astype(np.uint8)
+    spread = np.exp(-(mask @ calm - calm.sum(axis=0) / 2) / 8)
+    target = 5 + spread[:, None] * rng.normal(size=(units, runs, TEST))
+    tensors = {
+        "target": target,
+        "mask": mask,
+        "train_id": TRAIN_ID,
+        "test_id": TEST_ID,
+        "subset_id": np.arange(units),
+    }
+    return calm, tensors
+
+
+def evaluate_variance(tmp_path, tensors, score, **options):
+    path = write_truth(tmp_path / "truth", "lds", tensors)
+    out = tmp_path / "out.csv"
+    evaluate("lds_variance", path, [write_score(tmp_path / "s", score)], out, setting="toy",
+             method="grad_dot", root_seed=3, bootstrap=30, **options)  # fmt: skip
+    with out.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_lds_variance_finds_the_samples_that_steady_training(tmp_path, unsteady):
+    calm, tensors = unsteady
+    row = cell(evaluate_variance(tmp_path, tensors, calm), "mean", "all")
+    variance = tensors["target"].var(axis=1, ddof=1)
+    expected = lds(calm, tensors["mask"], variance).mean()
+    assert float(row["value"]) == pytest.approx(expected, abs=6e-7)
+    assert expected > 0.6
+    assert (row["n_runs"], row["n_samples"], row["ceiling_note"]) == ("16", "60", "")
+    # scores that know the truth reach the ceiling: 24 x 60 correlations, 7 against 15 degrees of
+    # freedom, and Spearman-Brown is exact for Pearson and normal errors only
+    assert float(row["value"]) == pytest.approx(float(row["ceiling"]), abs=0.05)
+    half = tensors["target"][:, :8], tensors["target"][:, 8:]
+    agreement = np.mean([lds_of(*(h.var(axis=1, ddof=1)[:, j] for h in half)) for j in range(TEST)])
+    worth = 15 / 7
+    top = np.sqrt(worth * agreement / (1 + (worth - 1) * agreement))
+    assert float(row["ceiling"]) == pytest.approx(top, abs=1e-6)
+    # the mean says nothing of it
+    mean = run(tmp_path, "lds", tensors, tmp_path / "s")
+    assert abs(float(cell(mean, "mean", "all")["value"])) < 0.15
+    turned = cell(evaluate_variance(tmp_path, tensors, -calm), "mean", "all")
+    assert float(turned["value"]) == pytest.approx(-float(row["value"]), abs=1e-6)
+
+
+def lds_of(one, other):
+    from scipy.stats import spearmanr
+
+    return spearmanr(one, other).statistic
+
+
+def test_lds_variance_of_few_runs(tmp_path, unsteady):
+    calm, tensors = unsteady
+    few = tensors | {"target": tensors["target"][:, :3]}
+    row = cell(evaluate_variance(tmp_path, few, calm), "mean", "all")
+    assert (row["ceiling"], row["n_runs"]) == ("nan", "3")
+    assert "four or more give a ceiling" in row["ceiling_note"]
+    assert 0 < float(row["value"]) < 1
+    one = tensors | {"target": tensors["target"][:, :1]}
+    with pytest.raises(LeaveoutError, match="truth: one run of each subset has no variance"):
+        evaluate_variance(tmp_path, one, calm)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -161,6 +162,45 @@ def test_a_noiseless_predictor_reaches_the_ceiling_and_no_more(kind, noise, runs
     # formula by up to .006.
     assert reached == pytest.approx(top, abs=0.012)
     assert reached < 0.98  # so that a ceiling of 1 would not pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [2, 3, 5])
+def test_the_ceilings_interval_holds_what_a_noiseless_predictor_reaches(runs):
+    rng = np.random.default_rng(10 + runs)
+    pairs = [list(combinations(range(runs), 2))]
+
+    def sample(units, tests):
+        """Runs with noise of each test sample's own amount, in part common to all of them."""
+        signal = rng.normal(size=(units, 2)) @ rng.normal(size=(2, tests))
+        signal = signal + rng.normal(size=(units, tests))
+        noise = rng.normal(size=(runs, units, tests)) + 0.5 * rng.normal(size=(runs, units, 1))
+        return signal, signal + noise * rng.uniform(0.8, 1.2, size=tests)
+
+    reached, exact = [], []
+    for _ in range(40):
+        signal, all_runs = sample(1000, 40)
+        reached.append(correlate("spearman", signal, all_runs.mean(axis=0)).mean())
+        rho = np.mean([correlate("spearman", all_runs[a], all_runs[b]) for a, b in pairs[0]])
+        exact.append(ceiling(float(rho), np.array([rho]), runs)[0])
+    truth = np.mean(reached)
+    # Differences between test samples make the ceiling an upper bound, here by a hundredth or less;
+    # Spearman of normals is off the formula by as little.
+    assert np.mean(exact) == pytest.approx(truth, abs=0.012)
+    held, every, found = [], np.ones((1, 25), dtype=bool), []
+    for _ in range(60):
+        _, all_runs = sample(60, 25)
+        counts, tests = resample_counts(rng, 60, 100), resample_counts(rng, 25, 100)[None]
+        drawn = means(replicate_sums("spearman", list(all_runs), pairs, counts, tests, every))
+        rho = np.mean([correlate("spearman", all_runs[a], all_runs[b]) for a, b in pairs[0]])
+        top, low, high, note = ceiling(float(rho), drawn[0, 0], runs)
+        assert note == ""
+        found.append(top)
+        held.append(low <= truth <= high)
+    # 95% nominal, 60 trials: standard error 2.8%
+    assert np.mean(held) > 0.86
+    assert np.mean(found) == pytest.approx(truth, abs=0.02)
+    assert high - low < 0.2
 
 
 def test_ceiling_says_why_it_is_undefined():

@@ -90,6 +90,14 @@ def test_held_out_is_chosen_on_one_half_and_reported_on_the_other(tmp_path, publ
     assert row["source"] == "a paper"
 
 
+def test_ceilings_have_their_intervals(tmp_path, published):
+    csvs = metric_csv(tmp_path / "a.csv", "grad_dot", {"default": {}})
+    (row,) = table(tmp_path, published, csvs)
+    for prefix in ("", "as_published_"):
+        found = [row[f"{prefix}ceiling{end}"] for end in ("", "_low", "_high")]
+        assert found == ["0.8000", "0.7000", "0.9000"]
+
+
 def test_the_first_of_equals_is_chosen_and_nan_never_unless_alone(tmp_path, published):
     nan = float("nan")
     cells = {

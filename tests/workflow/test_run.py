@@ -254,6 +254,23 @@ def test_one_more_grid_point(edit: Edit, clone: Path, planned: Planned, below_tr
     )
 
 
+def test_two_methods_to_compare_touch_nothing_else(
+    edit: Edit, clone: Path, planned: Planned, snakemake: Run
+) -> None:
+    config = clone / "config/config.yaml"
+    edit(config, "bootstrap: 20", "bootstrap: 20\ncompare: [if_explicit, grad_dot]")
+    made = {"results/tiny/metrics/lds_width.csv", "results/figures/tiny_lds_width.svg"}
+    assert planned(clone) == made
+    status, output = snakemake(clone)
+    assert status == 0, output
+    for name in made:
+        assert (clone / name).stat().st_size > 0
+    assert planned(clone) == set()
+    # on other methods, the same files are stale
+    edit(config, "[if_explicit, grad_dot]", "[grad_dot, if_explicit]")
+    assert planned(clone) == made
+
+
 def test_one_method_less_remakes_tables_and_figures(
     edit: Edit, clone: Path, planned: Planned, below_truth: Below
 ) -> None:

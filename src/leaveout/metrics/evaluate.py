@@ -30,6 +30,7 @@ from leaveout.artefacts import ALL, Artefact, CorruptArtefactError, Rows, atomic
 from leaveout.errors import LeaveoutError
 from leaveout.metrics import lds, loo
 from leaveout.metrics.correlation import Floats, Kind, correlate, is_broken
+from leaveout.metrics.distributional import distributional_targets
 from leaveout.metrics.uncertainty import ceiling, interval, means, replicate_sums, resample_counts
 
 COLUMNS = (
@@ -112,6 +113,11 @@ class GroundTruth:
     n_unconverged: int = 0
     empty: bool = False
     ceiling_note: str = ""
+    worth: tuple[float, float] | None = None
+    """How many of the ``repeats``' runs an outcome is worth, for each of ``TRUTHS``; None if an
+    outcome is a mean of ``runs``, or one."""
+    n_runs: int | None = None
+    """Runs behind the outcomes, if not as many as ``runs`` has."""
 
 
 def _tensors(artefact: Artefact, *names: str) -> list[NDArray[Any]]:
@@ -215,9 +221,34 @@ def _load_removals(artefact: Artefact, name: str, what: str) -> GroundTruth:
     return GroundTruth("pearson", removed_id, test_id, predict, runs, repeats, note)
 
 
+def _load_lds_variance(path: Path) -> GroundTruth:
+    ground = _load_lds(path)
+    count = len(ground.runs)
+    if count < 2:
+        raise LeaveoutError(f"{path}: one run of each subset has no variance; lds.runs: 2 or more.")
+
+    def steadiness(runs: Floats) -> NDArray[np.float64]:
+        return -distributional_targets(np.moveaxis(runs, 0, 1)).variance
+
+    half = count // 2
+    enough = half > 1
+    repeats = [steadiness(ground.runs[k * half : (k + 1) * half]) for k in (0, 1) if enough]
+    # the error of a variance of R (normal) runs goes with 1 / (R - 1)
+    worth = (count - 1) / (half - 1) if enough else 1.0
+    return replace(
+        ground,
+        runs=steadiness(ground.runs)[None],
+        repeats=np.array(repeats) if enough else ground.runs[:1],
+        repeats_note="" if enough else f"{count} runs of each subset; four or more give a ceiling",
+        worth=(worth, worth),
+        n_runs=count,
+    )
+
+
 _LOAD: dict[str, Callable[[Path], GroundTruth]] = {
     "lds": _load_lds,
     "loo": _load_loo,
+    "lds_variance": _load_lds_variance,
     "pbrf": _load_pbrf,
 }
 
@@ -245,8 +276,12 @@ def split(test_id: Ids, setting: str, root_seed: int) -> dict[str, NDArray[np.bo
     return {"select": select, "report": ~select, "all": np.ones(len(test_id), dtype=bool)}
 
 
-def _aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: str) -> Scores:
-    """Return the scores of the truth's training and test samples, in its order."""
+def aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: str) -> Scores:
+    """Return the scores of the truth's training and test samples, in its order.
+
+    Raises:
+        LeaveoutError: Scores of some sample are missing, or of one that no subset draws from.
+    """
     positions = []
     for what, wanted in (("train", truth.train_id), ("test", truth.test_id)):
         have, order = _sorted_ids(artefact, f"{what}_id")
@@ -257,7 +292,7 @@ def _aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: s
                 "holds. Make the scores and the ground truth from the same setting."
             )
         extra = np.setdiff1d(have, wanted)
-        if what == "train" and metric == "lds" and len(extra):
+        if what == "train" and metric in ("lds", "lds_variance") and len(extra):
             raise LeaveoutError(
                 f"{artefact.path}: scores train ids {_listed(extra)}, which no subset of "
                 f"{truth_path} draws from. Make scores and ground truth from the same setting."
@@ -268,8 +303,12 @@ def _aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: s
     return Scores(artefact.rows["score"], *positions)
 
 
-def _read_scores(paths: Sequence[Path], setting: str, method: str) -> dict[str, Artefact]:
-    """Read the scores of one method by the label of their hyper-parameters."""
+def read_scores(paths: Sequence[Path], setting: str, method: str) -> dict[str, Artefact]:
+    """Read the scores of one method by the label of their hyper-parameters.
+
+    Raises:
+        LeaveoutError: There are none, or one is damaged, a repetition, or of something else.
+    """
     scores: dict[str, Artefact] = {}
     for path in paths:
         artefact = read(path, "score", leave=["score"])
@@ -294,12 +333,13 @@ def _read_scores(paths: Sequence[Path], setting: str, method: str) -> dict[str, 
     return scores
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Six decimals: enough for any use, and no rounding error of a machine's matrix products."""
     return f"{value:.6f}"
 
 
-def _mean(values: NDArray[np.float64]) -> float:
+def mean(values: NDArray[np.float64]) -> float:
+    """Return the mean of the finite values, NaN if there is none."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")
 
@@ -321,9 +361,11 @@ def evaluate(
     correlation: it is left out of the mean and counted by its cause.
 
     Args:
-        metric: ``lds`` (Spearman, Park et al. 2303.14186), ``loo`` (Pearson) or ``pbrf`` (Pearson,
-            Bae et al. 2209.05364; units that did not converge are left out and counted).
-        truth: Artefact of that kind.
+        metric: ``lds`` (Spearman, Park et al. 2303.14186), ``loo`` (Pearson), ``pbrf`` (Pearson,
+            Bae et al. 2209.05364; units that did not converge are left out and counted), or
+            ``lds_variance``: as ``lds``, against minus the variance over runs (d-TDA, 2506.12965),
+            so that a positive score is a sample that steadies training.
+        truth: Artefact of that kind; of kind ``lds`` for ``lds_variance``.
         scores: Score artefacts of one method, in grid order.
         out: CSV to write, with the columns ``COLUMNS``.
         setting: Name of the setting.
@@ -337,14 +379,14 @@ def evaluate(
             together, or scores were computed from models of the ground truth.
     """
     ground = load_ground_truth(metric, truth)
-    artefacts = _read_scores(scores, setting, method)
+    artefacts = read_scores(scores, setting, method)
     header = read(truth, leave=ALL)
     shares = {
         label: "no" if trainings.check_apart(header, artefact) else "unknown"
         for label, artefact in artefacts.items()
     }
     predictions = [
-        ground.predict(_aligned(artefact, ground, truth, metric)) for artefact in artefacts.values()
+        ground.predict(aligned(artefact, ground, truth, metric)) for artefact in artefacts.values()
     ]
     n_runs, n_units, n_test = ground.runs.shape
     outcomes = [ground.runs.mean(axis=0), *ground.runs] if n_runs > 1 else [*ground.runs]
@@ -396,15 +438,15 @@ def evaluate(
     for (p, label), (t, name), (h, half) in cells:
         value = values[p * len(TRUTHS) + t][halves[half]]
         broken = (broken_scores[p] | broken_truth)[halves[half]]
-        low, high = interval(replicates[p * len(TRUTHS) + t, h], _mean(value))
+        low, high = interval(replicates[p * len(TRUTHS) + t, h], mean(value))
         top, top_low, top_high, note = ceilings[name, half]
         rows.append(
             (
                 *(setting, metric, method, label, name, half),
-                *map(_number, (_mean(value), low, high, top, top_low, top_high)),
+                *map(number, (mean(value), low, high, top, top_low, top_high)),
                 *(len(value), int(broken.sum()), int((np.isnan(value) & ~broken).sum())),
-                *(0 if ground.empty else n_units, n_runs, ground.n_unconverged, note),
-                shares[label],
+                *(0 if ground.empty else n_units, ground.n_runs or n_runs),
+                *(ground.n_unconverged, note, shares[label]),
             )
         )
     with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
@@ -429,7 +471,7 @@ def _ceilings(
     test_counts: NDArray[np.floating[Any]],
 ) -> dict[tuple[str, str], tuple[float, float, float, str]]:
     """Return ceiling, interval and note for each truth and half."""
-    runs = {"mean": len(ground.runs), "single": 1}
+    runs = dict(zip(TRUTHS, ground.worth or (len(ground.runs), 1), strict=True))
     if ground.repeats_note:
         none = (float("nan"),) * 3
         return dict.fromkeys(itertools.product(TRUTHS, HALVES), (*none, ground.repeats_note))
@@ -440,6 +482,6 @@ def _ceilings(
     drawn = means(replicate_sums(ground.kind, columns, pairs, counts, test_counts, defined))
     found = {}
     for name, (h, half) in itertools.product(TRUTHS, enumerate(HALVES)):
-        top, low, high, note = ceiling(_mean(values[0][halves[half]]), drawn[0, h], runs[name])
+        top, low, high, note = ceiling(mean(values[0][halves[half]]), drawn[0, h], runs[name])
         found[name, half] = (top, low, high, note or ground.ceiling_note)
     return found

@@ -201,20 +201,20 @@ def interval(replicates: NDArray[np.float64], estimate: float) -> tuple[float, f
     return float(low), float(high)
 
 
-def spearman_brown(reliability: _F, runs: int) -> _F:
+def spearman_brown(reliability: _F, runs: float) -> _F:
     """Return the reliability of the mean of ``runs`` runs, given that of one."""
     return runs * reliability / (1 + (runs - 1) * reliability)
 
 
 def ceiling(
-    agreement: float, replicates: NDArray[np.float64], runs: int
+    agreement: float, replicates: NDArray[np.float64], runs: float
 ) -> tuple[float, float, float, str]:
     """Return what a noiseless predictor can reach at most, its interval, and why if it is NaN.
 
     Args:
         agreement: Mean over test samples and pairs of runs of the correlation between two runs.
         replicates: The same in every bootstrap replicate. A negative bound gives a ceiling of 0.
-        runs: How many runs the truth averages.
+        runs: How many runs the truth averages, or is worth.
     """
     if np.isnan(agreement):
         return *(float("nan"),) * 3, "no test sample has a correlation between two runs"

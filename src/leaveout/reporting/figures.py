@@ -89,14 +89,9 @@ def panel_figure(metric: str, table_csv: Path, metric_csvs: Sequence[Path], out:
             "Delete it and make it anew."
         )
     settings = {row["setting"]: [r for r in rows if r["setting"] == row["setting"]] for row in rows}
-    out = Path(out)
     with rc_context(STYLE):
         heights = [MARGIN + ROW * max(len(methods), 4) for methods in settings.values()]
         figure = Figure(figsize=(WIDTH, sum(heights) + 0.75), layout="constrained")
-        if out.suffix[1:] not in figure.canvas.get_supported_filetypes():
-            raise LeaveoutError(
-                f"{out}: cannot draw a {out.suffix or 'file without suffix'}; use .svg"
-            )
         grid = figure.add_gridspec(len(settings), 2, width_ratios=[1.55, 1], height_ratios=heights)
         for i, (setting, methods) in enumerate(settings.items()):
             left, right = figure.add_subplot(grid[i, 0]), figure.add_subplot(grid[i, 1])
@@ -107,14 +102,29 @@ def panel_figure(metric: str, table_csv: Path, metric_csvs: Sequence[Path], out:
             left.set_title(setting, loc="left", fontweight="bold", pad=18)
             _draw_grids(right, metric, own)
         _legend(figure, rows, CEILING.get(metric, "noise ceiling"))
-        # No date, so that the same data give the same file.
-        metadata: dict[str, Any] = {
-            ".svg": {"Date": None},
-            ".pdf": {"CreationDate": None},
-            ".ps": {"CreationDate": None},
-        }.get(out.suffix, {})
-        with atomic_path(out) as temporary:
-            figure.savefig(temporary, format=out.suffix[1:], dpi=150, metadata=metadata)
+        save(figure, out)
+
+
+def save(figure: Figure, out: Path) -> None:
+    """Save a figure, whole or not at all; the same data give the same file.
+
+    Args:
+        figure: The figure.
+        out: File to write; its suffix (``.svg``, ``.png``, ``.pdf``) decides the format.
+
+    Raises:
+        LeaveoutError: The suffix is unknown.
+    """
+    if out.suffix[1:] not in figure.canvas.get_supported_filetypes():
+        raise LeaveoutError(f"{out}: cannot draw a {out.suffix or 'file without suffix'}; use .svg")
+    # No date in it.
+    metadata: dict[str, Any] = {
+        ".svg": {"Date": None},
+        ".pdf": {"CreationDate": None},
+        ".ps": {"CreationDate": None},
+    }.get(out.suffix, {})
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, format=out.suffix[1:], dpi=150, metadata=metadata)
 
 
 def _bounds(row: Row, prefix: str, path: Path) -> tuple[float, list[list[float]]]:

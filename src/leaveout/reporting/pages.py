@@ -21,7 +21,7 @@ tr:hover td { background: #f2f2f2; }
 
 
 def _interval(table: pd.DataFrame, prefix: str) -> pd.Series[str]:
-    low, high = (table[f"{prefix}ci_{end}"].map(_number) for end in ("low", "high"))
+    low, high = (table[f"{prefix}_{end}"].map(_number) for end in ("low", "high"))
     return low.where(low == "", low + " to " + high)
 
 
@@ -44,13 +44,14 @@ def panel_page(metric: str, table_csv: Path, out: Path) -> None:
             "method": table["method"],
             "hyper-parameters": table["params"],
             "value": table["value"].map(_number),
-            "95% interval": _interval(table, ""),
+            "95% interval": _interval(table, "ci"),
             "ceiling": table["ceiling"].map(_number),
+            "ceiling's interval": _interval(table, "ceiling"),
             "of ceiling": table["value_over_ceiling"].map(_number),
             "test samples": table["n_test"],
             "dropped": table["n_dropped"],
             "as published": table["as_published_value"].map(_number),
-            "its interval": _interval(table, "as_published_"),
+            "its interval": _interval(table, "as_published_ci"),
             "published": table["published"].astype("string").fillna(""),
             "difference": table["difference"].map(_number),
         }

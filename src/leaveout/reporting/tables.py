@@ -26,6 +26,8 @@ PANEL_COLUMNS = (
     "ci_low",
     "ci_high",
     "ceiling",
+    "ceiling_low",
+    "ceiling_high",
     "value_over_ceiling",
     "n_test",
     "n_dropped",
@@ -38,6 +40,8 @@ PANEL_COLUMNS = (
     "as_published_ci_low",
     "as_published_ci_high",
     "as_published_ceiling",
+    "as_published_ceiling_low",
+    "as_published_ceiling_high",
     "published",
     "difference",
     "inside_interval",
@@ -199,13 +203,9 @@ def _panel_row(rows: Sequence[Row], published: str, source: str) -> Row:
     n_dropped, why = _dropped(ours)
     row = {column: ours[column] for column in ("setting", "method", "params", "ceiling_note")}
     row |= {column: ours[column] for column in ("n_test", "n_samples", "n_runs", "n_unconverged")}
-    row |= {
-        column: _four(float(ours[column])) for column in ("value", "ci_low", "ci_high", "ceiling")
-    }
-    row |= {
-        f"as_published_{column}": _four(float(theirs[column]))
-        for column in ("value", "ci_low", "ci_high", "ceiling")
-    }
+    measured = ("value", "ci_low", "ci_high", "ceiling", "ceiling_low", "ceiling_high")
+    row |= {column: _four(float(ours[column])) for column in measured}
+    row |= {f"as_published_{column}": _four(float(theirs[column])) for column in measured}
     row |= {
         # A ceiling of 0 (its interval's low end can be) leaves nothing to divide by.
         "value_over_ceiling": _four(value / ceiling if ceiling else math.nan),

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import csv
+import re
+from itertools import combinations
+from xml.etree import ElementTree
+
+import matplotlib.figure
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+
+from leaveout.errors import LeaveoutError
+from leaveout.metrics.width import COLUMNS
+from leaveout.reporting.widths import width_figure
+
+VALUES = {"if_explicit": 0.8, "grad_dot": 0.3, "if_explicit - grad_dot": 0.5}
+
+
+def make(path, runs=2, subsets=(10, 20, 50, 100), broken=(), ceiling=0.9, setting="toy"):
+    rows = []
+    for method, value in VALUES.items():
+        for r in range(1, runs + 1):
+            for m in subsets:
+                width = (0.0001 + 0.4 / (m * r)) ** 0.5
+                cell = dict.fromkeys(COLUMNS, "") | {
+                    "setting": setting, "method": method, "kind": "measured",
+                    "subsets": m, "runs": r, "trainings": m * r, "value": value,
+                    "ci_low": value - width / 2, "ci_high": value + width / 2, "width": width,
+                    "predicted_width": width,
+                }  # fmt: skip
+                if method in broken:
+                    numbers = ("value", "ci_low", "ci_high", "width", "predicted_width")
+                    cell |= dict.fromkeys(numbers, "nan")
+                if "-" not in method:
+                    cell["ceiling"] = ceiling if runs > 1 else "nan"
+                rows.append(cell)
+    rows.append(dict.fromkeys(COLUMNS, "") | {"kind": "needed", "method": "if_explicit"})
+    with path.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """Return a function that draws a table and gives the figure, as matplotlib has it."""
+    figures = []
+    keep = matplotlib.figure.Figure.savefig
+    monkeypatch.setattr(
+        matplotlib.figure.Figure, "savefig",
+        lambda self, *args, **kw: (figures.append(self), keep(self, *args, **kw))[1],
+    )  # fmt: skip
+
+    def draw(**options):
+        width_figure(make(tmp_path / "width.csv", **options), tmp_path / "width.svg")
+        return figures.pop()
+
+    return draw
+
+
+def test_svg_is_the_same_bytes_each_time_undated_with_text_as_text(tmp_path):
+    table = make(tmp_path / "width.csv")
+    for name in ("a.svg", "b.svg"):
+        width_figure(table, tmp_path / name)
+    content = (tmp_path / "a.svg").read_bytes()
+    assert content == (tmp_path / "b.svg").read_bytes()
+    assert b"dc:date" not in content
+    texts = [e.text for e in ElementTree.fromstring(content).iter() if e.tag.endswith("}text")]
+    for expected in (*VALUES, "toy: LDS", "difference, paired", "width of the 95% interval",
+                     "noise ceiling 0.90 (1 run), 0.90 (2 runs)"):  # fmt: skip
+        assert expected in texts
+
+
+@pytest.mark.parametrize("runs", [1, 2, 5])
+@pytest.mark.parametrize("ceiling", [0.85, 0.99])
+def test_no_two_labels_overlap_and_none_is_cut_off(drawn, runs, ceiling):
+    figure = drawn(runs=runs, ceiling=ceiling, setting="mnist_mlp_paired")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [
+        (text.get_text(), text.get_window_extent())
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip()
+    ]
+    named = [(name, box) for name, box in boxes if not re.fullmatch(r"[−\d.]+", name)]
+    assert len(named) > 9
+    for name, box in named:
+        assert box.x0 >= 0, name
+        assert box.y0 >= 0, name
+        assert box.x1 <= figure.bbox.x1, name
+        assert box.y1 <= figure.bbox.y1, name
+    for (one, a), (other, b) in combinations(named, 2):
+        assert not a.overlaps(b), (one, other)
+
+
+def test_points_lie_where_the_table_says(drawn):
+    figure = drawn(runs=3)
+    left, middle, right = figure.axes
+    # two methods, the fewest and the most runs; the difference apart
+    lines = [line for line in left.get_lines() if line.get_marker() in ("o", "s")]
+    assert [list(line.get_ydata()) for line in lines] == [[v] * 4 for v in (0.8, 0.8, 0.3, 0.3)]
+    triangles = [line for line in middle.get_lines() if line.get_marker() == "^"]
+    assert [list(line.get_ydata()) for line in triangles] == [[0.5] * 4] * 2
+    points = [line for line in right.get_lines() if line.get_linestyle() == "None"]
+    assert len(points) == 6
+    assert list(points[0].get_xdata()) == [10, 20, 50, 100]
+    assert list(points[1].get_xdata()) == [30, 60, 150, 300]
+    # the lines foreseen go through them (as made here) and level off at .01
+    curves = [line for line in right.get_lines() if len(line.get_xdata()) == 100]
+    assert len(curves) == 6
+    assert curves[0].get_ydata()[0] == pytest.approx(points[0].get_ydata()[0], rel=1e-6)
+    assert curves[0].get_ydata()[-1] == pytest.approx((0.0001 + 0.4 / 5000) ** 0.5, rel=1e-3)
+
+
+def test_grey_print_tells_all_series_apart(drawn):
+    marks = set()
+    for axes in drawn().axes:
+        for line in axes.get_lines():
+            if line.get_marker() in ("o", "s", "^"):
+                filled = line.get_markerfacecolor() != "white"
+                marks.add((line.get_marker(), filled))
+    assert len(marks) == 6
+
+
+def test_a_method_without_values_leaves_the_others(drawn):
+    figure = drawn(broken=("grad_dot", "if_explicit - grad_dot"))
+    curves = [line for line in figure.axes[2].get_lines() if len(line.get_xdata()) == 100]
+    assert len(curves) == 2
+    texts = {text.get_text() for text in figure.findobj(Text)}
+    assert {"no value of grad_dot", "no value of if_explicit - grad_dot"} <= texts
+    drawn(broken=tuple(VALUES))
+    drawn(subsets=(7,))  # one point, no line through it
+
+
+def test_another_table_is_refused(tmp_path):
+    table = tmp_path / "width.csv"
+    with pytest.raises(LeaveoutError, match=r"width\.csv: no such file"):
+        width_figure(table, tmp_path / "a.svg")
+    with table.open("w", newline="") as handle:
+        csv.writer(handle).writerow(COLUMNS)
+    with pytest.raises(LeaveoutError, match="expected two methods and their difference"):
+        width_figure(table, tmp_path / "a.svg")
+    with pytest.raises(LeaveoutError, match=r"a\.xyz: cannot draw"):
+        width_figure(make(table), tmp_path / "a.xyz")
+    assert not list(tmp_path.glob("a.*"))
