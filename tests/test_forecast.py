@@ -180,7 +180,7 @@ def test_what_the_package_can_train_has_the_costs_of_its_setting(
         return
     hidden = {"name": "mlp", "hidden": (128, 64), "dropout": 0.1}
     model = make_setting(model=hidden).model
-    assert found.network == costs.network(model, costs.INPUTS["mnist"], 10)
+    assert found.network == costs.network(model, (1, 28, 28), 10)
 
 
 def test_features_are_one_pass_of_every_model() -> None:

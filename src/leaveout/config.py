@@ -23,17 +23,22 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
     ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from leaveout import costs
+from leaveout.data.catalogue import DATASETS, Name
 from leaveout.errors import LeaveoutError
+from leaveout.subset_file import Subsets, read_subsets
 
 MAX_CHUNKS = 2000
 """Upper bound on the chunks of one layer: each is a job and a file."""
@@ -54,22 +59,78 @@ class _Closed(BaseModel):
     )
 
 
+class LabelNoise(_Closed):
+    """Training labels flipped on purpose, for mislabel detection."""
+
+    fraction: float = Field(gt=0, le=1)
+    """Part of the training labels that is flipped, each to another class, all being equally likely;
+    drawn from `seed` and the data set's name, so that settings with the same noise on the same
+    training samples share the flips. Their ids are kept in the prepared file."""
+
+
 class Dataset(_Closed):
     """Which samples, and how they are normalised."""
 
-    name: Literal["mnist", "digits"]
+    name: Name
     """Data set, see leaveout.data."""
     source: Literal["bundled", "hub", "idx"] = "bundled"
-    """`bundled` ships with the package and needs no network; `hub` downloads the pinned files;
-    `idx` reads the official ones from the folder that LEAVEOUT_MNIST_IDX_DIR names."""
+    """`bundled` ships with the package and needs no network; `hub` downloads the pinned files
+    (mnist); `idx` reads the official ones from the folder that LEAVEOUT_MNIST_IDX_DIR or
+    LEAVEOUT_FASHION_MNIST_IDX_DIR names."""
+    classes: tuple[int, ...] | None = None
+    """Only samples of these classes, labelled 0, 1, ... in the order given here; by default all."""
     n_train: int = Field(gt=1)
-    """Training samples: the first ones, in file order."""
+    """Training samples: the first ones, in file order (of the classes asked for)."""
     n_test: int = Field(gt=3)
-    """Test samples: the first ones, in file order."""
+    """Test samples: the first ones, in file order (of the classes asked for)."""
+    label_noise: LabelNoise | None = None
+    """Flipped training labels; by default none."""
     mean: float = 0.0
     """Subtracted from the inputs, after scaling them to [0, 1]."""
     std: float = Field(default=1.0, gt=0)
     """The inputs are divided by it."""
+
+    @field_validator("source")
+    @classmethod
+    def _source_is_there(cls, source: str, info: ValidationInfo) -> str:
+        name = info.data.get("name")  # absent if it is wrong itself
+        if name and source not in DATASETS[name].sources:
+            raise ValueError(
+                f"{name} has no source {source!r}{_nearest(source, [*DATASETS[name].sources])}"
+            )
+        return source
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_are_there(
+        cls, classes: tuple[int, ...] | None, info: ValidationInfo
+    ) -> tuple[int, ...] | None:
+        name = info.data.get("name")
+        if classes is None or not name:
+            return classes
+        last = DATASETS[name].classes - 1
+        for found in classes:
+            if not 0 <= found <= last:
+                raise ValueError(
+                    f"{name} has no class {found}; the nearest is {min(max(found, 0), last)}. "
+                    f"Valid: 0 to {last}"
+                )
+        if len(classes) < 2 or len(set(classes)) != len(classes):
+            raise ValueError(f"the classes must be distinct, and two at least; got {classes}")
+        return classes
+
+    @field_validator("label_noise")
+    @classmethod
+    def _noise_is_some(cls, noise: LabelNoise | None, info: ValidationInfo) -> LabelNoise | None:
+        n_train = info.data.get("n_train")
+        if noise and n_train and not round(noise.fraction * n_train):
+            raise ValueError(f"fraction: {noise.fraction} of {n_train} samples is none")
+        return noise
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes the samples have, and a model outputs."""
+        return DATASETS[self.name].classes if self.classes is None else len(self.classes)
 
 
 class Linear(_Closed):
@@ -156,20 +217,57 @@ class Half(_Closed):
 Pairing = Literal["none", "drop", "mask"]
 
 
-class LDS(_Closed):
-    """Retraining on random subsets, for the linear datamodeling score."""
+def _read_own(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str):
+        return value
+    subsets = read_subsets(value, (info.context or {}).get("folder", Path("config")))
+    if len(subsets) < 3:
+        raise ValueError(f"{value}: {len(subsets)} subsets, three are the least to correlate over")
+    return subsets
 
-    subsets: int = Field(default=100, gt=2)
-    """Subsets drawn."""
+
+OwnSubsets = Annotated[
+    Annotated[int, Field(gt=2), Tag("count")] | Annotated[Subsets, Tag("file")],
+    Discriminator(lambda value: "file" if isinstance(value, Subsets | dict) else "count"),
+    BeforeValidator(_read_own),
+    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 2}, {"type": "string"}]}),
+]
+
+
+class LDS(_Closed):
+    """Retraining on subsets, for the linear datamodeling score."""
+
+    subsets: OwnSubsets = 100
+    """Subsets drawn, or the file of your own: a path from the configuration folder, one subset a
+    line, the ids it keeps separated by spaces or commas. More of them later leave those that are
+    trained as they are."""
     ratio: float = Field(default=0.5, gt=0, lt=1)
-    """Size of a subset as a fraction of the training samples."""
+    """Size of a subset drawn, as a fraction of the training samples; not with a file."""
     runs: int = Field(default=2, gt=0)
-    """Models per subset; two or more give a noise ceiling."""
+    """Models per subset; two or more give a noise ceiling. More of them later train no other."""
     pairing: Literal["none", "drop"] = "none"
     """`none`: independent initialisation and order. `drop`: run r of every subset is full run r
     with the other ids taken out of its order (same initialisation, what stays is batched anew)."""
     chunk: Chunk = "auto"
-    """Subsets per job; `auto` sizes jobs by time, see `hardware`."""
+    """Subsets per job, which trains one run of each; `auto` sizes jobs by time, see `hardware`."""
+
+    @model_validator(mode="after")
+    def _ratio_is_of_drawn_ones(self) -> Self:
+        if self.own and "ratio" in self.model_fields_set:
+            raise ValueError(
+                f"ratio: the subsets of {self.own.file} have sizes of their own; remove ratio"
+            )
+        return self
+
+    @property
+    def own(self) -> Subsets | None:
+        """The subsets of the user's file, if they are not drawn."""
+        return self.subsets if isinstance(self.subsets, Subsets) else None
+
+    @property
+    def count(self) -> int:
+        """How many subsets there are."""
+        return self.subsets if isinstance(self.subsets, int) else len(self.subsets)
 
 
 class FirstIds(_Closed):
@@ -206,7 +304,8 @@ class LOO(_Closed):
 
     ids: Ids = "all"
     """Which samples are left out, one at a time: `all`, `{first: n}`, `{spaced: n}` (so many at
-    most, evenly spaced), or a list of ids."""
+    most, evenly spaced), or a list of ids: places in the training slice, counted from 0 (with
+    `dataset.classes`, among the samples of these)."""
     pairing: Pairing = "mask"
     """`mask`: the full run with the id taken out of its batch, all else equal. `drop`: the same
     initialisation and order, what stays is batched anew. `none`: independent initialisation and
@@ -252,9 +351,9 @@ class Setting(_Closed):
     seed: int = Field(default=0, ge=0)
     """Root of every random stream of the setting."""
     hardware: Literal["cpu", "gpu"] = "cpu"
-    """What `chunk: auto` sizes jobs for (about 20 minutes each, fewer and shorter ones where all is
-    done sooner): one CPU core, or one GPU. It decides where chunks begin and end, not where they
-    run, and no result; but models whose chunk has moved are trained again."""
+    """What `chunk: auto` sizes jobs for (5 minutes or more, less where trainings are short): one
+    CPU core, or one GPU. It decides where chunks begin and end, not where they run, and no result;
+    but models whose chunk has moved are trained again."""
     dataset: Dataset
     """Which samples."""
     model: Model = Field(discriminator="name")
@@ -287,6 +386,13 @@ class Setting(_Closed):
                 raise ValueError(
                     f"{name}.ids.first: {ids.first} is more than dataset.n_train = {n_train}"
                 )
+        if own := self.lds.own:
+            for place, last in zip(own.places, own.largest, strict=True):
+                if last >= n_train:
+                    raise ValueError(
+                        f"lds.subsets: {own.file}, line {place}: the id {last} lies outside the "
+                        f"training slice 0..{n_train - 1} (dataset.n_train)"
+                    )
         for section, ratio in (("lds", self.lds.ratio), ("half", self.half.ratio)):
             if int(n_train * ratio) < 1:
                 raise ValueError(f"{section}.ratio: {ratio} of {n_train} samples is none")
@@ -301,7 +407,13 @@ class Setting(_Closed):
     def _chunks_are_few(self) -> None:
         work = costs.workload(self)
         for section in costs.LAYERS:
-            jobs, counts = len(costs.chunk_sizes(work, section)), costs.parts(work, section)
+            counts = costs.parts(work, section)
+            if len(counts) > MAX_CHUNKS:  # before they are counted one by one
+                raise ValueError(
+                    f"{section}.runs: {len(counts)} runs need a job each at least, at most "
+                    f"{MAX_CHUNKS} are allowed"
+                )
+            jobs = len(costs.chunk_sizes(work, section))
             if jobs <= MAX_CHUNKS:
                 continue
             size, total = getattr(self, section).chunk, sum(counts)
@@ -408,7 +520,7 @@ def _tags(model: type[BaseModel]) -> tuple[str, ...]:
     return getattr(model.model_fields["name"].annotation, "__args__", ())
 
 
-_TAGS = ("linear", "mlp", "cnn", "auto", "count")
+_TAGS = ("linear", "mlp", "cnn", "auto", "count", "file")
 """Alternatives that pydantic names in a location, though no file has them as keys."""
 
 
@@ -432,9 +544,11 @@ def _explain(error: ValidationError, model: type[BaseModel], where: Path | str) 
     return ConfigError(f"{where}: " + f"\n{where}: ".join(dict.fromkeys(lines)))
 
 
-def _validate(model: type[_M], values: Mapping[str, Any], where: Path | str) -> _M:
+def _validate(
+    model: type[_M], values: Mapping[str, Any], where: Path | str, folder: Path | None = None
+) -> _M:
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context={"folder": folder} if folder else None)
     except ValidationError as error:
         raise _explain(error, model, where) from error
 
@@ -483,7 +597,7 @@ def load_setting(path: Path | str) -> Setting:
         raise ConfigError(f"{path}: name: unknown key; a setting is named by its file")
     if not NAME.fullmatch(path.stem):
         raise ConfigError(f"{path}: a setting's name has lower-case letters, digits and _ only")
-    return _validate(Setting, {"name": path.stem, **values}, path)
+    return _validate(Setting, {"name": path.stem, **values}, path, path.parent.parent)
 
 
 def parse_config(values: Mapping[str, Any], where: Path | str = "config") -> Config:

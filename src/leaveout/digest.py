@@ -22,7 +22,7 @@ LEFT_OUT = frozenset(
     f"{PACKAGE}{name}"
     for name in (
         *("", ".config", ".costs", ".errors", ".plan", ".provenance", ".digest", ".stamps"),
-        *(".forecast", ".freshness", ".sharing", ".workflow", ".cli"),
+        *(".forecast", ".freshness", ".sharing", ".workflow", ".cli", ".data.catalogue"),
     )
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import http.server
 import io
@@ -19,8 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from leaveout.data import mnist
+from leaveout.data import fashion_mnist, mnist
 from leaveout.data.hub import HubDataset, HubFile
+from leaveout.data.official import Official
+from leaveout.data.slices import read_slice
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -40,10 +43,10 @@ def parquet(images: np.ndarray, labels: np.ndarray) -> bytes:
 @pytest.fixture(scope="session")
 def parquets() -> dict[str, bytes]:
     """The slice in two parquet files, by their official paths."""
-    raw = mnist.read_slice()
+    train, test = read_slice(mnist.MNIST)
     return {
-        "mnist/train-00000-of-00001.parquet": parquet(raw["train_inputs"], raw["train_labels"]),
-        "mnist/test-00000-of-00001.parquet": parquet(raw["test_inputs"], raw["test_labels"]),
+        "mnist/train-00000-of-00001.parquet": parquet(train.images, train.labels),
+        "mnist/test-00000-of-00001.parquet": parquet(test.images, test.labels),
     }
 
 
@@ -151,20 +154,36 @@ def idx(array: np.ndarray) -> bytes:
     return header.tobytes() + array.tobytes()
 
 
-@pytest.fixture
-def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[np.ndarray]]:
-    """Small stand-ins for the official files, pinned in place of them: folder and arrays."""
+@dataclass(frozen=True)
+class StandIn:
+    """Small files pinned in place of a data set's official ones: where, what, and the record."""
+
+    folder: Path
+    arrays: list[np.ndarray]
+    of: Official
+
+
+@pytest.fixture(params=["mnist", "fashion_mnist"])
+def official(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> StandIn:
+    """Stand-ins for the official files of each data set: folder, arrays and record."""
+    module = {"mnist": mnist, "fashion_mnist": fashion_mnist}[request.param]
+    real: Official = getattr(module, request.param.upper())
     rng = np.random.default_rng(0)
-    shapes = [(9, 28, 28), (9,), (6, 28, 28), (6,)]
-    arrays = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
+    arrays: list[np.ndarray] = []
+    for n in (30, 20):
+        arrays += [rng.integers(0, 256, (n, 28, 28), np.uint8), np.arange(n, dtype=np.uint8) % 10]
+        rng.shuffle(arrays[-1])
     folder = tmp_path / "idx"
     folder.mkdir()
     digests = {}
-    for name, array in zip(mnist.IDX_SHA256, arrays, strict=True):
+    for name, array in zip(real.sha256, arrays, strict=True):
         (folder / name).write_bytes(idx(array))
         digests[name] = hashlib.sha256(idx(array)).hexdigest()
-    monkeypatch.setattr(mnist, "IDX_SHA256", digests)
-    monkeypatch.setattr(mnist, "N_TRAIN", 5)
-    monkeypatch.setattr(mnist, "N_TEST", 3)
-    monkeypatch.setattr(mnist, "PATH", tmp_path / "slice.xz")
-    return folder, arrays
+    of = dataclasses.replace(
+        real, sha256=digests, slice_train=5, slice_test=3, slice_path=tmp_path / "slice.xz"
+    )
+    monkeypatch.setattr(module, request.param.upper(), of)
+    monkeypatch.setenv(of.folder, str(folder))
+    return StandIn(folder, arrays, of)

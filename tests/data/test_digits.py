@@ -26,6 +26,26 @@ def test_all_of_them():
     assert len(load_digits().images) == digits.N_SAMPLES
 
 
+@pytest.mark.parametrize("classes", [(3, 8), (8, 3), (0, 1, 9)])
+def test_some_classes_against_a_naive_loop(classes):
+    raw, whole = digits.load(50, 20, classes), load_digits()
+    expected = [i for i in range(1797) if whole.target[i] in classes][:70]
+    assert [*raw.train_id, *raw.test_id] == expected
+    labels = [*raw.train_labels, *raw.test_labels]
+    assert labels == [classes.index(whole.target[i]) for i in expected]
+    np.testing.assert_array_equal(raw.train_inputs, whole.images[expected[:50]])
+    np.testing.assert_array_equal(raw.test_inputs, whole.images[expected[50:]])
+
+
+def test_too_few_samples_of_the_classes():
+    held = int(np.isin(load_digits().target, [3, 8]).sum())
+    digits.load(held - 7, 7, (3, 8))
+    with pytest.raises(LeaveoutError, match=r"n_test: 8 is more than the 7 .*\[3, 8\] left"):
+        digits.load(held - 7, 8, (3, 8))
+    with pytest.raises(LeaveoutError, match=f"n_train: {held} is more than the {held - 1}"):
+        digits.load(held, 1, (3, 8))
+
+
 def test_provenance_does_not_depend_on_the_sizes():
     assert digits.load(5, 2).provenance == digits.load(50, 20).provenance
 

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 
 from leaveout.data import hub as hub_source
-from leaveout.data import mnist, sources
+from leaveout.data import sources
 from leaveout.data.sources import RawDataset
 from leaveout.errors import LeaveoutError
 
 ARRAYS = ("train_inputs", "train_labels", "test_inputs", "test_labels", "train_id", "test_id")
+
+
+def bundled(n_train: int, n_test: int, classes: tuple[int, ...] | None = None) -> RawDataset:
+    return sources.load("mnist", "bundled", n_train, n_test, classes=classes)
 
 
 def assert_same(ours: RawDataset, bundled: RawDataset) -> None:
@@ -36,7 +40,7 @@ def held(cache: Path) -> list[Path]:
 
 def test_download_equals_the_bundled_slice_bit_for_bit(hub, cache):
     ours = hub_source.load(5000, 500, cache, hub.pinned)
-    assert_same(ours, mnist.load(5000, 500))
+    assert_same(ours, bundled(5000, 500))
     assert ours.provenance["source"] == "hub"
     assert ours.provenance["revision"].endswith(hub.pinned.revision)
     assert set(ours.provenance["sha256"].values()) == {
@@ -45,7 +49,14 @@ def test_download_equals_the_bundled_slice_bit_for_bit(hub, cache):
 
 
 def test_fewer_samples_are_the_first(hub, cache):
-    assert_same(hub_source.load(7, 3, cache, hub.pinned), mnist.load(7, 3))
+    assert_same(hub_source.load(7, 3, cache, hub.pinned), bundled(7, 3))
+
+
+def test_samples_of_some_classes(hub, cache):
+    ours = hub_source.load(70, 12, cache, hub.pinned, classes=(7, 1))
+    assert_same(ours, bundled(70, 12, classes=(7, 1)))
+    with pytest.raises(LeaveoutError, match=r"n_train: 1114 is more than the 1113 of .* 7, 1"):
+        hub_source.load(1114, 12, cache, hub.pinned, classes=(7, 1))
 
 
 def test_second_call_makes_no_request(hub, cache):
@@ -57,7 +68,7 @@ def test_second_call_makes_no_request(hub, cache):
 
 def test_a_cut_connection_is_resumed(hub, cache):
     hub.sends = lambda n_gets: 0.5 if n_gets == 1 else 1.0
-    assert_same(hub_source.load(5000, 500, cache, hub.pinned), mnist.load(5000, 500))
+    assert_same(hub_source.load(5000, 500, cache, hub.pinned), bundled(5000, 500))
     (_, first), (_, second), _ = hub.gets()
     assert first is None
     assert int(second.removeprefix("bytes=").rstrip("-")) > 0
@@ -69,7 +80,7 @@ def test_a_connection_cut_for_good_leaves_nothing_taken_for_whole(hub, cache):
         hub_source.load(7, 3, cache, hub.pinned)
     assert held(cache) == []
     hub.sends = lambda _: 1.0
-    assert_same(hub_source.load(7, 3, cache, hub.pinned), mnist.load(7, 3))
+    assert_same(hub_source.load(7, 3, cache, hub.pinned), bundled(7, 3))
 
 
 def test_a_flipped_byte_is_refused_and_not_kept(hub, cache):
@@ -82,12 +93,12 @@ def test_a_flipped_byte_is_refused_and_not_kept(hub, cache):
     assert len(hub.gets()) == 2
     assert held(cache) == []
     hub.tamper = lambda contents, _: contents
-    assert_same(hub_source.load(7, 3, cache, hub.pinned), mnist.load(7, 3))
+    assert_same(hub_source.load(7, 3, cache, hub.pinned), bundled(7, 3))
 
 
 def test_a_byte_flipped_once_is_mended_by_the_second_download(hub, cache):
     hub.tamper = lambda contents, n_gets: flip(contents) if n_gets == 1 else contents
-    assert_same(hub_source.load(7, 3, cache, hub.pinned), mnist.load(7, 3))
+    assert_same(hub_source.load(7, 3, cache, hub.pinned), bundled(7, 3))
     assert [path for path, _ in hub.gets()].count(hub.pinned.train.path) == 2
 
 
@@ -147,7 +158,7 @@ def test_offline_uses_the_cache_and_only_the_cache(hub, cache, monkeypatch):
     hub_source.load(7, 3, cache, hub.pinned)
     hub.requests.clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert_same(hub_source.load(7, 3, cache, hub.pinned), mnist.load(7, 3))
+    assert_same(hub_source.load(7, 3, cache, hub.pinned), bundled(7, 3))
     assert hub.requests == []
 
 
@@ -167,7 +178,7 @@ def test_pixels_other_than_the_official_ones_are_refused(hub, cache):
     wrong = dataclasses.replace(
         hub.pinned, train=dataclasses.replace(train, sha256=test.sha256, rows=500)
     )
-    with pytest.raises(LeaveoutError, match="train_inputs differs from the official"):
+    with pytest.raises(LeaveoutError, match="training set: images differ from the official"):
         hub_source.load(7, 3, cache, wrong)
 
 

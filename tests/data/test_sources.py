@@ -3,15 +3,18 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from leaveout.data import sources
 from leaveout.errors import LeaveoutError
 
 
-@pytest.mark.parametrize("name", ["mnist", "digits"])
-def test_load_by_name(name):
-    raw = sources.load(name, "bundled", 30, 10)
+@pytest.mark.parametrize(
+    ("name", "classes"), [("mnist", None), ("fashion_mnist", (2, 4)), ("digits", None)]
+)
+def test_load_by_name(name, classes):
+    raw = sources.load(name, "bundled", 30, 10, classes=classes)
     assert len(raw.train_inputs) == len(raw.train_labels) == len(raw.train_id) == 30
     assert len(raw.test_inputs) == len(raw.test_labels) == len(raw.test_id) == 10
     assert raw.provenance.keys() == {"name", "source", "revision", "sha256"}
@@ -23,7 +26,8 @@ def test_load_by_name(name):
     [
         ("mnits", "bundled", "unknown data set 'mnits': did you mean 'mnist'"),
         ("MNIST", "bundled", "did you mean 'mnist'"),
-        ("cifar10", "hub", "choose one of digits, mnist"),
+        ("cifar10", "hub", "choose one of digits, fashion_mnist, mnist"),
+        ("fashion_mnist", "hub", "choose one of bundled, idx"),
         ("mnist", "hubb", "unknown source 'hubb' for data set 'mnist': did you mean 'hub'"),
         ("digits", "hub", "choose one of bundled"),
         ("mnist", "ixd", "did you mean 'idx'"),
@@ -46,6 +50,19 @@ def test_unknown_names_are_answered_with_the_known(name, source, message):
 def test_sizes_out_of_range(n_train, n_test, message):
     with pytest.raises(LeaveoutError, match=message):
         sources.load("mnist", "bundled", n_train, n_test)
+
+
+def test_relabel_and_pick_against_loops():
+    labels = np.random.default_rng(0).integers(0, 10, 300)
+    for classes in ((2, 4), (4, 2), (9, 0, 3, 5)):
+        kept = sources.pick(labels, classes, 40, "it", "n_train", "")
+        naive = [i for i in range(300) if labels[i] in classes][:40]
+        assert kept.tolist() == naive
+        found = sources.relabel(labels[kept], classes)
+        assert found.tolist() == [classes.index(labels[i]) for i in naive]
+        assert found.dtype == np.int64
+    assert sources.pick(labels, None, 3, "it", "n_train", "").tolist() == [0, 1, 2]
+    assert sources.relabel(labels, None).tolist() == labels.tolist()
 
 
 def test_bundled_mnist_needs_neither_torch_nor_a_client():

@@ -33,6 +33,7 @@ def metric_csv(path, method, cells, *, setting="toy", metric="lds", **more):
                     "ci_high": value + 0.1, "ceiling": 0.8, "ceiling_low": 0.7,
                     "ceiling_high": 0.9, "n_test": 10, "n_nan": 0, "n_constant": 0,
                     "n_samples": 100, "n_runs": 2, "n_unconverged": 0, "ceiling_note": "",
+                    "shares_models": "no",
                 }  # fmt: skip
                 rows.append(row | more)
     write(path, COLUMNS, rows)

@@ -25,36 +25,35 @@ CNN = {"name": "cnn", "channels": [2], "batch_norm": True}
 @pytest.fixture(scope="module")
 def trained(
     make_setting: Make, data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Setting], list[Path]]:
-    """Return a function that gives the files of a setting's full models."""
-    made: dict[str, list[Path]] = {}
+) -> Callable[[Setting], dict[str, Path]]:
+    """Return a function that gives the files of a setting's full models, by chunk."""
+    made: dict[str, dict[str, Path]] = {}
 
-    def full(setting: Setting) -> list[Path]:
+    def full(setting: Setting) -> dict[str, Path]:
         key = setting.model.model_dump_json()
         if key not in made:
             folder = tmp_path_factory.mktemp("full")
-            count = len(chunks(setting, "full"))
-            made[key] = [folder / f"{number}.safetensors" for number in range(count)]
-            for number, path in enumerate(made[key]):
-                train_models(setting, "full", number, data, path, "cpu")
+            made[key] = {n: folder / f"{n}.safetensors" for n in chunks(setting, "full")}
+            for name, path in made[key].items():
+                train_models(setting, "full", name, data, path, "cpu")
         return made[key]
 
     return full
 
 
 def solve(
-    setting: Setting, data: Path, models: list[Path], folder: Path
+    setting: Setting, data: Path, models: dict[str, Path], folder: Path
 ) -> list[dict[str, np.ndarray]]:
     found = []
-    for number in range(len(chunks(setting, "pbrf"))):
-        out = folder / f"{number}.safetensors"
-        retrain_pbrf(setting, number, data, models[base_chunk(setting, number)], out, "cpu")
+    for name in chunks(setting, "pbrf"):
+        out = folder / f"{name}.safetensors"
+        retrain_pbrf(setting, name, data, models[base_chunk(setting, name)], out, "cpu")
         found.append(artefacts.read(out, "pbrf-chunk").tensors)
     return found
 
 
 def minimum(
-    setting: Setting, data: Path, models: list[Path], run: int, point: int
+    setting: Setting, data: Path, models: dict[str, Path], run: int, point: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """By dense Newton steps in float64: test losses at the full model and at the minimum."""
     arrays = artefacts.read(data, "data").tensors
@@ -174,7 +173,7 @@ def test_a_file_of_other_runs_is_named(
 ) -> None:
     setting = make_setting(pbrf={"chunk": 5})
     models = trained(setting)
-    assert base_chunk(setting, 1) == 0
+    assert base_chunk(setting, "1-0") == "0"
     with pytest.raises(CorruptArtefactError, match=r"it holds the runs \[2\], and not run 1"):
-        retrain_pbrf(setting, 1, data, models[1], tmp_path / "out", "cpu")
+        retrain_pbrf(setting, "1-0", data, models["1"], tmp_path / "out", "cpu")
     assert list(tmp_path.iterdir()) == []

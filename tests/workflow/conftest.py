@@ -27,7 +27,7 @@ dataset: {name: digits, n_train: 60, n_test: 12}
 model: {name: linear}
 recipe: {learning_rate: 0.05, epochs: 3, batch_size: 20}
 full: {runs: 2, checkpoints: 1}
-lds: {subsets: 8, runs: 2, chunk: 4}
+lds: {subsets: 8, runs: 2, chunk: 8}
 loo: {ids: {first: 6}, replicate: 4, chunk: 6}
 pbrf: {ids: {spaced: 6}, replicate: 4, chunk: 6, damping: 1e-1}
 """

@@ -27,9 +27,10 @@ Edit = Callable[[Path, str, str], None]
 COST = {"results/cost_table.csv"}
 DATA = {"results/tiny/data.safetensors"}
 MODELS = {"results/tiny/models/full/0.safetensors"}
-LDS = {f"results/tiny/retrain/lds/{i}.safetensors" for i in (0, 1)}
-LOO = {f"results/tiny/retrain/loo/{i}.safetensors" for i in (0, 1)}
-PBRF = {f"results/tiny/retrain/pbrf/{i}.safetensors" for i in (0, 1)}
+LDS, LOO, PBRF = (
+    {f"results/tiny/retrain/{layer}/{i}-0.safetensors" for i in (0, 1)}
+    for layer in ("lds", "loo", "pbrf")
+)
 METRICS = ("lds", "loo", "pbrf")
 TRUTHS = {f"results/tiny/truth/{m}.safetensors" for m in METRICS}
 GRAD_DOT = {"results/tiny/scores/grad_dot/default.safetensors"}
@@ -131,14 +132,28 @@ def test_another_root_seed_spares_the_data(
     assert planned(pulled) == everything
 
 
-def test_one_more_subset_chunk(
-    edit: Edit, pulled: Path, planned: Planned, below_truth: Below
+@pytest.mark.parametrize(
+    ("old", "new", "chunks"),
+    [
+        ("subsets: 8, runs: 2", "subsets: 12, runs: 2", ("0-1", "1-1")),
+        ("subsets: 8, runs: 2", "subsets: 8, runs: 3", ("2-0",)),
+        ("subsets: 8, runs: 2", "subsets: 16, runs: 3", ("0-1", "1-1", "2-0", "2-1")),
+        ("subsets: 8, runs: 2", "subsets: 8, runs: 1", ()),
+    ],
+)  # fmt: skip
+def test_a_larger_bank_trains_what_is_new(
+    edit: Edit,
+    pulled: Path,
+    planned: Planned,
+    below_truth: Below,
+    old: str,
+    new: str,
+    chunks: tuple[str, ...],
 ) -> None:
-    edit(pulled / "config/settings/tiny.yaml", "subsets: 8", "subsets: 12")
+    edit(pulled / "config/settings/tiny.yaml", old, new)
     truth = {"results/tiny/truth/lds.safetensors"}
-    assert planned(pulled) == (
-        {"results/tiny/retrain/lds/2.safetensors"} | truth | below_truth("lds")
-    )
+    added = {f"results/tiny/retrain/lds/{name}.safetensors" for name in chunks}
+    assert planned(pulled) == added | truth | below_truth("lds")
 
 
 def test_another_damping_of_pbrf(

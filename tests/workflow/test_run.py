@@ -11,7 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from leaveout import artefacts
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str]]
@@ -30,8 +33,9 @@ def scores(*methods: str) -> set[str]:
 
 
 def trained(*layers: str) -> set[str]:
-    chunks = {"models/full": 1, "retrain/lds": 2, "retrain/loo": 2, "retrain/pbrf": 2}
-    return {f"results/tiny/{a}/{i}.safetensors" for a in layers for i in range(chunks[a])}
+    two = ("0-0", "1-0")
+    chunks = {f"retrain/{layer}": two for layer in ("lds", "loo", "pbrf")} | {"models/full": ("0",)}
+    return {f"results/tiny/{a}/{name}.safetensors" for a in layers for name in chunks[a]}
 
 
 def truths(*metrics: str) -> set[str]:
@@ -139,26 +143,65 @@ def test_a_new_learning_rate_spares_the_data(
     )
 
 
-def test_more_subsets_train_the_new_chunk_only(
+def test_more_subsets_train_the_new_chunks_only(
     edit: Edit, clone: Path, planned: Planned, snakemake: Run, below_truth: Below
 ) -> None:
     old = {p: p.read_bytes() for p in sorted((clone / "results/tiny/retrain/lds").iterdir())}
     edit(clone / "config/settings/tiny.yaml", "subsets: 8", "subsets: 12")
-    new = "results/tiny/retrain/lds/2.safetensors"
+    new = {f"results/tiny/retrain/lds/{run}-1.safetensors" for run in (0, 1)}
+    assert planned(clone) == new | truths("lds") | below_truth("lds")
+
+    status, output = snakemake(clone, *truths("lds"))
+    assert status == 0, output
+    assert all((clone / path).exists() for path in new)
+    assert {p: p.read_bytes() for p in old} == old
+
+
+def test_one_more_run_leaves_the_values_of_the_others(
+    edit: Edit, clone: Path, planned: Planned, snakemake: Run, below_truth: Below
+) -> None:
+    before = artefacts.read(clone / "results/tiny/truth/lds.safetensors").tensors
+    edit(clone / "config/settings/tiny.yaml", "runs: 2, chunk: 8", "runs: 3, chunk: 8")
+    new = "results/tiny/retrain/lds/2-0.safetensors"
     assert planned(clone) == {new} | truths("lds") | below_truth("lds")
 
     status, output = snakemake(clone, *truths("lds"))
     assert status == 0, output
-    assert (clone / new).exists()
-    assert {p: p.read_bytes() for p in old} == old
+    after = artefacts.read(clone / "results/tiny/truth/lds.safetensors").tensors
+    assert after["target"].shape == (8, 3, 12)
+    np.testing.assert_array_equal(after["target"][:, :2], before["target"])
+    np.testing.assert_array_equal(after["mask"], before["mask"])
+    assert np.abs(after["target"][:, 2] - before["target"][:, 0]).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_an_edited_subset_of_a_users_own_trains_its_chunks_only(
+    edit: Edit, clone: Path, planned: Planned, snakemake: Run, below_truth: Below
+) -> None:
+    lines = [" ".join(str(i) for i in range(60) if i * (s + 1) % 7 > 2) for s in range(6)]
+    own = clone / "config/subsets.txt"
+    own.write_text("\n".join(lines))
+    edit(
+        clone / "config/settings/tiny.yaml",
+        "{subsets: 8, runs: 2, chunk: 8}",
+        "{subsets: subsets.txt, runs: 1, chunk: 2}",
+    )
+    status, output = snakemake(clone, "results/lds_table.csv")
+    assert status == 0, output
+    assert planned(clone, "results/lds_table.csv") == set()
+    edit(own, lines[3], "1 2 3")
+    below = truths("lds") | below_truth("lds")
+    assert planned(clone) == {"results/tiny/retrain/lds/0-1.safetensors"} | below
+    own.write_text("\n".join([*lines, "4 5 6  # one more"]))
+    assert planned(clone) == {"results/tiny/retrain/lds/0-3.safetensors"} | below
 
 
 def test_more_loo_ids_in_a_new_chunk(
     edit: Edit, clone: Path, planned: Planned, below_truth: Below
 ) -> None:
-    # chunk 0 holds the same six ids; the replicates are spread over the ids anew
+    # the first chunk holds the same six ids; the replicates are spread over the ids anew
     edit(clone / "config/settings/tiny.yaml", "first: 6", "first: 12")
-    new = {f"results/tiny/retrain/loo/{i}.safetensors" for i in (1, 2)}
+    new = {f"results/tiny/retrain/loo/{name}.safetensors" for name in ("0-1", "1-0")}
     assert planned(clone) == new | truths("loo") | below_truth("loo")
 
 

@@ -12,6 +12,7 @@ import hashlib
 import io
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import hf_hub_download
-from numpy.typing import NDArray
 from PIL import Image
 
 from leaveout.data import mnist
+from leaveout.data.official import Part, first_of
+from leaveout.data.slices import read_slice
 from leaveout.data.sources import RawDataset, check_size
 from leaveout.errors import LeaveoutError
 
@@ -67,50 +69,47 @@ MNIST = HubDataset(
 
 
 def load(
-    n_train: int, n_test: int, cache_dir: Path | None = None, pinned: HubDataset = MNIST
+    n_train: int,
+    n_test: int,
+    cache_dir: Path | None = None,
+    pinned: HubDataset = MNIST,
+    classes: Sequence[int] | None = None,
 ) -> RawDataset:
     """Load the first samples of MNIST from the hub.
 
     As far as it reaches, the bundled slice is compared with what the hub gave, bit for bit.
 
     Args:
-        n_train: 1 to 60000.
-        n_test: 1 to 10000.
+        n_train: 1 to 60000, less where only some classes are asked for.
+        n_test: 1 to 10000, likewise.
         cache_dir: Where downloads are kept; by default the Hugging Face cache.
         pinned: What to fetch.
+        classes: Only samples of these; None for all.
 
     Raises:
         LeaveoutError: A number out of range, no network, no such repository, revision or file, a
             download that stayed incomplete, or contents other than the pinned ones.
     """
-    remedy = "ask for fewer"
-    check_size("MNIST's training set", "n_train", n_train, pinned.train.rows, remedy)
-    check_size("MNIST's test set", "n_test", n_test, pinned.test.rows, remedy)
-    train_inputs, train_labels = _decode(fetch(pinned, pinned.train, cache_dir), n_train)
-    test_inputs, test_labels = _decode(fetch(pinned, pinned.test, cache_dir), n_test)
-    raw = RawDataset(
-        train_inputs=train_inputs,
-        train_labels=train_labels,
-        test_inputs=test_inputs,
-        test_labels=test_labels,
-        train_id=np.arange(n_train, dtype=np.int64),
-        test_id=np.arange(n_test, dtype=np.int64),
-        provenance={
-            "name": "mnist",
-            "source": "hub",
-            "revision": f"{pinned.repo}@{pinned.revision}",
-            "sha256": {file.path: file.sha256 for file in (pinned.train, pinned.test)},
-        },
+    of, remedy = mnist.MNIST, "ask for fewer"
+    where = (f"{of.title}'s training set", f"{of.title}'s test set")
+    files, sizes = (pinned.train, pinned.test), (n_train, n_test)
+    for file, n, place, key in zip(files, sizes, where, ("n_train", "n_test"), strict=True):
+        check_size(place, key, n, file.rows, remedy)  # before anything is downloaded
+    train, test = (
+        _decode(fetch(pinned, file, cache_dir), n, classes)
+        for file, n in zip(files, sizes, strict=True)
     )
-    for name, official in mnist.read_slice().items():
-        ours = getattr(raw, name)
-        n = min(len(ours), len(official))
-        if not np.array_equal(ours[:n], official[:n]):
-            raise LeaveoutError(
-                f"{raw.provenance['revision']}: {name} differs from the official MNIST files; "
-                f"{_BUNDLED}."
-            )
-    return raw
+    revision = f"{pinned.repo}@{pinned.revision}"
+    for ours, official, place in zip((train, test), read_slice(of), where, strict=True):
+        both = ours.ids < len(official.ids)
+        ids = ours.ids[both]
+        for name in ("images", "labels"):
+            if not np.array_equal(getattr(ours, name)[both], getattr(official, name)[ids]):
+                raise LeaveoutError(
+                    f"{revision}: {place}: {name} differ from the official files; {_BUNDLED}."
+                )
+    sha256 = {file.path: file.sha256 for file in files}
+    return first_of(of, "hub", (train, test), sizes, where, remedy, classes, sha256, revision)
 
 
 def fetch(pinned: HubDataset, file: HubFile, cache_dir: Path | None = None) -> Path:
@@ -204,11 +203,14 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _decode(path: Path, n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Decode the first ``n`` rows: images (n, 28, 28) uint8 and labels (n,) int64."""
-    table = pq.ParquetFile(path).read(columns=["image", "label"]).slice(0, n)
-    images = np.empty((n, mnist.SIDE, mnist.SIDE), np.uint8)
-    cells: list[dict[str, Any]] = table["image"].to_pylist()
+def _decode(path: Path, n: int, classes: Sequence[int] | None) -> Part:
+    """Decode the first ``n`` rows, of some classes or of all; fewer where there are fewer."""
+    file = pq.ParquetFile(path)
+    labels = file.read(columns=["label"])["label"].to_numpy().astype(np.int64)
+    ids = np.arange(len(labels)) if classes is None else np.flatnonzero(np.isin(labels, classes))
+    ids = ids[:n]
+    cells: list[dict[str, Any]] = file.read(columns=["image"]).take(ids)["image"].to_pylist()
+    images = np.empty((len(ids), mnist.MNIST.side, mnist.MNIST.side), np.uint8)
     for image, cell in zip(images, cells, strict=True):
         image[:] = np.asarray(Image.open(io.BytesIO(cell["bytes"])))
-    return images, table["label"].to_numpy().astype(np.int64)
+    return Part(images, labels[ids], ids)

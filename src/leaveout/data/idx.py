@@ -1,4 +1,4 @@
-"""MNIST from the four official IDX files in a folder of the user's, verified by sha256.
+"""A data set from the four official IDX files in a folder of the user's, verified by sha256.
 
 The folder is named by the environment, not by the setting: where the files lie decides nothing, for
 only the official ones are read.
@@ -11,55 +11,84 @@ import hashlib
 import math
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout.data import mnist
-from leaveout.data.sources import RawDataset, check_size
+from leaveout.data.official import Official, Part, first_of
+from leaveout.data.sources import RawDataset
 from leaveout.errors import LeaveoutError
 
-FOLDER = "LEAVEOUT_MNIST_IDX_DIR"
 
-
-def load(n_train: int, n_test: int) -> RawDataset:
-    """Load the first samples of MNIST from the folder that ``LEAVEOUT_MNIST_IDX_DIR`` names.
+def load(
+    of: Official, n_train: int, n_test: int, classes: Sequence[int] | None = None
+) -> RawDataset:
+    """Load the first samples of a data set from the folder that its variable names.
 
     Args:
-        n_train: 1 to 60000.
-        n_test: 1 to 10000.
+        of: The data set.
+        n_train: 1 to 60000, less where only some classes are asked for.
+        n_test: 1 to 10000, likewise.
+        classes: Only samples of these; None for all.
 
     Raises:
-        LeaveoutError: The variable is not set, a number is out of range, or a file is missing,
-            damaged or another one.
+        LeaveoutError: No folder is named, a number is out of range, or a file is missing, damaged
+            or another one.
     """
-    if not os.environ.get(FOLDER):
-        raise LeaveoutError(
-            f"source: idx: {FOLDER} is not set. Set it to a folder with the four official MNIST "
-            "files (train-images-idx3-ubyte and so on, gzipped or not), or set source: hub, which "
-            "downloads the same samples."
-        )
-    folder = Path(os.environ[FOLDER])
-    files = {name: read_idx(folder, name, sha256) for name, sha256 in mnist.IDX_SHA256.items()}
-    train_inputs, train_labels, test_inputs, test_labels = files.values()
-    remedy = "ask for fewer"
-    check_size("MNIST's training set", "n_train", n_train, len(train_labels), remedy)
-    check_size("MNIST's test set", "n_test", n_test, len(test_labels), remedy)
-    return RawDataset(
-        train_inputs=train_inputs[:n_train].copy(),
-        train_labels=train_labels[:n_train].astype(np.int64),
-        test_inputs=test_inputs[:n_test].copy(),
-        test_labels=test_labels[:n_test].astype(np.int64),
-        train_id=np.arange(n_train, dtype=np.int64),
-        test_id=np.arange(n_test, dtype=np.int64),
-        provenance={
-            "name": "mnist",
-            "source": "idx",
-            "revision": "official IDX files",
-            "sha256": dict(mnist.IDX_SHA256),
-        },
+    parts = read_parts(folder_of(of), of)
+    where = (f"{of.title}'s training set", f"{of.title}'s test set")
+    return first_of(
+        of, "idx", parts, (n_train, n_test), where, "ask for fewer", classes, dict(of.sha256)
     )
+
+
+def folder_of(of: Official) -> Path:
+    """Return the folder with a data set's official files.
+
+    Args:
+        of: The data set.
+
+    Raises:
+        LeaveoutError: Its variable is not set, and the files are not where they are looked for
+            otherwise.
+    """
+    named = os.environ.get(of.folder)
+    if named:
+        return Path(named)
+    if of.default_folder is not None and of.default_folder.is_dir():
+        return of.default_folder
+    elsewhere = (
+        "or set source: hub, which downloads the same samples"
+        if of.default_folder is None
+        else f"or install them in {of.default_folder} (Debian: dataset-{of.default_folder.name})"
+    )
+    raise LeaveoutError(
+        f"source: idx: {of.folder} is not set. Set it to a folder with the four official "
+        f"{of.title} files (train-images-idx3-ubyte and so on, gzipped or not), {elsewhere}."
+    )
+
+
+def read_parts(folder: Path, of: Official) -> tuple[Part, Part]:
+    """Read and verify the four official files.
+
+    Args:
+        folder: Where they lie.
+        of: The data set.
+
+    Returns:
+        Training and test samples, read-only; ids are positions.
+
+    Raises:
+        LeaveoutError: A file is missing, damaged, or another one.
+    """
+    arrays = [read_idx(folder, name, digest) for name, digest in of.sha256.items()]
+    train, test = (
+        Part(images, labels, np.arange(len(labels)))
+        for images, labels in zip(arrays[::2], arrays[1::2], strict=True)
+    )
+    return train, test
 
 
 def read_idx(folder: Path, name: str, sha256: str) -> NDArray[np.uint8]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -51,6 +51,20 @@ class Data:
     train: Samples
     test: Samples
     build: Callable[[int], nn.Module]
+
+
+def positions(data: Data, places: Sequence[int]) -> list[int]:
+    """Find the training samples at some places of the slice, whatever the order they lie in.
+
+    Args:
+        data: The prepared split.
+        places: 0 for the sample with the lowest id, and so on.
+
+    Returns:
+        Their positions in ``data.train``.
+    """
+    order = np.argsort(data.train.ids)
+    return [int(order[place]) for place in places]
 
 
 def load_data(setting: Setting, path: Path, device: str) -> Data:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from leaveout import artefacts
+from leaveout import artefacts, trainings
 from leaveout.config import Setting
 from leaveout.plan import chunk, train_key
 from leaveout.provenance import by_name, provenance
-from leaveout.retraining.common import load_data, train_targets
+from leaveout.retraining.common import load_data, positions, train_targets
 from leaveout.training.trials import Identity, Trial
 
 
@@ -34,7 +34,7 @@ def loo_trial(setting: Setting, position: int | None, run: int) -> Trial:
     return Trial(setting.seed, identity, kept=kept, shuffle=shuffle)
 
 
-def retrain_loo(setting: Setting, number: int, data_path: Path, out: Path, device: str) -> None:
+def retrain_loo(setting: Setting, name: str, data_path: Path, out: Path, device: str) -> None:
     """Train one chunk of leave-one-out models and write their targets: a ``loo-chunk`` artefact.
 
     It holds ``target`` (removed, test) and, of the full run trained beside them, ``full_target``
@@ -42,18 +42,17 @@ def retrain_loo(setting: Setting, number: int, data_path: Path, out: Path, devic
 
     Args:
         setting: The setting.
-        number: Which chunk; all its models belong to one run.
+        name: Which chunk; all its models belong to one run.
         data_path: The setting's ``data`` artefact.
         out: The file to write.
         device: ``cpu`` or ``cuda``.
     """
     data = load_data(setting, data_path, device)
-    wanted = chunk(setting, "loo", number)
+    wanted = chunk(setting, "loo", name)
     run = wanted[0][1]
-    position = {int(i): p for p, i in enumerate(data.train.ids)}
-    removed = [i for i, _ in wanted]
+    removed = positions(data, [place for place, _ in wanted])
     trials = [loo_trial(setting, None, run)]
-    trials += [loo_trial(setting, position[i], run) for i in removed]
+    trials += [loo_trial(setting, position, run) for position in removed]
     targets = train_targets(setting, data, trials, "LOO models")
     artefacts.write(
         out,
@@ -61,7 +60,7 @@ def retrain_loo(setting: Setting, number: int, data_path: Path, out: Path, devic
         {
             "target": targets[1:],
             "full_target": targets[0],
-            "removed_id": np.array(removed, dtype=np.int64),
+            "removed_id": data.train.ids[removed],
             "run_id": np.array([run], dtype=np.int64),
             "train_id": data.train.ids,
             "test_id": data.test.ids,
@@ -74,5 +73,10 @@ def retrain_loo(setting: Setting, number: int, data_path: Path, out: Path, devic
             "train_id": ("train",),
             "test_id": ("test",),
         },
-        provenance(setting, train_key(setting, "loo", number), by_name([data.artefact]), device),
+        {
+            **provenance(
+                setting, train_key(setting, "loo", name), by_name([data.artefact]), device
+            ),
+            **trainings.record(trials[1:], len(data.train.ids), shared=trials[:1]),
+        },
     )

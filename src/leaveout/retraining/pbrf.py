@@ -14,15 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from leaveout import artefacts
+from leaveout import artefacts, trainings
 from leaveout.artefacts import Artefact, CorruptArtefactError
 from leaveout.config import Setting
 from leaveout.plan import chunk, train_key
 from leaveout.provenance import by_name, provenance
-from leaveout.retraining.common import Data, load_data, progress_bar
+from leaveout.retraining.common import Data, load_data, positions, progress_bar
 from leaveout.retraining.proximal import solve_proximal
 from leaveout.training.functional import functional_outputs
 from leaveout.training.losses import stacked_targets
+from leaveout.training.trials import Trial
 
 State = dict[str, Tensor]
 
@@ -55,7 +56,7 @@ def _targets(module: nn.Module, states: State, data: Data) -> NDArray[np.float64
 
 
 def retrain_pbrf(
-    setting: Setting, number: int, data_path: Path, full_path: Path, out: Path, device: str
+    setting: Setting, name: str, data_path: Path, full_path: Path, out: Path, device: str
 ) -> None:
     """Solve the points of one chunk and write their targets: a ``pbrf-chunk`` artefact.
 
@@ -65,7 +66,7 @@ def retrain_pbrf(
 
     Args:
         setting: The setting.
-        number: Which chunk; all its points start from one full run.
+        name: Which chunk; all its points start from one full run.
         data_path: The setting's ``data`` artefact.
         full_path: The ``models`` artefact that holds the run.
         out: The file to write.
@@ -74,17 +75,17 @@ def retrain_pbrf(
     Raises:
         CorruptArtefactError: A file is damaged, or the run is not in ``full_path``.
     """
-    wanted = chunk(setting, "pbrf", number)
-    run, points = wanted[0][1], [i for i, _ in wanted]
+    wanted = chunk(setting, "pbrf", name)
+    run = wanted[0][1]
     data = load_data(setting, data_path, device)
+    at = positions(data, [place for place, _ in wanted])
+    points, n_train = data.train.ids[at], len(data.train.ids)
     models = artefacts.read(full_path, "models")
     where = data.train.inputs.device
     module = data.build(0)
     module.load_state_dict(_final_state(models, run))
     module = module.to(where).eval().requires_grad_(False)
-    position = {int(i): p for p, i in enumerate(data.train.ids)}
     asked = setting.pbrf
-    at = [position[i] for i in points]
     row = {p: k for k, p in enumerate(at)}
     target = np.empty((len(points), len(data.test.ids)))
     norms = np.empty((2, len(points)))
@@ -108,7 +109,7 @@ def retrain_pbrf(
             steps[rows] = found.steps.cpu().numpy()
             converged[rows] = found.converged.cpu().numpy()
     start = {name: value[None] for name, value in module.state_dict().items()}
-    missed = [i for i, good in zip(points, converged, strict=True) if not good]
+    missed = points[converged == 0].tolist()
     if missed:
         print(
             f"warning: {len(missed)} of {len(points)} points of full run {run} did not converge "
@@ -122,7 +123,7 @@ def retrain_pbrf(
         {
             "target": target,
             "full_target": _targets(module, start, data)[0],
-            "point_id": np.array(points, dtype=np.int64),
+            "point_id": points,
             "initial_norm": norms[0],
             "gradient_norm": norms[1],
             "steps": steps,
@@ -143,10 +144,13 @@ def retrain_pbrf(
             "train_id": ("train",),
             "test_id": ("test",),
         },
-        provenance(
-            setting,
-            train_key(setting, "pbrf", number),
-            by_name([data.artefact, models]),
-            device,
-        ),
+        {
+            **provenance(
+                setting,
+                train_key(setting, "pbrf", name),
+                by_name([data.artefact, models]),
+                device,
+            ),
+            **trainings.moved(Trial(setting.seed, (setting.name, "full", run)), at, n_train),
+        },
     )

@@ -1,11 +1,11 @@
-"""Rebuild the bundled MNIST slice from the official files, or check that it is what they give.
+"""Rebuild a bundled slice from the official files, or check that it is what they give.
 
-    python scripts/build_mnist_slice.py FOLDER [--check]
+    python scripts/build_slice.py {mnist,fashion_mnist} FOLDER [--check]
 
 FOLDER holds the four official IDX files (train-images-idx3-ubyte and so on), gzipped or not. They
-are verified against the digests in ``leaveout.data.mnist`` before anything is read from them. MNIST
-is by Yann LeCun, Corinna Cortes and Christopher J. C. Burges; the same samples, in the same order,
-are the Hugging Face data set ylecun/mnist, revision 77f3279092a1c1579b2250db8eafed0ad422088c.
+are verified against the digests in ``leaveout.data.mnist`` or ``leaveout.data.fashion_mnist``
+before anything is read from them. Who made them, and on what terms they are passed on, says
+``src/leaveout/data/bundled/README.md``.
 """
 
 from __future__ import annotations
@@ -14,34 +14,41 @@ import argparse
 import hashlib
 import lzma
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from leaveout.artefacts import atomic_path
-from leaveout.data import mnist
-from leaveout.data.idx import read_idx
+from leaveout.data.fashion_mnist import FASHION_MNIST
+from leaveout.data.idx import read_parts
+from leaveout.data.mnist import MNIST
+from leaveout.data.official import Official
+from leaveout.data.sources import pick
 from leaveout.errors import LeaveoutError
 
+SLICED = {"mnist": MNIST, "fashion_mnist": FASHION_MNIST}
 
-def build_slice(folder: Path, sha256: Mapping[str, str], n_train: int, n_test: int) -> bytes:
-    """Cut the slice out of the official files.
+
+def build_slice(folder: Path, of: Official) -> bytes:
+    """Cut a slice out of the official files.
 
     Args:
         folder: Where the four files lie.
-        sha256: Their digests by official name: train images and labels, test images and labels.
-        n_train: How many training samples to keep.
-        n_test: How many test samples to keep.
+        of: The data set.
 
     Returns:
-        Train images, train labels, test images, test labels, one byte each.
+        What ``leaveout.data.slices`` reads: of train and then of test, images and labels, one byte
+        each, and, if the slice leaves classes out, ids in two bytes.
 
     Raises:
         LeaveoutError: A file is missing, damaged, or another one.
     """
-    parts = []
-    for (name, digest), n in zip(sha256.items(), (n_train, n_train, n_test, n_test), strict=True):
-        parts.append(read_idx(folder, name, digest)[:n].tobytes())
-    return b"".join(parts)
+    found = []
+    for part, n in zip(read_parts(folder, of), (of.slice_train, of.slice_test), strict=True):
+        kept = pick(part.labels, of.slice_classes, n, of.title, "slice", "make the slice smaller")
+        found += [part.images[kept].tobytes(), part.labels[kept].tobytes()]
+        if of.slice_classes is not None:
+            found.append(part.ids[kept].astype("<u2").tobytes())
+    return b"".join(found)
 
 
 def compress(raw: bytes) -> bytes:
@@ -82,22 +89,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("name", choices=SLICED, help="which data set")
     parser.add_argument("folder", type=Path, help="folder with the four official IDX files")
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     args = parser.parse_args(argv)
+    of = SLICED[args.name]
     try:
-        raw = build_slice(args.folder, mnist.IDX_SHA256, mnist.N_TRAIN, mnist.N_TEST)
+        raw = build_slice(args.folder, of)
         packed = compress(raw)
         if args.check:
-            note = compare(mnist.PATH, raw, packed)
+            note = compare(of.slice_path, raw, packed)
         else:
             note = "written"
-            with atomic_path(mnist.PATH) as temporary:
+            with atomic_path(of.slice_path) as temporary:
                 temporary.write_bytes(packed)
     except LeaveoutError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{mnist.PATH}: {note}, {len(packed)} bytes")
+    print(f"{of.slice_path}: {note}, {len(packed)} bytes")
     print(f"sha256 of the file:         {hashlib.sha256(packed).hexdigest()}")
     print(f"sha256 of the uncompressed: {hashlib.sha256(raw).hexdigest()}")
     return 0
