@@ -12,6 +12,9 @@ search on the objective. The weight of z_m in that matrix is 1/N + eps: at remov
 curvature cancels, and the matrix stays positive definite although eps L is concave.
 Cost: some ten to fifty products with the Gauss-Newton matrix a point, each about two passes over
 the training samples, and a few gradients.
+Kinks: a ReLU or a pooling makes the objective piecewise smooth, and its minimum may lie where a
+unit of z_m switches. There the gradient is small on neither side, so that such a point is not
+called converged, low as it may be; its gradient norm tells the size of the jump.
 Approximated: nothing. Values and gradients are in float64, so that a displacement of 1e-6 of the
 parameters is resolved; curvature, which decides the speed only, has the module's dtype.
 """
@@ -132,10 +135,13 @@ def solve_proximal(
     def work(rows: slice) -> Proximal:
         where = torch.tensor(points[rows], device=inputs.device)
         if solver == "newton_cg":
-            at, taken = _newton(problem, where, steps, tolerance)
+            at, initial, taken = _newton(problem, where, steps, tolerance)
         else:
-            at, taken = _plain(problem, where, steps, tolerance, learning_rate, solver)
-        return problem.result(at, taken, where, tolerance)
+            plain = (learning_rate, solver)
+            at, initial, taken = _plain(problem, where, steps, tolerance, *plain)
+        final = at.gradient.norm(dim=1)
+        state = problem.state(at.moved)
+        return Proximal(state, final, initial, taken, final <= tolerance * initial)
 
     size = stack_size or problem.stack_size()
     for rows, found in in_blocks(work, len(points), size, "points solved at once"):
@@ -299,16 +305,17 @@ class _Problem:
         like = self.start.to(self.dtype)
         return nystrom(product, like, rank, self.damping, self.stack_size())
 
-    def result(self, at: _At, steps: Tensor, points: Tensor, tolerance: float) -> Proximal:
-        state = split(self.module, self.start + at.moved)
+    def state(self, moved: Tensor) -> dict[str, Tensor]:
+        """Return the stacked state, (points, ...), parameters in float64."""
+        state = split(self.module, self.start + moved)
         for name, value in self.buffers.items():
-            state[name] = value.expand(len(points), *value.shape).clone()
-        initial = self.begin(points).gradient.norm(dim=1)
-        final = at.gradient.norm(dim=1)
-        return Proximal(state, final, initial, steps, final <= tolerance * initial)
+            state[name] = value.expand(len(moved), *value.shape).clone()
+        return state
 
 
-def _newton(problem: _Problem, points: Tensor, steps: int, tolerance: float) -> tuple[_At, Tensor]:
+def _newton(
+    problem: _Problem, points: Tensor, steps: int, tolerance: float
+) -> tuple[_At, Tensor, Tensor]:
     at = problem.begin(points)
     initial = at.gradient.norm(dim=1)
     taken = torch.zeros_like(points)
@@ -342,7 +349,7 @@ def _newton(problem: _Problem, points: Tensor, steps: int, tolerance: float) -> 
         idle[rows[~moved]] = IDLE
         at.put(rows, found)
         taken[rows] += 1
-    return at, taken
+    return at, initial, taken
 
 
 def _search(problem: _Problem, here: _At, direction: Tensor, points: Tensor) -> tuple[_At, Tensor]:
@@ -384,7 +391,7 @@ def _plain(
     tolerance: float,
     learning_rate: float,
     solver: Solver,
-) -> tuple[_At, Tensor]:
+) -> tuple[_At, Tensor, Tensor]:
     """Take steps of plain gradient descent, or of Adam (Kingma and Ba 2015) as torch sets it."""
     at = problem.begin(points)
     moved = at.moved.clone().requires_grad_()
@@ -404,4 +411,4 @@ def _plain(
         taken += going
         at = problem.evaluate(moved.detach(), points)
         going &= at.gradient.norm(dim=1) > tolerance * initial
-    return _At(moved.detach(), at.value, at.gradient), taken
+    return at, initial, taken
