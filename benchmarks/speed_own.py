@@ -42,18 +42,18 @@ def peak(worker: int, seconds: float) -> Message:
 
 
 def lds(worker: int, setting: dict[str, Any], chunk: int) -> Message:
-    """Run LDS chunk number ``chunk + worker``."""
+    """Run chunk number ``chunk + worker`` of the first LDS run."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "lds.safetensors"
-        retrain_lds(Setting.model_validate(setting), chunk + worker, DATA, out, "cpu")
+        retrain_lds(Setting.model_validate(setting), f"0-{chunk + worker}", DATA, out, "cpu")
     return {}
 
 
 def loo(worker: int, setting: dict[str, Any], chunk: int) -> Message:
-    """Run LOO chunk number ``chunk + worker``."""
+    """Run chunk number ``chunk + worker`` of the first LOO run."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "loo.safetensors"
-        retrain_loo(Setting.model_validate(setting), chunk + worker, DATA, out, "cpu")
+        retrain_loo(Setting.model_validate(setting), f"0-{chunk + worker}", DATA, out, "cpu")
     return {}
 
 

@@ -22,7 +22,7 @@ dataset: {name: digits, n_train: 30, n_test: 6}
 model: {name: linear}
 recipe: {learning_rate: 0.1, epochs: 3, batch_size: 8}
 full: {runs: 2, checkpoints: 2}
-lds: {subsets: 4, runs: 2, chunk: 2}
+lds: {subsets: 4, runs: 2, chunk: 4}
 loo: {ids: {first: 4}, replicate: 2, chunk: 2}
 pbrf: {ids: {first: 4}, replicate: 2, chunk: 4, damping: 0.1}
 """
@@ -68,8 +68,8 @@ TRAIN = "--setting tiny --data data.safetensors"
 def test_the_steps_one_after_the_other(folder: Path, prepared: Main) -> None:
     for line in (
         f"train {TRAIN} --kind full --chunk 0 --out full.safetensors",
-        f"retrain-lds {TRAIN} --chunk 0 --out lds0.safetensors",
-        f"retrain-lds {TRAIN} --chunk 1 --out lds1.safetensors --threads 2",
+        f"retrain-lds {TRAIN} --chunk 0-0 --out lds0.safetensors",
+        f"retrain-lds {TRAIN} --chunk 1-0 --out lds1.safetensors --threads 2",
         "merge-truth --setting tiny --kind lds --out lds.safetensors lds0.safetensors "
         "lds1.safetensors",
         f"attribute {TRAIN} --method if_explicit --params damping=0.1 --full full.safetensors "
@@ -100,26 +100,32 @@ ATTRIBUTE = f"attribute {TRAIN} --full full.safetensors --out out.safetensors --
     [
         (f"train {TRAIN} --kind full --chunk 9 --out out.safetensors", ["full has 1 chunks", "9"]),
         (f"train {TRAIN} --kind half --chunk -1 --out out.safetensors", ["no chunk -1"]),
-        (f"retrain-lds {TRAIN} --chunk 2 --out out.safetensors", ["lds has 2 chunks, 0 to 1"]),
-        (f"retrain-loo {TRAIN} --chunk 3 --out out.safetensors", ["loo has 3 chunks, 0 to 2"]),
         (
-            f"retrain-pbrf {TRAIN} --chunk 2 --full full.safetensors --out out.safetensors",
-            ["pbrf has 2 chunks, 0 to 1"],
+            f"retrain-lds {TRAIN} --chunk 0-2 --out out.safetensors",
+            ["lds has 2 chunks, 0-0 to 1-0"],
         ),
         (
-            f"retrain-pbrf {TRAIN} --chunk 1 --full gone.safetensors --out out.safetensors",
+            f"retrain-loo {TRAIN} --chunk 2-0 --out out.safetensors",
+            ["loo has 3 chunks, 0-0 to 1-0"],
+        ),
+        (
+            f"retrain-pbrf {TRAIN} --chunk 2-0 --full full.safetensors --out out.safetensors",
+            ["pbrf has 2 chunks, 0-0 to 1-0"],
+        ),
+        (
+            f"retrain-pbrf {TRAIN} --chunk 1-0 --full gone.safetensors --out out.safetensors",
             ["gone.safetensors: no such file"],
         ),
         (
-            f"retrain-pbrf {TRAIN} --chunk 1 --full data.safetensors --out out.safetensors",
+            f"retrain-pbrf {TRAIN} --chunk 1-0 --full data.safetensors --out out.safetensors",
             ["data.safetensors: it is of kind 'data', expected 'models'"],
         ),
         (
-            "retrain-lds --setting tiny --data gone.safetensors --chunk 0 --out out.safetensors",
+            "retrain-lds --setting tiny --data gone.safetensors --chunk 0-0 --out out.safetensors",
             ["gone.safetensors: no such file", "snakemake gone.safetensors"],
         ),
         (
-            "retrain-lds --setting tyni --data data.safetensors --chunk 0 --out out.safetensors",
+            "retrain-lds --setting tyni --data data.safetensors --chunk 0-0 --out out.safetensors",
             ["tyni.yaml: no such file", "did you mean 'tiny'"],
         ),
         (f"{ATTRIBUTE} --method grad_dto", ["unknown method 'grad_dto'", "grad_dot"]),
@@ -131,7 +137,7 @@ ATTRIBUTE = f"attribute {TRAIN} --full full.safetensors --out out.safetensors --
         (f"{ATTRIBUTE} --method grad_dot", ["full.safetensors: no such file"]),
         (
             "merge-truth --setting tiny --kind lds --out out.safetensors data.safetensors",
-            ["data.safetensors: it is of kind 'data', expected 'lds'"],
+            ["data.safetensors: it is of kind 'data', expected 'lds-chunk'"],
         ),
     ],
 )
@@ -161,7 +167,7 @@ def test_damaged_data(folder: Path, prepared: Main, damage: str) -> None:
         }[damage]
     )
     before = files(folder)
-    status, errors = prepared(f"retrain-lds {TRAIN} --chunk 0 --out out.safetensors")
+    status, errors = prepared(f"retrain-lds {TRAIN} --chunk 0-0 --out out.safetensors")
     assert status == 1
     assert errors.startswith("leaveout retrain-lds: data.safetensors: ")
     assert "Delete the file and run the same command again" in errors
@@ -177,8 +183,8 @@ def test_a_missing_gpu(folder: Path, prepared: Main) -> None:
     before = files(folder)
     for line in (
         f"train {TRAIN} --kind full --chunk 0 --out out.safetensors --device cuda",
-        f"retrain-lds {TRAIN} --chunk 0 --out out.safetensors --device cuda",
-        f"retrain-loo {TRAIN} --chunk 0 --out out.safetensors --device cuda",
+        f"retrain-lds {TRAIN} --chunk 0-0 --out out.safetensors --device cuda",
+        f"retrain-loo {TRAIN} --chunk 0-0 --out out.safetensors --device cuda",
     ):
         status, errors = prepared(line)
         assert status == 1
@@ -190,7 +196,7 @@ def test_a_missing_gpu(folder: Path, prepared: Main) -> None:
 def test_a_fault_of_the_configuration(folder: Path, prepared: Main) -> None:
     path = folder / "config" / "settings" / "tiny.yaml"
     path.write_text(SETTING.replace("subsets", "subset"))
-    status, errors = prepared(f"retrain-lds {TRAIN} --chunk 0 --out out.safetensors")
+    status, errors = prepared(f"retrain-lds {TRAIN} --chunk 0-0 --out out.safetensors")
     assert status == 1
     assert errors.startswith(f"leaveout retrain-lds: {path}: lds.subset: unknown key")
 
@@ -246,7 +252,7 @@ def test_as_a_process_with_its_configuration_named_by_the_environment(folder: Pa
 
 
 def test_a_device_that_is_none_is_named(folder: Path) -> None:
-    line = f"retrain-lds {TRAIN} --chunk 0 --out out.safetensors"
+    line = f"retrain-lds {TRAIN} --chunk 0-0 --out out.safetensors"
     done = leaveout(*line.split(), LEAVEOUT_DEVICE="gpu")
     assert done.returncode == 2
     assert done.stderr.endswith("argument --device: 'gpu' is neither cpu nor cuda\n")

@@ -21,6 +21,7 @@ from leaveout.config import (
     parse_config,
     select_methods,
 )
+from leaveout.plan import prepare_key
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = sorted((ROOT / "config" / "settings").glob("*.yaml"))
@@ -162,9 +163,10 @@ def test_the_valid_keys_are_those_of_that_place(tmp_path: Path) -> None:
         ({"model": {"name": "mpl"}}, "model: "),
         ({"name": "other"}, "name: unknown key; a setting is named by its file"),
         (
-            {"lds.subsets": 10_000, "lds.chunk": 1},
+            {"lds.subsets": 10_000, "lds.runs": 1, "lds.chunk": 1},
             "lds.chunk: 10000 in chunks of 1 need 10000 jobs",
         ),
+        ({"lds.runs": 2001}, "lds.runs: 2001 runs need a job each at least, at most 2000 are"),
         ({"full.runs": 3000, "full.chunk": 1}, "full.chunk: 3000 in chunks of 1 need 3000 jobs"),
         ({"lds.chunk": 0}, "lds.chunk: Input should be greater than 0 (got 0)"),
         ({"lds.chunk": 1.5}, "lds.chunk: Input should be a valid integer"),
@@ -191,7 +193,7 @@ def test_ids_of_no_known_form_name_the_key(tmp_path: Path, layer: str, ids: Any)
 
 
 def test_the_bound_on_chunks_says_what_would_do(tmp_path: Path) -> None:
-    changes = {"lds.subsets": MAX_CHUNKS * 3 + 1, "lds.chunk": 3}
+    changes = {"lds.subsets": MAX_CHUNKS * 3 + 1, "lds.runs": 1, "lds.chunk": 3}
     text = message(tmp_path, changes)
     assert text.endswith("set lds.chunk to at least 4")
     setting(tmp_path, {**changes, "lds.chunk": 4})
@@ -471,6 +473,39 @@ def test_a_broken_method_of_ones_own(
 
 
 # what ships
+
+
+def test_every_setting_stands_in_the_table_of_settings() -> None:
+    table = (ROOT / "docs" / "settings.md").read_text().partition("## A setting of")[0]
+    cells = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    named: list[str] = []
+    for cell in cells:
+        for name in re.findall(r"`(\w+)`", cell):
+            ending = name.rpartition("_")[2]  # `_drop` is of the family of the name before it
+            named.append(named[-1].rpartition("_")[0] + f"_{ending}" if name[0] == "_" else name)
+    assert sorted(named) == [path.stem for path in SETTINGS]
+
+
+@pytest.mark.parametrize(
+    ("noisy", "clean"),
+    [
+        ("mnist_lr_noise10", "mnist_lr"),
+        ("mnist_mlp_noise10", "mnist_mlp"),
+        ("fashion2_mlp_noise10", "fashion2_mlp"),
+    ],
+)
+def test_settings_with_noise_are_the_clean_ones_but_for_sizes(noisy: str, clean: str) -> None:
+    one, other = (load_setting(ROOT / f"config/settings/{name}.yaml") for name in (noisy, clean))
+    assert one.dataset.label_noise is not None
+    assert one.dataset.model_copy(update={"label_noise": None}) == other.dataset
+    for section in ("seed", "model", "recipe", "full", "half", "lds"):
+        assert getattr(one, section) == getattr(other, section)
+
+
+def test_noisy_settings_on_mnist_share_the_prepared_samples() -> None:
+    names = ("mnist_lr_noise10", "mnist_mlp_noise10", "mnist_lr")
+    first, second, clean = (load_setting(ROOT / f"config/settings/{n}.yaml") for n in names)
+    assert prepare_key(first) == prepare_key(second) != prepare_key(clean)
 
 
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.stem)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -24,11 +23,12 @@ from leaveout.models.build import initialise
 from leaveout.retraining.lds import retrain_lds
 from leaveout.retraining.loo import retrain_loo
 from leaveout.retraining.models import train_models
+from leaveout.retraining.pbrf import retrain_pbrf
 from leaveout.retraining.truth import merge_truth
 from leaveout.training import engine
 
 Make = Callable[..., Setting]
-LAYERS: tuple[Layer, ...] = ("full", "half", "lds", "loo")
+LAYERS: tuple[Layer, ...] = ("full", "half", "lds", "loo", "pbrf")
 MODELS: list[dict[str, Any]] = [
     {"name": "linear"},
     {"name": "mlp", "hidden": (7,)},
@@ -173,65 +173,80 @@ def test_the_time_of_one_model_term_by_term() -> None:
     assert paired == pytest.approx(50 * per_sample + 6 * per_step)
 
 
+def test_a_point_of_pbrf_takes_its_passes_over_the_training_samples(make_setting: Make) -> None:
+    once = costs.proximal_seconds(work(n_test=0, pbrf_passes=1))
+    assert costs.proximal_seconds(work(n_test=0, pbrf_passes=7)) == pytest.approx(7 * once)
+    assert costs.proximal_seconds(work(n_test=0, pbrf_passes=1, n_train=3000)) == (
+        pytest.approx(3 * once)
+    )
+    found = [
+        costs.workload(make_setting(pbrf={"solver": solver, "steps": 30})).pbrf_passes
+        for solver in ("newton_cg", "sgd", "adam")
+    ]
+    assert found == [costs.PASSES, 30, 30]
+
+
 # chunks
 
 
-COUNTS = [1, 2, 3, 7, 8, 9, 50, 100, 101, 127, 128, 129, 500, 5000, 60_000]
-SECONDS = [1e-4, 0.02, 0.3, 1.0, 7.0, 29.0, 100.0, 310.0, 700.0, 1199.0, 1200.0, 1201.0, 3000.0]
+SECONDS = [1e-4, 0.02, 0.3, 1.0, 7.0, 29.0, 100.0, 299.0, 300.0, 1200.0, 3000.0]
 
 
 @pytest.mark.parametrize("seconds", SECONDS)
-@pytest.mark.parametrize("count", COUNTS)
-def test_chunks_by_time(count: int, seconds: float) -> None:
-    cut = costs.cut((count,), seconds)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_whole_chunk_takes_5_to_12_minutes_or_holds_the_most(
+    seconds: float, layer: Layer
+) -> None:
+    most = costs.MOST[layer]
+    size = costs.timed_size(seconds, most)
+    assert size in costs.SIZES
+    assert size <= most
+    assert size == most or size * seconds >= 300
+    assert size == 1 or size * seconds <= 2.5 * 300  # what the next smaller size falls short of
+
+
+def test_round_numbers_leave_no_partial_chunk() -> None:
+    assert set(costs.MOST.values()) <= set(costs.SIZES)
+    for size in costs.SIZES:
+        assert all(total % size == 0 for total in range(size, 5 * size, max(50, size)))
+    for size in costs.SIZES[: costs.SIZES.index(50) + 1]:
+        assert {part for total in (50, 100, 150, 500) for part in costs.cut(total, size)} == {size}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 49, 50, 51, 100, 101, 5000])
+@pytest.mark.parametrize("size", [1, 2, 7, 50, 1000])
+def test_chunks_are_whole_but_for_the_last(count: int, size: int) -> None:
+    cut = costs.cut(count, size)
     assert sum(cut) == count
-    assert min(cut) > 0
-    size = cut[0]
-    times = np.array(cut) * seconds
-    if count * seconds >= 1200:  # 5 to 60 minutes, or what one item takes
-        assert times.min() >= min(300, seconds)
-        assert times.max() <= max(25 * 60, seconds)
-    else:
-        assert len(cut) <= 8
-        assert times.min() >= 30 or len(cut) == 1
-    if len(cut) > 1:
-        assert size & (size - 1) == 0  # a power of two
-        assert set(cut[:-1]) == {size}
-        assert times[-1] < times[0] + (300 if count * seconds >= 1200 else 30)
+    assert set(cut[:-1]) <= {size}
+    assert 0 < cut[-1] <= size
 
 
-@pytest.mark.parametrize("seconds", [0.5, 45.0, 500.0])
-def test_more_items_only_add_chunks_where_training_takes_long(seconds: float) -> None:
-    count = int(8 * 1200 / seconds) + 1
-    before = costs.cut((count,), seconds)
-    for more in (1, 2, count // 7, count, 9 * count):
-        after = costs.cut((count + more,), seconds)
-        # all but the last chunk, which may have been a short one
-        assert after[: len(before) - 1] == before[:-1]
-
-
-def test_a_few_more_items_of_a_short_layer_move_nothing() -> None:
-    before = costs.cut((100,), 5.0)
-    assert before == [16] * 5 + [20]  # 500 s
-    assert costs.cut((120,), 5.0)[:5] == before[:5]
-    # passing a power of two does: the price of few jobs
-    assert costs.cut((130,), 5.0)[0] == 32
-
-
-def test_a_short_rest_joins_the_chunk_before_it() -> None:
-    assert costs.cut((131,), 60.0) == [16] * 7 + [19]  # 3 minutes are too few
-    assert costs.cut((133,), 60.0) == [16] * 8 + [5]
-    assert costs.cut((68,), 1.0) == [32, 36]  # as are 4 s
-    assert costs.cut((100,), 1.0) == [32, 32, 36]
-    assert costs.cut((5,), 1.0, fixed=2) == [2, 2, 1]  # a fixed size is kept to
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("forward", [15680.0, 1e7, 1e9])
+def test_more_items_or_runs_only_add_chunks(layer: Layer, forward: float) -> None:
+    net = costs.Network(inputs=784, outputs=10, parameters=7850, forward=forward)
+    of = work(network=net, full=30, half=70, lds=130, lds_runs=2, loo=(1300, 130))
+    more = [
+        dataclasses.replace(of, full=40, half=71, lds=5000, loo=(60_000, 130)),
+        dataclasses.replace(of, full=700, half=7000, lds=131, lds_runs=5, loo=(1300, 140)),
+    ]
+    before = costs.chunk_sizes(of, layer)
+    whole = max(before.values())
+    assert len(before) > 1
+    for grown in more:
+        after = costs.chunk_sizes(grown, layer)
+        assert before.keys() <= after.keys()
+        assert all(after[name] == size for name, size in before.items() if size == whole)
+        assert sum(after.values()) == sum(costs.parts(grown, layer)) > sum(before.values())
 
 
 def test_no_chunk_reaches_from_one_run_into_the_next() -> None:
-    for counts in ((100, 10), (5000, 500), (60, 60)):
-        for seconds in (0.1, 10.0, 300.0):
-            cut = costs.cut(counts, seconds)
-            assert counts[0] in np.cumsum(cut)
-            assert sum(cut) == sum(counts)
+    of = work(lds=70, lds_runs=3, loo=(1010, 60))
+    assert costs.chunk_sizes(of, "loo") == {"0-0": 1000, "0-1": 10, "1-0": 60}
+    sizes = {"0-0": 50, "0-1": 20, "1-0": 50, "1-1": 20, "2-0": 50, "2-1": 20}
+    assert costs.chunk_sizes(of, "lds") == sizes
+    assert costs.chunk_sizes(of, "full") == {"0": 10}
 
 
 def test_hardware_moves_chunks_and_nothing_else(make_setting: Make) -> None:
@@ -244,9 +259,7 @@ def test_hardware_moves_chunks_and_nothing_else(make_setting: Make) -> None:
     assert len(plan.chunks(cpu, "lds")) > len(plan.chunks(gpu, "lds"))
     fixed = [make_setting(hardware=name) for name in HARDWARE]
     for layer in LAYERS:
-        keys = [
-            [plan.train_key(s, layer, n) for n in range(len(plan.chunks(s, layer)))] for s in fixed
-        ]
+        keys = [[plan.train_key(s, layer, name) for name in plan.chunks(s, layer)] for s in fixed]
         assert keys[0] == keys[1]
 
 
@@ -257,15 +270,17 @@ def test_hardware_moves_chunks_and_nothing_else(make_setting: Make) -> None:
 def test_jobs_add_up_to_the_layer(make_setting: Make, layer: Layer) -> None:
     setting = make_setting(loo={"ids": "all", "replicate": 11})
     found = costs.chunk_jobs(costs.workload(setting), layer)
-    assert [job.items for job in found] == [len(part) for part in plan.chunks(setting, layer)]
+    cut = plan.chunks(setting, layer)
+    assert {name: job.items for name, job in found.items()} == {n: len(cut[n]) for n in cut}
+    jobs = found.values()
     one = costs.item_seconds(costs.workload(setting), layer)
-    models = sum(len(part) + (layer == "loo") for part in plan.chunks(setting, layer))
+    models = sum(len(part) + (layer == "loo") for part in cut.values())
     start = HARDWARE["cpu"].start * len(found)
-    assert sum(job.seconds for job in found) == pytest.approx(start + models * one)
-    assert [costs.chunk_job(setting, layer, n) for n in range(len(found))] == found
-    assert all(job.gpus == 0 for job in found)
+    assert sum(job.seconds for job in jobs) == pytest.approx(start + models * one)
+    assert {name: costs.chunk_job(setting, layer, name) for name in cut} == found
+    assert all(job.gpus == 0 for job in jobs)
     gpu = costs.chunk_jobs(costs.workload(make_setting(hardware="gpu")), layer)
-    assert all(job.gpus == 1 for job in gpu)
+    assert all(job.gpus == 1 for job in gpu.values())
 
 
 @pytest.mark.parametrize("model", [MODELS[0], MODELS[2], MODELS[4]], ids=str)
@@ -276,6 +291,7 @@ def test_files_are_as_large_as_foretold(
         model=model,
         dataset={"n_train": 900, "n_test": 700},
         loo={"ids": {"first": 12}},
+        pbrf={"ids": {"first": 12}, "steps": 1, "tolerance": 0.5},
         recipe={"epochs": 2, "batch_size": 300},
     )
     of, data = costs.workload(setting), tmp_path / "data"
@@ -283,17 +299,20 @@ def test_files_are_as_large_as_foretold(
     made: dict[Path, costs.Job] = {data: costs.data_job(of)}
     for layer in LAYERS:
         paths = []
-        for number, job in enumerate(costs.chunk_jobs(of, layer)):
-            path = tmp_path / f"{layer}{number}"
+        for name, job in costs.chunk_jobs(of, layer).items():
+            path = tmp_path / f"{layer}{name}"
             if layer == "lds":
-                retrain_lds(setting, number, data, path, "cpu")
+                retrain_lds(setting, name, data, path, "cpu")
             elif layer == "loo":
-                retrain_loo(setting, number, data, path, "cpu")
+                retrain_loo(setting, name, data, path, "cpu")
+            elif layer == "pbrf":
+                base = tmp_path / f"full{plan.base_chunk(setting, name)}"
+                retrain_pbrf(setting, name, data, base, path, "cpu")
             else:
-                train_models(setting, layer, number, data, path, "cpu")
+                train_models(setting, layer, name, data, path, "cpu")
             made[path] = job
             paths.append(path)
-        if layer in ("lds", "loo"):
+        if layer in ("lds", "loo", "pbrf"):
             merge_truth(setting, layer, paths, tmp_path / f"truth-{layer}")
             made[tmp_path / f"truth-{layer}"] = costs.truth_job(of, layer)
     for path, job in made.items():

@@ -56,6 +56,9 @@ def test_rows_are_the_jobs_of_the_workflow() -> None:
         "truth": 2,
         "scores": sum(len(method.grid) for method in METHODS.values()),
     }
+    with_pbrf = forecast.setting_rows(setting, METHODS.values(), ["pbrf"])
+    assert [row.layer for row in with_pbrf] == ["data", "full", "pbrf", "truth", "scores"]
+    assert len(layer(with_pbrf, "pbrf").jobs) == len(plan.chunks(setting, "pbrf"))
     halves = METHODS["grad_dot"].model_copy(update={"needs": ("full", "half")})
     with_halves = forecast.setting_rows(setting, [halves], ["lds"])
     assert [row.layer for row in with_halves] == ["data", "full", "half", "lds", "truth", "scores"]
@@ -86,7 +89,7 @@ def test_the_table_and_the_csv_show_the_same(main: Main) -> None:
     arguments = ["--settings", "mnist_lr", "digits_mlp"]
     rows = list(csv.DictReader(io.StringIO(main(*arguments, "--csv"))))
     assert list(rows[0]) == list(forecast.COLUMNS)
-    assert [r["setting"] for r in rows] == ["mnist_lr"] * 6 + ["digits_mlp"] * 6
+    assert [r["setting"] for r in rows] == ["mnist_lr"] * 7 + ["digits_mlp"] * 7
     text = main(*arguments).splitlines()
     header = ["setting", "layer", "jobs", "min a job", "core-h", "GPU-h", "GPUs", "memory", "disk"]
     assert re.split(r" {2,}", text[0]) == header
@@ -158,9 +161,9 @@ def test_the_published_settings_are_within_bounds() -> None:
     for row in rows:
         minutes = [job.seconds / 60 for job in row.jobs]
         assert max(minutes) <= 60, row
-        if row.layer in ("full", "half", "lds", "loo", "features") and sum(minutes) > 25:
-            # the second run of leave-one-out is a layer of its own
-            parts = 2 if row.layer == "loo" else 1
+        if row.layer in (*costs.LAYERS, "features") and sum(minutes) > 25:
+            # the second run of leave-one-out and PBRF is a layer of its own
+            parts = 2 if row.layer in ("loo", "pbrf") else 1
             assert sorted(minutes)[parts - 1] >= 5, row
     assert "warning" not in forecast.as_text(rows)
 

@@ -23,9 +23,9 @@ def test_chunks_hold_every_training_exactly_once(
 ) -> None:
     setting = make_setting(**{layer: {"chunk": size}})
     cut = plan.chunks(setting, layer)
-    assert [item for part in cut for item in part] == plan.items(setting, layer)
-    assert all(1 <= len(part) <= size for part in cut)
-    assert [plan.chunk(setting, layer, number) for number in range(len(cut))] == cut
+    assert [item for part in cut.values() for item in part] == plan.items(setting, layer)
+    assert all(1 <= len(part) <= size for part in cut.values())
+    assert {name: plan.chunk(setting, layer, name) for name in cut} == cut
 
 
 def test_chunks_by_time_hold_every_training_exactly_once(make_setting: Make) -> None:
@@ -38,18 +38,19 @@ def test_chunks_by_time_hold_every_training_exactly_once(make_setting: Make) -> 
     setting = make_setting(**slow, **auto)
     for layer in LAYERS:
         cut = plan.chunks(setting, layer)
-        assert [item for part in cut for item in part] == plan.items(setting, layer)
+        assert [item for part in cut.values() for item in part] == plan.items(setting, layer)
         assert len(cut) > 1
         if layer in REMOVALS:
-            assert all(len({run for _, run in part}) == 1 for part in cut)
-    grown = make_setting(**slow, **auto | {"lds": auto["lds"] | {"subsets": 500}})
-    assert set(keys(setting, "lds")[:-1]) < set(keys(grown, "lds"))
+            assert all(len({run for _, run in part}) == 1 for part in cut.values())
+    for more in ({"subsets": 500}, {"runs": 8}, {"subsets": 350, "runs": 9}):
+        grown = make_setting(**slow, **auto | {"lds": auto["lds"] | more})
+        assert set(keys(setting, "lds")) < set(keys(grown, "lds"))
 
 
 def test_items(make_setting: Make) -> None:
     setting = make_setting()
     assert plan.items(setting, "full") == plan.items(setting, "half") == [(0, 0), (1, 1), (2, 2)]
-    assert plan.items(setting, "lds") == [(s, 0) for s in range(5)]
+    assert plan.items(setting, "lds") == [(s, run) for run in range(2) for s in range(5)]
     ids = (1, 4, 7, 20, 29)
     for layer in REMOVALS:
         assert plan.items(setting, layer) == [*((i, 0) for i in ids), (1, 1), (7, 1)]
@@ -58,22 +59,22 @@ def test_items(make_setting: Make) -> None:
     assert plan.items(alone, "loo") == plan.items(setting, "loo")
 
 
-@pytest.mark.parametrize("layer", REMOVALS)
-def test_a_chunk_of_loo_or_pbrf_holds_one_run(make_setting: Make, layer: plan.Layer) -> None:
+@pytest.mark.parametrize("layer", ["lds", *REMOVALS])
+def test_a_chunk_holds_one_run_and_is_named_by_it(make_setting: Make, layer: plan.Layer) -> None:
     for size in (1, 2, 3, 4, 6, 7, 100):
         setting = make_setting(**{layer: {"chunk": size}})
-        for part in plan.chunks(setting, layer):
-            assert len({run for _, run in part}) == 1
+        for name, part in plan.chunks(setting, layer).items():
+            assert {run for _, run in part} == {int(name.split("-")[0])}
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_pbrf_starts_from_the_full_models_that_hold_its_run(make_setting: Make, size: int) -> None:
     setting = make_setting(full={"chunk": size})
-    for number, part in enumerate(plan.chunks(setting, "pbrf")):
+    for name, part in plan.chunks(setting, "pbrf").items():
         ((run,),) = {(run,) for _, run in part}
-        assert (run, run) in plan.chunk(setting, "full", plan.base_chunk(setting, number))
+        assert (run, run) in plan.chunk(setting, "full", plan.base_chunk(setting, name))
     with pytest.raises(ConfigError, match="pbrf has 4 chunks"):
-        plan.base_chunk(setting, 4)
+        plan.base_chunk(setting, "2-0")
 
 
 @pytest.mark.parametrize("layer", REMOVALS)
@@ -88,20 +89,22 @@ def test_replicated_ids_are_evenly_spaced_and_distinct(
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
-@pytest.mark.parametrize("number", [-1, 3])
-def test_there_is_no_such_chunk(make_setting: Make, number: int) -> None:
-    with pytest.raises(ConfigError, match=rf"tiny: lds has 3 chunks, 0 to 2 .* no chunk {number}"):
-        plan.chunk(make_setting(), "lds", number)
+@pytest.mark.parametrize("name", ["-1", "0", "0-3", "2-0", "00-0"])
+def test_there_is_no_such_chunk(make_setting: Make, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"lds has 6 chunks, 0-0 to 1-2 .* no chunk {name}$"):
+        plan.chunk(make_setting(), "lds", name)
 
 
 def keys(setting: Setting, layer: plan.Layer) -> list[str]:
-    return [plan.train_key(setting, layer, n) for n in range(len(plan.chunks(setting, layer)))]
+    return [plan.train_key(setting, layer, name) for name in plan.chunks(setting, layer)]
 
 
 @pytest.mark.parametrize(
     ("layer", "more"),
     [
         ("lds", {"subsets": 12}),
+        ("lds", {"runs": 3}),
+        ("lds", {"subsets": 6, "runs": 4}),
         ("full", {"runs": 8}),
         ("half", {"runs": 8}),
         ("loo", {"ids": (1, 4, 7, 20, 29, 3, 5), "replicate": 2}),
@@ -115,11 +118,13 @@ def test_more_items_leave_whole_chunks_as_they_were(
     size = getattr(base, layer).chunk
     whole = [
         key
-        for key, part in zip(keys(base, layer), plan.chunks(base, layer), strict=True)
+        for key, part in zip(keys(base, layer), plan.chunks(base, layer).values(), strict=True)
         if len(part) == size
     ]
     assert whole
     grown = set(keys(make_setting(**{layer: more}), layer))
+    if more == {"runs": 3}:  # whatever the other runs' chunks hold, they stay
+        whole = keys(base, layer)
     if layer in REMOVALS:  # which ids are replicated depends on all of them: those come last
         whole = whole[:-1]
     assert set(whole) <= grown
@@ -147,7 +152,7 @@ SHARED = [
 OWN: dict[plan.Layer, list[dict[str, Any]]] = {
     "full": [{"full": {"checkpoints": 3}}],
     "half": [{"half": {"ratio": 0.4}}],
-    "lds": [{"lds": {"ratio": 0.4}}, {"lds": {"runs": 3}}, {"lds": {"pairing": "drop"}}],
+    "lds": [{"lds": {"ratio": 0.4}}, {"lds": {"pairing": "drop"}}],
     "loo": [{"loo": {"pairing": "drop"}}, {"loo": {"shuffle": False}}],
     "pbrf": [
         {"pbrf": {"damping": 0.2}},

@@ -21,16 +21,19 @@ def plan() -> Plan:
 
 
 STEPS = ("prepare", "models", "lds", "loo", "truth", "attribute", "evaluate")
-WILD: Any = SimpleNamespace(
-    setting="digits_cnn", kind="full", chunk="0", metric="loo", method="if_explicit",
-    params="damping=0.01",
-)  # fmt: skip
+
+
+def wild(step: str) -> Any:
+    return SimpleNamespace(
+        setting="digits_cnn", kind="full", chunk="0" if step == "models" else "0-0", metric="loo",
+        method="if_explicit", params="damping=0.01",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_each_attempt_asks_for_twice_as_much(step: str, plan: Plan) -> None:
     for asked in (plan.mem_mb(step), plan.runtime(step)):
-        first, second, third = (asked(WILD, attempt) for attempt in (1, 2, 3))
+        first, second, third = (asked(wild(step), attempt) for attempt in (1, 2, 3))
         assert first > 0
         assert (second, third) == (2 * first, 4 * first)
 
@@ -47,13 +50,13 @@ def test_each_step_asks_for_its_own(plan: Plan) -> None:
     work = costs.workload(setting)
     jobs = {
         "prepare": costs.data_job(work),
-        "models": costs.chunk_job(setting, "full", 0),
-        "lds": costs.chunk_job(setting, "lds", 0),
-        "loo": costs.chunk_job(setting, "loo", 0),
+        "models": costs.chunk_job(setting, "full", "0"),
+        "lds": costs.chunk_job(setting, "lds", "0-0"),
+        "loo": costs.chunk_job(setting, "loo", "0-0"),
         "truth": costs.truth_job(work, "loo"),
         "attribute": costs.score_job(work, plan.methods["if_explicit"], {"damping": 0.01}),
     }
-    assert {step: plan._job(step, WILD) for step in jobs} == jobs
+    assert {step: plan._job(step, wild(step)) for step in jobs} == jobs
     assert len(set(jobs.values())) == len(jobs)
 
 

@@ -32,7 +32,7 @@ def test_it_loads_neither_torch_nor_snakemake() -> None:
     code = (
         "import sys, yaml; from leaveout.workflow import Plan;"
         "p = Plan.load({'settings': ['mnist_lr']}, sys.argv[1]);"
-        "p.train_key('loo')(type('W', (), {'setting': 'mnist_lr', 'chunk': '0'}));"
+        "p.train_key('loo')(type('W', (), {'setting': 'mnist_lr', 'chunk': '0-0'}));"
         "print(*sorted(m for m in sys.modules if '.' not in m))"
     )
     done = subprocess.run(
@@ -46,15 +46,14 @@ def test_it_loads_neither_torch_nor_snakemake() -> None:
 def test_files_of_models(panel: Plan) -> None:
     setting = panel.settings["digits_lr"]
     assert panel.models("digits_lr", "half") == [
-        f"results/digits_lr/models/half/{i}.safetensors"
-        for i in range(len(plan.chunks(setting, "half")))
+        f"results/digits_lr/models/half/{i}.safetensors" for i in plan.chunks(setting, "half")
     ]
     assert len(panel.all_models()) == sum(
         len(plan.chunks(s, kind)) for s in panel.settings.values() for kind in ("full", "half")
     )
     found = panel.retrained(wild(setting="digits_lr", metric="loo"))
     assert len(found) == len(set(found)) == len(plan.chunks(setting, "loo"))
-    assert found[0] == "results/digits_lr/retrain/loo/0.safetensors"
+    assert found[0] == "results/digits_lr/retrain/loo/0-0.safetensors"
 
 
 def test_a_chunk_of_pbrf_reads_the_one_file_that_holds_its_run(panel: Plan) -> None:
@@ -64,10 +63,10 @@ def test_a_chunk_of_pbrf_reads_the_one_file_that_holds_its_run(panel: Plan) -> N
     files = panel.models("digits_lr", "full")
     assert len(files) == 10
     steps = {step.outputs[0]: step.inputs for step in panel.steps("published.csv")}
-    for number, part in enumerate(plan.chunks(split, "pbrf")):
-        asked = wild(setting="digits_lr", chunk=str(number))
+    for name, part in plan.chunks(split, "pbrf").items():
+        asked = wild(setting="digits_lr", chunk=name)
         assert panel.base_model(asked) == files[part[0][1]]
-        made = f"results/digits_lr/retrain/pbrf/{number}.safetensors"
+        made = f"results/digits_lr/retrain/pbrf/{name}.safetensors"
         assert steps[made] == ("results/digits_lr/data.safetensors", files[part[0][1]])
 
 
@@ -100,8 +99,10 @@ def test_keys_are_the_plans(panel: Plan) -> None:
     asked = wild(setting="digits_mlp", chunk="0", kind="half", metric="lds", method="if_cg",
                  params="damping=0.01+iterations=10")  # fmt: skip
     assert panel.prepare_key(asked) == plan.prepare_key(setting)
-    assert panel.train_key("lds")(asked) == plan.train_key(setting, "lds", 0)
-    assert panel.model_key(asked) == plan.train_key(setting, "half", 0)
+    assert panel.train_key("lds")(wild(setting="digits_mlp", chunk="0-0")) == plan.train_key(
+        setting, "lds", "0-0"
+    )
+    assert panel.model_key(asked) == plan.train_key(setting, "half", "0")
     loo = wild(setting="digits_mlp", metric="loo")
     assert panel.truth_key(loo) == plan.truth_key(setting, "loo")
     method = panel.methods["if_cg"]

@@ -283,7 +283,7 @@ def _parser() -> argparse.ArgumentParser:
         "setting": {"required": True, "help": "the setting, such as mnist_lr"},
         "data": {"type": Path, "required": True, "help": "the setting's data artefact"},
         "out": {"type": Path, "required": True, "help": "the file to write"},
-        "chunk": {"type": int, "required": True, "help": "which chunk, from 0"},
+        "chunk": {"required": True, "help": "which chunk: 0, 1, ... or, of a run, 0-0, 0-1, ..."},
         "device": {"type": _device, "default": DEVICE, "help": "cpu or cuda"},
         "threads": {"type": int, "default": 1, "help": "CPU threads (default 1)"},
         "metric": {"choices": METRICS, "required": True},

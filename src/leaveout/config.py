@@ -23,12 +23,14 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -36,6 +38,7 @@ from pydantic import (
 from leaveout import costs
 from leaveout.data.catalogue import DATASETS, Name
 from leaveout.errors import LeaveoutError
+from leaveout.subset_file import Subsets, read_subsets
 
 MAX_CHUNKS = 2000
 """Upper bound on the chunks of one layer: each is a job and a file."""
@@ -214,20 +217,57 @@ class Half(_Closed):
 Pairing = Literal["none", "drop", "mask"]
 
 
-class LDS(_Closed):
-    """Retraining on random subsets, for the linear datamodeling score."""
+def _read_own(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str):
+        return value
+    subsets = read_subsets(value, (info.context or {}).get("folder", Path("config")))
+    if len(subsets) < 3:
+        raise ValueError(f"{value}: {len(subsets)} subsets, three are the least to correlate over")
+    return subsets
 
-    subsets: int = Field(default=100, gt=2)
-    """Subsets drawn."""
+
+OwnSubsets = Annotated[
+    Annotated[int, Field(gt=2), Tag("count")] | Annotated[Subsets, Tag("file")],
+    Discriminator(lambda value: "file" if isinstance(value, Subsets | dict) else "count"),
+    BeforeValidator(_read_own),
+    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 2}, {"type": "string"}]}),
+]
+
+
+class LDS(_Closed):
+    """Retraining on subsets, for the linear datamodeling score."""
+
+    subsets: OwnSubsets = 100
+    """Subsets drawn, or the file of your own: a path from the configuration folder, one subset a
+    line, the ids it keeps separated by spaces or commas. More of them later leave those that are
+    trained as they are."""
     ratio: float = Field(default=0.5, gt=0, lt=1)
-    """Size of a subset as a fraction of the training samples."""
+    """Size of a subset drawn, as a fraction of the training samples; not with a file."""
     runs: int = Field(default=2, gt=0)
-    """Models per subset; two or more give a noise ceiling."""
+    """Models per subset; two or more give a noise ceiling. More of them later train no other."""
     pairing: Literal["none", "drop"] = "none"
     """`none`: independent initialisation and order. `drop`: run r of every subset is full run r
     with the other ids taken out of its order (same initialisation, what stays is batched anew)."""
     chunk: Chunk = "auto"
-    """Subsets per job; `auto` sizes jobs by time, see `hardware`."""
+    """Subsets per job, which trains one run of each; `auto` sizes jobs by time, see `hardware`."""
+
+    @model_validator(mode="after")
+    def _ratio_is_of_drawn_ones(self) -> Self:
+        if self.own and "ratio" in self.model_fields_set:
+            raise ValueError(
+                f"ratio: the subsets of {self.own.file} have sizes of their own; remove ratio"
+            )
+        return self
+
+    @property
+    def own(self) -> Subsets | None:
+        """The subsets of the user's file, if they are not drawn."""
+        return self.subsets if isinstance(self.subsets, Subsets) else None
+
+    @property
+    def count(self) -> int:
+        """How many subsets there are."""
+        return self.subsets if isinstance(self.subsets, int) else len(self.subsets)
 
 
 class FirstIds(_Closed):
@@ -288,7 +328,7 @@ class PBRF(_Closed):
     """Weight of half the squared distance from the full model; the damping of an influence
     function with the Gauss-Newton matrix of the mean loss."""
     solver: Literal["newton_cg", "sgd", "adam"] = "newton_cg"
-    """`newton_cg`: Newton's method by conjugate gradients. `sgd`, `adam`: plain full-batch steps."""
+    """`newton_cg`: Newton's method by conjugate gradients. `sgd`, `adam`: plain steps."""
     steps: int = Field(default=50, gt=0)
     """Steps at most; a point that has not converged by then is reported and not counted."""
     tolerance: float = Field(default=1e-4, gt=0)
@@ -311,9 +351,9 @@ class Setting(_Closed):
     seed: int = Field(default=0, ge=0)
     """Root of every random stream of the setting."""
     hardware: Literal["cpu", "gpu"] = "cpu"
-    """What `chunk: auto` sizes jobs for (about 20 minutes each, fewer and shorter ones where all is
-    done sooner): one CPU core, or one GPU. It decides where chunks begin and end, not where they
-    run, and no result; but models whose chunk has moved are trained again."""
+    """What `chunk: auto` sizes jobs for (5 minutes or more, less where trainings are short): one
+    CPU core, or one GPU. It decides where chunks begin and end, not where they run, and no result;
+    but models whose chunk has moved are trained again."""
     dataset: Dataset
     """Which samples."""
     model: Model = Field(discriminator="name")
@@ -346,6 +386,13 @@ class Setting(_Closed):
                 raise ValueError(
                     f"{name}.ids.first: {ids.first} is more than dataset.n_train = {n_train}"
                 )
+        if own := self.lds.own:
+            for place, last in zip(own.places, own.largest, strict=True):
+                if last >= n_train:
+                    raise ValueError(
+                        f"lds.subsets: {own.file}, line {place}: the id {last} lies outside the "
+                        f"training slice 0..{n_train - 1} (dataset.n_train)"
+                    )
         for section, ratio in (("lds", self.lds.ratio), ("half", self.half.ratio)):
             if int(n_train * ratio) < 1:
                 raise ValueError(f"{section}.ratio: {ratio} of {n_train} samples is none")
@@ -360,7 +407,13 @@ class Setting(_Closed):
     def _chunks_are_few(self) -> None:
         work = costs.workload(self)
         for section in costs.LAYERS:
-            jobs, counts = len(costs.chunk_sizes(work, section)), costs.parts(work, section)
+            counts = costs.parts(work, section)
+            if len(counts) > MAX_CHUNKS:  # before they are counted one by one
+                raise ValueError(
+                    f"{section}.runs: {len(counts)} runs need a job each at least, at most "
+                    f"{MAX_CHUNKS} are allowed"
+                )
+            jobs = len(costs.chunk_sizes(work, section))
             if jobs <= MAX_CHUNKS:
                 continue
             size, total = getattr(self, section).chunk, sum(counts)
@@ -467,7 +520,7 @@ def _tags(model: type[BaseModel]) -> tuple[str, ...]:
     return getattr(model.model_fields["name"].annotation, "__args__", ())
 
 
-_TAGS = ("linear", "mlp", "cnn", "auto", "count")
+_TAGS = ("linear", "mlp", "cnn", "auto", "count", "file")
 """Alternatives that pydantic names in a location, though no file has them as keys."""
 
 
@@ -491,9 +544,11 @@ def _explain(error: ValidationError, model: type[BaseModel], where: Path | str) 
     return ConfigError(f"{where}: " + f"\n{where}: ".join(dict.fromkeys(lines)))
 
 
-def _validate(model: type[_M], values: Mapping[str, Any], where: Path | str) -> _M:
+def _validate(
+    model: type[_M], values: Mapping[str, Any], where: Path | str, folder: Path | None = None
+) -> _M:
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context={"folder": folder} if folder else None)
     except ValidationError as error:
         raise _explain(error, model, where) from error
 
@@ -542,7 +597,7 @@ def load_setting(path: Path | str) -> Setting:
         raise ConfigError(f"{path}: name: unknown key; a setting is named by its file")
     if not NAME.fullmatch(path.stem):
         raise ConfigError(f"{path}: a setting's name has lower-case letters, digits and _ only")
-    return _validate(Setting, {"name": path.stem, **values}, path)
+    return _validate(Setting, {"name": path.stem, **values}, path, path.parent.parent)
 
 
 def parse_config(values: Mapping[str, Any], where: Path | str = "config") -> Config:

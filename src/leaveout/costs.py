@@ -8,8 +8,8 @@ arithmetic rounds alike everywhere. docs/scale.md has the formulas, and the esti
 measured times.
 
 The constants are part of the layout: a change of one moves chunk boundaries, and models whose chunk
-has moved are trained again. Sizes are powers of two, so a correction by a few per cent moves few;
-leave alone what is right within a factor of two.
+has moved are trained again. Sizes are few round numbers, so a correction by a few per cent moves
+few; leave alone what is right within a factor of two.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ if TYPE_CHECKING:  # the configuration asks this module how many chunks it makes
 Layer = Literal["full", "half", "lds", "loo", "pbrf"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)
 
-LONGEST = 20 * 60.0
-"""Seconds of training in a chunk, at most, unless one item alone takes longer."""
 SHORTEST = 5 * 60.0
-"""Seconds of training in a chunk, at least, where the layer takes ``LONGEST`` or more."""
-SHORTEST_OF_SMALL = 30.0
-"""Seconds of training in a chunk, at least, where the layer takes less than ``LONGEST``."""
-PIECES = 8
-"""A layer is cut into about so many chunks before they become as long as ``LONGEST``."""
+"""Seconds of training in a whole chunk, at least, unless it then has more items than ``MOST``."""
+SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
+"""Items of a whole chunk: round, for who asks for round numbers then has whole chunks only, and
+adding to a layer of whole chunks trains nothing again."""
+MOST: dict[Layer, int] = {"full": 10, "half": 50, "lds": 50, "loo": 1000, "pbrf": 100}
+"""Items of a chunk, at most: few enough for several cores, enough to fill the engine's stacks."""
 
 PASSES = 100.0
 """Passes forward and backward over the training samples until a point of PBRF has converged by
@@ -224,7 +223,7 @@ class Job:
         memory: Bytes of the host, at the peak.
         disk: Bytes it writes.
         gpus: GPUs it asks for.
-        items: Trainings, subsets or left-out samples in it; 0 where it trains nothing.
+        items: Trainings in it; 0 where it trains nothing.
     """
 
     seconds: float
@@ -317,8 +316,9 @@ def workload(setting: Setting) -> Workload:
         checkpoints=setting.full.checkpoints,
         half=setting.half.runs,
         half_ratio=setting.half.ratio,
-        lds=lds.subsets,
-        lds_ratio=lds.ratio,
+        lds=lds.count,
+        # of a user's own subsets an upper bound, so that chunks do not move when lines are added
+        lds_ratio=1.0 if lds.own else lds.ratio,
         lds_runs=lds.runs,
         loo=_counts(setting, "loo"),
         loo_shared=loo.pairing != "none",
@@ -388,14 +388,14 @@ def proximal_seconds(work: Workload) -> float:
 
 
 def item_seconds(work: Workload, layer: Layer) -> float:
-    """Return the seconds of one item of a layer: a run, a subset (all its runs), a left-out id."""
+    """Return the seconds of one item of a layer: one training."""
     match layer:
         case "full":
             return training_seconds(work)
         case "half":
             return training_seconds(work, work.half_ratio)
         case "lds":
-            return work.lds_runs * training_seconds(work, work.lds_ratio)
+            return training_seconds(work, work.lds_ratio)
         case "loo":
             return training_seconds(work, shared=work.loo_shared)
         case "pbrf":
@@ -406,97 +406,81 @@ def item_seconds(work: Workload, layer: Layer) -> float:
 
 
 def parts(work: Workload, layer: Layer) -> tuple[int, ...]:
-    """Return the items of a layer; no chunk reaches from one part into the next."""
+    """Return the items of each run of a layer; no chunk reaches from one run into the next.
+
+    Runs of full and half models are no more than items: there is one part.
+    """
     match layer:
         case "full":
             return (work.full,)
         case "half":
             return (work.half,)
         case "lds":
-            return (work.lds,)
+            return (work.lds,) * work.lds_runs
         case "loo":
             return work.loo
         case "pbrf":
             return work.pbrf
 
 
-def _power(least: float) -> int:
-    """Return the smallest power of two that is not below a number."""
-    power = 1
-    while power < least:
-        power *= 2
-    return power
+def chunk_size(work: Workload, layer: Layer) -> int:
+    """Return how many items a whole chunk of a layer holds.
+
+    The smallest round number that takes ``SHORTEST``, or ``MOST``. It depends on the time of one
+    item, and not on how many there are: what is added later adds chunks.
+    """
+    fixed = dict(work.chunk).get(layer)
+    return fixed or timed_size(item_seconds(work, layer), MOST[layer])
 
 
-def chunk_size(items: int, seconds: float) -> tuple[int, float]:
-    """Return how many items a chunk holds, and how long a rest must take to be one of its own.
-
-    A power of two. A layer of ``PIECES`` times ``LONGEST`` or more has chunks of ``LONGEST``, or
-    down to half of that: the size then depends on the cost of an item alone, and more items only
-    add chunks. A shorter layer has ``PIECES`` chunks, or down to half of that, unless they would be
-    too short for a job; their size changes where the number of items passes a power of two.
+def timed_size(seconds: float, most: int) -> int:
+    """Return the smallest of ``SIZES`` that takes ``SHORTEST``, or ``most``.
 
     Args:
-        items: Items of the layer.
-        seconds: Of each, positive.
-
-    Returns:
-        Items in a chunk, and the least seconds of the last chunk: a shorter rest joins the one
-        before it.
+        seconds: Of one item.
+        most: Items at most, one of ``SIZES``.
     """
-    shortest = SHORTEST if items * seconds >= LONGEST else SHORTEST_OF_SMALL
-    longest = max(1, _power(int(LONGEST / seconds) + 1) // 2)
-    return min(max(_power(items) // PIECES, _power(shortest / seconds)), longest), shortest
+    return next(size for size in SIZES if size * seconds >= SHORTEST or size == most)
 
 
-def chunk_sizes(work: Workload, layer: Layer) -> list[int]:
-    """Return the number of items of each chunk of a layer, in order."""
-    fixed = dict(work.chunk).get(layer, 0)
-    return cut(parts(work, layer), item_seconds(work, layer), fixed)
+def chunk_sizes(work: Workload, layer: Layer) -> dict[str, int]:
+    """Return the number of items of each chunk of a layer, by its name, in order.
 
-
-def cut(counts: tuple[int, ...], seconds: float, fixed: int = 0) -> list[int]:
-    """Cut items into chunks.
-
-    Args:
-        counts: Items of each part; no chunk reaches from one part into the next.
-        seconds: Of each item.
-        fixed: Items of a chunk; 0 sizes chunks by time.
-
-    Returns:
-        Items of each chunk, in order.
+    A chunk of full or half models is named by a number, ``3``; any other by its run and a number,
+    ``1-3``, so that names stay when runs or items are added.
     """
-    size, shortest = (fixed, 0.0) if fixed else chunk_size(sum(counts), seconds)
-    chunks = []
-    for part in counts:
-        whole, rest = divmod(part, size)
-        sizes = [size] * whole
-        if rest and sizes and rest * seconds < shortest:
-            sizes[-1] += rest
-        elif rest:
-            sizes.append(rest)
-        chunks += sizes
-    return chunks
+    size = chunk_size(work, layer)
+    return {
+        str(number) if layer in ("full", "half") else f"{run}-{number}": items
+        for run, part in enumerate(parts(work, layer))
+        for number, items in enumerate(cut(part, size))
+    }
+
+
+def cut(items: int, size: int) -> list[int]:
+    """Cut items into chunks of one size; the last one holds the rest."""
+    whole, rest = divmod(items, size)
+    return [size] * whole + [rest] * (rest > 0)
 
 
 # jobs
 
 
-def chunk_jobs(work: Workload, layer: Layer) -> list[Job]:
-    """Return what each chunk of a layer takes, in order."""
+def chunk_jobs(work: Workload, layer: Layer) -> dict[str, Job]:
+    """Return what each chunk of a layer takes, by its name, in order."""
     on, seconds = HARDWARE[work.hardware], item_seconds(work, layer)
     # a chunk of leave-one-out trains the full run, too
     extra = seconds if layer == "loo" else 0.0
-    return [
-        Job(
+    return {
+        name: Job(
             seconds=on.start + extra + size * seconds,
             memory=_training_memory(work, layer, size),
             disk=_chunk_disk(work, layer, size),
             gpus=on.gpus,
             items=size,
         )
-        for size in chunk_sizes(work, layer)
-    ]
+        for name, size in chunk_sizes(work, layer).items()
+    }
 
 
 def _data_bytes(work: Workload, number: int = FLOAT) -> float:
@@ -512,7 +496,7 @@ def _chunk_disk(work: Workload, layer: Layer, size: int) -> float:
             one = states * work.network.state * FLOAT + work.n_train + 8.0
             return 8.0 * work.n_train + size * one
         case "lds":
-            return ids + size * (work.lds_runs * targets + work.n_train + 8.0)
+            return ids + size * (targets + work.n_train + 8.0)
         case "loo":  # and the full run
             return ids + (size + 1) * (targets + 8.0)
         case "pbrf":  # and the full model; losses in float64, and how the solver ended
@@ -525,14 +509,25 @@ def _training_memory(work: Workload, layer: Layer, size: int) -> float:
     held = on.memory + 2 * _data_bytes(work) + 3 * _chunk_disk(work, layer, size)
     if on.gpus:  # the models are on the GPU
         return held
+    if layer == "pbrf":
+        return held + _proximal_memory(work, size)
     shared = layer == "loo" and work.loo_shared
-    models = min(size * (work.lds_runs if layer == "lds" else 1) + 1, stack_size(work, shared))
+    models = min(size + 1, stack_size(work, shared))
     states = 2 + work.optimizer_states + (work.checkpoints if layer == "full" else 0)
     stack = states * net.state + work.batch_size * (net.inputs + 3 * net.activations)
     # tested at the end, on all test samples at once; a convolution keeps several copies
     stack += work.n_test * (net.outputs + (1 if net.stacked else 4) * net.activations)
     order = 5 * 8.0 * work.n_train  # batches of an epoch: positions, members, weights
     return held + models * (stack * FLOAT + order)
+
+
+def _proximal_memory(work: Workload, size: int) -> float:
+    """Return the bytes of moving some points of PBRF at once, in float64."""
+    net, n = work.network, work.n_train
+    one = 16.0 * ((net.activations + net.outputs) * n + 8 * net.parameters)
+    dense = net.parameters <= 10_000 and net.modules == 2 and size > 8
+    curvature = 3 * 8.0 * net.parameters**2 if dense else 512e6
+    return 8.0 * n * net.inputs + 3 * max(one, min(size * one, 256e6)) + curvature
 
 
 def data_job(work: Workload) -> Job:
@@ -544,9 +539,11 @@ def data_job(work: Workload) -> Job:
 
 def truth_job(work: Workload, layer: Literal["lds", "loo", "pbrf"]) -> Job:
     """Return what putting a ground truth together takes."""
-    # what all its chunks hold, with the ids that each of them repeats standing there once
+    # what all its chunks hold, with what several of them repeat standing there once
     ids = 8.0 * (work.n_train + work.n_test)
     size = ids + sum(_chunk_disk(work, layer, count) - ids for count in parts(work, layer))
+    if layer == "lds":
+        size -= (work.lds_runs - 1) * work.lds * (work.n_train + 8.0)
     return Job(CPU.start + size / 50e6, CPU.memory + 4 * size, size)
 
 
@@ -607,7 +604,7 @@ def feature_jobs(work: Workload, projection: int) -> list[Job]:
     memory = on.memory + 2 * _data_bytes(work) + 3 * FLOAT * net.state
     return [
         Job(on.start + size * seconds, memory + 3 * size * one, size * one, on.gpus, size)
-        for size in cut((work.full + work.half,), seconds)
+        for size in cut(work.full + work.half, timed_size(seconds, 50))
     ]
 
 
@@ -623,7 +620,7 @@ def product_job(work: Workload, projection: int) -> Job:
     )
 
 
-def chunk_job(setting: Setting, layer: Layer, number: int) -> Job:
+def chunk_job(setting: Setting, layer: Layer, name: str) -> Job:
     """Return what one chunk of a layer takes on the setting's nominal hardware, before any margin.
 
     What a job asks a scheduler for: more of both on a second attempt is the scheduler's business,
@@ -632,11 +629,11 @@ def chunk_job(setting: Setting, layer: Layer, number: int) -> Job:
     Args:
         setting: The setting.
         layer: Which layer.
-        number: Which chunk, from 0.
+        name: Which chunk.
     """
-    return _setting_jobs(setting, layer)[number]
+    return _setting_jobs(setting, layer)[name]
 
 
 @cache  # every job of a workflow asks
-def _setting_jobs(setting: Setting, layer: Layer) -> list[Job]:
+def _setting_jobs(setting: Setting, layer: Layer) -> dict[str, Job]:
     return chunk_jobs(workload(setting), layer)

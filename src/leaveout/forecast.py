@@ -90,7 +90,7 @@ def _rows(work: Workload, layers: Sequence[Layer], more: dict[str, list[Job]]) -
     truths = [costs.truth_job(work, layer) for layer in layers if layer in ("lds", "loo", "pbrf")]
     found: dict[str, Sequence[Job]] = {
         "data": [costs.data_job(work)],
-        **{layer: costs.chunk_jobs(work, layer) for layer in layers},
+        **{layer: [*costs.chunk_jobs(work, layer).values()] for layer in layers},
         "truth": truths,
         **more,
     }

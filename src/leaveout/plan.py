@@ -8,6 +8,7 @@ a job runs again exactly when its key or an input's changes. Nothing here loads 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from dataclasses import dataclass
@@ -58,55 +59,58 @@ class Step:
 def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:
     """Return all trainings of a layer as (item, run), in the order they are cut into chunks.
 
-    The item is a run for full and half models (run is then the same), a subset for LDS (all its
-    runs are trained together; run is 0), and a sample's place in the training slice for LOO and
-    PBRF, whose replicated samples follow as run 1.
+    The item is a run for full and half models (run is then the same), a subset for LDS, and a
+    sample's place in the training slice for LOO and PBRF, of which the replicated ones have a run
+    1. All of one run come before the next run's.
     """
     match layer:
         case "full" | "half":
             return [(run, run) for run in range(getattr(setting, layer).runs)]
         case "lds":
-            return [(subset, 0) for subset in range(setting.lds.subsets)]
+            lds = setting.lds
+            return [(subset, run) for run in range(lds.runs) for subset in range(lds.count)]
         case "loo" | "pbrf":
             ids, again = setting.removed(layer)
             return [(i, 0) for i in ids] + [(i, 1) for i in again]
 
 
 @cache  # every chunk's key asks for all of them
-def chunks(setting: Setting, layer: Layer) -> list[list[tuple[int, int]]]:
-    """Return the trainings of each chunk; a chunk of LOO or PBRF holds one run only.
+def chunks(setting: Setting, layer: Layer) -> dict[str, list[tuple[int, int]]]:
+    """Return the trainings of each chunk by its name; a chunk holds one run only, but of models.
 
-    Where the configuration fixes no size, chunks take about equal times on the nominal hardware of
-    the setting, see :mod:`leaveout.costs`.
+    Chunks lie on a grid that begins anew with each run and does not depend on how many items or
+    runs there are, so whatever is added leaves whole chunks as they are. Where the configuration
+    fixes no size, it follows from the time of one training, see :mod:`leaveout.costs`.
     """
     rest = iter(items(setting, layer))
     sizes = costs.chunk_sizes(costs.workload(setting), layer)
-    return [list(itertools.islice(rest, size)) for size in sizes]
+    return {name: list(itertools.islice(rest, size)) for name, size in sizes.items()}
 
 
-def chunk(setting: Setting, layer: Layer, number: int) -> list[tuple[int, int]]:
+def chunk(setting: Setting, layer: Layer, name: str) -> list[tuple[int, int]]:
     """Return the trainings of one chunk.
 
     Raises:
         ConfigError: There is no such chunk.
     """
     cut = chunks(setting, layer)
-    if not 0 <= number < len(cut):
+    if name not in cut:
+        first, *_, last = [*cut, *cut]
         raise ConfigError(
-            f"{setting.name}: {layer} has {len(cut)} chunks, 0 to {len(cut) - 1} "
-            f"({layer}.chunk = {getattr(setting, layer).chunk}); there is no chunk {number}"
+            f"{setting.name}: {layer} has {len(cut)} chunks, {first} to {last} "
+            f"({layer}.chunk = {getattr(setting, layer).chunk}); there is no chunk {name}"
         )
-    return cut[number]
+    return cut[name]
 
 
-def base_chunk(setting: Setting, number: int) -> int:
+def base_chunk(setting: Setting, name: str) -> str:
     """Return which chunk of full models holds the run that a chunk of PBRF starts from.
 
     Raises:
         ConfigError: There is no such chunk of PBRF.
     """
-    run = chunk(setting, "pbrf", number)[0][1]
-    return next(i for i, part in enumerate(chunks(setting, "full")) if (run, run) in part)
+    run = chunk(setting, "pbrf", name)[0][1]
+    return next(full for full, part in chunks(setting, "full").items() if (run, run) in part)
 
 
 def _key(step: str, **decides: Any) -> str:
@@ -137,16 +141,19 @@ def prepare_key(setting: Setting) -> str:
     )
 
 
-def train_key(setting: Setting, layer: Layer, number: int) -> str:
+def train_key(setting: Setting, layer: Layer, name: str) -> str:
     """Return the key of one chunk of trainings: what it trains, not how many others there are."""
     section = getattr(setting, layer).model_dump(
-        exclude={"chunk", "subsets", "ids", "replicate"} | ({"runs"} if layer != "lds" else set())
+        exclude={"chunk", "subsets", "runs", "ids", "replicate"}
     )
     if layer == "full":
         section["checkpoints"] = setting.checkpoint_epochs()
-    return _key(
-        layer, **_training(setting), **{layer: section}, items=chunk(setting, layer, number)
-    )
+    wanted = chunk(setting, layer, name)
+    if layer == "lds" and (own := setting.lds.own):
+        del section["ratio"]
+        kept = "\n".join(own.digests[subset] for subset, _ in wanted)
+        section["kept"] = hashlib.sha256(kept.encode()).hexdigest()
+    return _key(layer, **_training(setting), **{layer: section}, items=wanted)
 
 
 def truth_key(setting: Setting, layer: Layer) -> str:

@@ -71,8 +71,8 @@ class Plan:
         return self.config.metrics
 
     def _chunks(self, setting: str, layer: str, folder: str) -> list[str]:
-        count = len(plan.chunks(self.settings[setting], cast(Layer, layer)))
-        return [f"results/{setting}/{folder}/{layer}/{i}.safetensors" for i in range(count)]
+        names = plan.chunks(self.settings[setting], cast(Layer, layer))
+        return [f"results/{setting}/{folder}/{layer}/{name}.safetensors" for name in names]
 
     def models(self, setting: str, kind: str) -> list[str]:
         """Return the files of a setting's full or half models."""
@@ -84,10 +84,8 @@ class Plan:
 
     def base_model(self, wildcards: Wildcards) -> str:
         """Return the file of full models that a chunk of PBRF starts from."""
-        setting = wildcards.setting
-        return self.models(setting, "full")[
-            plan.base_chunk(self.settings[setting], int(wildcards.chunk))
-        ]
+        name = plan.base_chunk(self.settings[wildcards.setting], wildcards.chunk)
+        return f"results/{wildcards.setting}/models/full/{name}.safetensors"
 
     def full_models(self, wildcards: Wildcards) -> list[str]:
         """Return the full models of a setting."""
@@ -141,7 +139,7 @@ class Plan:
                 return costs.data_job(work)
             case "models" | "lds" | "loo" | "pbrf":
                 layer = wildcards.kind if step == "models" else step
-                return costs.chunk_job(setting, layer, int(wildcards.chunk))
+                return costs.chunk_job(setting, layer, wildcards.chunk)
             case "truth":
                 return costs.truth_job(work, wildcards.metric)
             case "attribute":
@@ -177,7 +175,7 @@ class Plan:
         """Return the parameter function for the key of a chunk of retrainings."""
 
         def key(wildcards: Wildcards) -> str:
-            return plan.train_key(self.settings[wildcards.setting], layer, int(wildcards.chunk))
+            return plan.train_key(self.settings[wildcards.setting], layer, wildcards.chunk)
 
         return key
 
@@ -250,8 +248,8 @@ class Plan:
         found = [Step((data,), (), self.prepare_key(SimpleNamespace(setting=name)))]
         for layer in costs.LAYERS:
             folder = "models" if layer in ("full", "half") else "retrain"
-            for chunk, path in enumerate(self._chunks(name, layer, folder)):
-                w = SimpleNamespace(setting=name, chunk=chunk)
+            for path in self._chunks(name, layer, folder):
+                w = SimpleNamespace(setting=name, chunk=Path(path).stem)
                 base = (self.base_model(w),) if layer == "pbrf" else ()
                 found.append(Step((path,), (data, *base), self.train_key(layer)(w)))
         for metric in self.metrics:

@@ -32,7 +32,7 @@ class Files:
         for kind, paths in self.models.items():
             for number in range(2):
                 paths.append(folder / f"{kind}-{number}.safetensors")
-                train_models(setting, kind, number, self.data, paths[-1], "cpu")  # type: ignore[arg-type]
+                train_models(setting, kind, str(number), self.data, paths[-1], "cpu")  # type: ignore[arg-type]
 
     def run(self, method: Method, params: dict[str, Any], folder: Path) -> tuple[Path, Path]:
         out, cost = folder / "score.safetensors", folder / "cost.json"

@@ -37,7 +37,7 @@ def make(folder, settings=("toy",), n_runs=2, ceiling=0.84, scale=1.0):
                             (
                                 *(setting, "lds", method, label, truth, half),
                                 *(v, v - 0.02, v + 0.02, top, top - 0.01, top + 0.01),
-                                *(500, 500 if v != v else 0, 0, 100, n_runs, 0, ""),
+                                *(500, 500 if v != v else 0, 0, 100, n_runs, 0, "", "no"),
                             )
                         )
             paths.append(folder / f"{setting}.{method}.csv")

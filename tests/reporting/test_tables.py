@@ -33,6 +33,7 @@ def metric_csv(path, method, cells, *, setting="toy", metric="lds", **more):
                     "ci_high": value + 0.1, "ceiling": 0.8, "ceiling_low": 0.7,
                     "ceiling_high": 0.9, "n_test": 10, "n_nan": 0, "n_constant": 0,
                     "n_samples": 100, "n_runs": 2, "n_unconverged": 0, "ceiling_note": "",
+                    "shares_models": "no",
                 }  # fmt: skip
                 rows.append(row | more)
     write(path, COLUMNS, rows)
@@ -161,7 +162,7 @@ def test_malformed_metrics_are_errors_that_name_the_file(tmp_path, published):
 
     fails("", "bad.csv: no column setting")
     fails("\n".join([lines[0].replace("value", "val"), *lines[1:]]), "bad.csv: no column value")
-    fails("\n".join([*lines[:3], lines[3][:30]]), "bad.csv, line 4: expected 18 fields")
+    fails("\n".join([*lines[:3], lines[3][:30]]), "bad.csv, line 4: expected 19 fields")
     fails(
         good.read_text().replace("0.5,", "half,"), "bad.csv, column value: 'half' is not a number"
     )

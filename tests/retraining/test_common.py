@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,12 +43,24 @@ def test_data_without_its_scale_are_refused(make_setting: Make, data: Path, tmp_
         load_data(make_setting(), tmp_path / "old.safetensors", "cpu")
 
 
-@pytest.mark.parametrize("change", [{"n_train": 31}, {"std": 2.0}])
+@pytest.mark.parametrize(
+    "change",
+    [{"n_train": 31}, {"std": 2.0}, {"classes": (3, 8)}, {"label_noise": {"fraction": 0.1}}],
+    ids=str,
+)
 def test_data_of_another_setting_is_refused(
-    make_setting: Make, data: Path, change: dict[str, float]
+    make_setting: Make, data: Path, change: dict[str, Any]
 ) -> None:
     with pytest.raises(LeaveoutError, match=r"data.safetensors: it was prepared from .* asks for"):
         load_data(make_setting(dataset=change), data, "cpu")
+
+
+def test_noise_of_another_seed_is_refused(make_setting: Make, tmp_path: Path) -> None:
+    noise = {"label_noise": {"fraction": 0.1}}
+    prepare(make_setting(dataset=noise), tmp_path / "data")
+    load_data(make_setting(dataset=noise, name="other"), tmp_path / "data", "cpu")
+    with pytest.raises(LeaveoutError, match="it was prepared from"):
+        load_data(make_setting(dataset=noise, seed=4), tmp_path / "data", "cpu")
 
 
 def test_data_of_another_kind_is_refused(make_setting: Make, data: Path, tmp_path: Path) -> None:

@@ -9,22 +9,28 @@ import pytest
 
 from leaveout import artefacts
 from leaveout.config import Setting
+from leaveout.plan import chunks
 from leaveout.retraining.lds import retrain_lds
 from leaveout.retraining.subsets import subset_mask
 
 Make = Callable[..., Setting]
 
 
-def chunks(setting: Setting, data: Path, folder: Path) -> dict[str, np.ndarray]:
-    count = -(-setting.lds.subsets // setting.lds.chunk)
-    parts = []
-    for number in range(count):
-        out = folder / f"{setting.lds.chunk}-{setting.lds.pairing}-{number}.safetensors"
-        retrain_lds(setting, number, data, out, "cpu")
-        parts.append(artefacts.read(out, "lds").tensors)
-    return {
-        name: np.concatenate([p[name] for p in parts]) for name in ("target", "mask", "subset_id")
+def bank(setting: Setting, data: Path, folder: Path) -> dict[str, np.ndarray]:
+    """Train all chunks and put them together: targets are (subset, run, test)."""
+    runs: dict[int, list[dict[str, np.ndarray]]] = {}
+    for name in chunks(setting, "lds"):
+        out = folder / f"{setting.lds.chunk}-{setting.lds.pairing}-{name}.safetensors"
+        retrain_lds(setting, name, data, out, "cpu")
+        part = artefacts.read(out, "lds-chunk").tensors
+        runs.setdefault(int(part["run_id"][0]), []).append(part)
+    found = {
+        name: np.stack([np.concatenate([p[name] for p in parts]) for parts in runs.values()], 1)
+        for name in ("target", "mask", "subset_id")
     }
+    for name in ("mask", "subset_id"):  # the same in every run
+        assert (found[name] == found[name][:, :1]).all()
+    return {name: a if name == "target" else a[:, 0] for name, a in found.items()}
 
 
 @pytest.mark.parametrize("pairing", ["none", "drop"])
@@ -34,7 +40,7 @@ def test_targets_are_the_losses_of_models_trained_without_what_is_masked(
     setting = make_setting(
         model={"name": "mlp", "hidden": [6], "dropout": 0.2}, lds={"pairing": pairing}
     )
-    found = chunks(setting, data, tmp_path)
+    found = bank(setting, data, tmp_path)
     assert found["subset_id"].tolist() == list(range(5))
     assert found["target"].shape == (5, 2, 6)
     for subset in range(5):
@@ -50,19 +56,20 @@ def test_targets_are_the_losses_of_models_trained_without_what_is_masked(
 
 
 def test_chunks_change_no_target(make_setting: Make, data: Path, tmp_path: Path) -> None:
-    whole = chunks(make_setting(lds={"chunk": 5}), data, tmp_path)
-    cut = chunks(make_setting(lds={"chunk": 2}), data, tmp_path)
+    whole = bank(make_setting(lds={"chunk": 5}), data, tmp_path)
+    cut = bank(make_setting(lds={"chunk": 2}), data, tmp_path)
     np.testing.assert_allclose(cut["target"], whole["target"], atol=1e-5)
     np.testing.assert_array_equal(cut["mask"], whole["mask"])
 
 
-def test_more_subsets_leave_the_first_ones_as_they_are(
-    make_setting: Make, data: Path, tmp_path: Path
+@pytest.mark.parametrize("more", [{"subsets": 50}, {"runs": 3}], ids=str)
+def test_a_larger_bank_leaves_what_is_there_as_it_is(
+    make_setting: Make, data: Path, tmp_path: Path, more: dict[str, int]
 ) -> None:
     few = tmp_path / "few.safetensors"
     many = tmp_path / "many.safetensors"
-    retrain_lds(make_setting(), 0, data, few, "cpu")
-    retrain_lds(make_setting(lds={"subsets": 50}), 0, data, many, "cpu")
+    retrain_lds(make_setting(), "1-1", data, few, "cpu")
+    retrain_lds(make_setting(lds=more), "1-1", data, many, "cpu")
     first, second = artefacts.read(few), artefacts.read(many)
     assert first.sha256 == second.sha256
     assert first.meta["key"] == second.meta["key"]

@@ -24,9 +24,9 @@ def test_targets_are_the_losses_without_each_sample(
     make_setting: Make, data: Path, tmp_path: Path, alone: Any, pairing: str, shuffle: bool
 ) -> None:
     setting = make_setting(model=MLP, loo={"pairing": pairing, "shuffle": shuffle})
-    for number, wanted in enumerate(chunks(setting, "loo")):
-        out = tmp_path / f"{number}.safetensors"
-        retrain_loo(setting, number, data, out, "cpu")
+    for name, wanted in chunks(setting, "loo").items():
+        out = tmp_path / f"{name}.safetensors"
+        retrain_loo(setting, name, data, out, "cpu")
         found = artefacts.read(out, "loo-chunk").tensors
         run = wanted[0][1]
         assert found["removed_id"].tolist() == [i for i, _ in wanted]
@@ -70,7 +70,7 @@ def test_pairing_takes_initialisation_and_order_out_of_the_difference(
     for pairing in ("mask", "none"):
         setting = make_setting(loo={"pairing": pairing, "chunk": 5})
         out = tmp_path / f"{pairing}.safetensors"
-        retrain_loo(setting, 0, data, out, "cpu")
+        retrain_loo(setting, "0-0", data, out, "cpu")
         found = artefacts.read(out).tensors
         spread[pairing] = np.abs(found["target"] - found["full_target"]).mean()
     assert spread["mask"] < spread["none"] / 2
@@ -83,7 +83,7 @@ def test_chunks_change_no_target(make_setting: Make, data: Path, tmp_path: Path)
         parts = []
         for number in range(count):
             out = tmp_path / f"{chunk}-{number}.safetensors"
-            retrain_loo(setting, number, data, out, "cpu")
+            retrain_loo(setting, f"0-{number}", data, out, "cpu")
             parts.append(artefacts.read(out).tensors["target"])
         targets.append(np.concatenate(parts))
     np.testing.assert_allclose(targets[1], targets[0], atol=1e-5)
@@ -106,7 +106,7 @@ def test_ids_are_looked_up_and_not_taken_for_positions(
     outs = []
     for path in (data, shuffled):
         out = tmp_path / f"{path.stem}-loo.safetensors"
-        retrain_loo(setting, 0, path, out, "cpu")
+        retrain_loo(setting, "0-0", path, out, "cpu")
         outs.append(artefacts.read(out).tensors["target"])
     np.testing.assert_allclose(outs[1], outs[0], atol=1e-5)
     assert np.abs(np.diff(outs[0], axis=0)).max(axis=1).min() > 1e-3

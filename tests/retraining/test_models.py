@@ -27,7 +27,7 @@ def test_full_models_are_each_runs_trajectory(
 ) -> None:
     setting = make_setting(model=model)
     out = tmp_path / "0.safetensors"
-    train_models(setting, "full", 0, data, out, "cpu")
+    train_models(setting, "full", "0", data, out, "cpu")
     found = artefacts.read(out, "models")
     assert found.tensors["run_id"].tolist() == [0, 1]
     assert found.tensors["epoch"].tolist() == [2, 3]
@@ -50,7 +50,7 @@ def test_half_models_are_trained_on_their_subset(
 ) -> None:
     setting = make_setting()
     out = tmp_path / "1.safetensors"
-    train_models(setting, "half", 1, data, out, "cpu")
+    train_models(setting, "half", "1", data, out, "cpu")
     found = artefacts.read(out, "models")
     assert found.tensors["run_id"].tolist() == [2]
     mask = subset_mask(setting, "half", 2)
@@ -67,7 +67,7 @@ def test_chunks_change_no_model(make_setting: Make, data: Path, tmp_path: Path) 
         parts = []
         for number in range(count):
             out = tmp_path / f"{chunk}-{number}.safetensors"
-            train_models(setting, "full", number, data, out, "cpu")
+            train_models(setting, "full", str(number), data, out, "cpu")
             parts.append(artefacts.read(out).tensors["state.linear.weight"])
         return np.concatenate(parts)
 
@@ -82,14 +82,14 @@ def test_written_twice_is_the_same_byte_for_byte(
 ) -> None:
     outs = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for out in outs:
-        train_models(make_setting(), "full", 0, data, out, "cpu")
+        train_models(make_setting(), "full", "0", data, out, "cpu")
     assert outs[0].read_bytes() == outs[1].read_bytes()
 
 
 def test_there_is_no_such_chunk(make_setting: Make, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "9.safetensors"
     with pytest.raises(ConfigError, match=r"tiny: full has 2 chunks, 0 to 1 .* no chunk 9"):
-        train_models(make_setting(), "full", 9, data, out, "cpu")
+        train_models(make_setting(), "full", "9", data, out, "cpu")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,6 +101,6 @@ def test_gpu_models_are_the_cpus_to_rounding(
     found = []
     for device in ("cpu", "cuda"):
         out = tmp_path / f"{device}.safetensors"
-        train_models(make_setting(), "full", 0, data, out, device)
+        train_models(make_setting(), "full", "0", data, out, device)
         found.append(artefacts.read(out).tensors["state.linear.weight"])
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)

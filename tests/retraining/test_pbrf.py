@@ -25,36 +25,35 @@ CNN = {"name": "cnn", "channels": [2], "batch_norm": True}
 @pytest.fixture(scope="module")
 def trained(
     make_setting: Make, data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Setting], list[Path]]:
-    """Return a function that gives the files of a setting's full models."""
-    made: dict[str, list[Path]] = {}
+) -> Callable[[Setting], dict[str, Path]]:
+    """Return a function that gives the files of a setting's full models, by chunk."""
+    made: dict[str, dict[str, Path]] = {}
 
-    def full(setting: Setting) -> list[Path]:
+    def full(setting: Setting) -> dict[str, Path]:
         key = setting.model.model_dump_json()
         if key not in made:
             folder = tmp_path_factory.mktemp("full")
-            count = len(chunks(setting, "full"))
-            made[key] = [folder / f"{number}.safetensors" for number in range(count)]
-            for number, path in enumerate(made[key]):
-                train_models(setting, "full", number, data, path, "cpu")
+            made[key] = {n: folder / f"{n}.safetensors" for n in chunks(setting, "full")}
+            for name, path in made[key].items():
+                train_models(setting, "full", name, data, path, "cpu")
         return made[key]
 
     return full
 
 
 def solve(
-    setting: Setting, data: Path, models: list[Path], folder: Path
+    setting: Setting, data: Path, models: dict[str, Path], folder: Path
 ) -> list[dict[str, np.ndarray]]:
     found = []
-    for number in range(len(chunks(setting, "pbrf"))):
-        out = folder / f"{number}.safetensors"
-        retrain_pbrf(setting, number, data, models[base_chunk(setting, number)], out, "cpu")
+    for name in chunks(setting, "pbrf"):
+        out = folder / f"{name}.safetensors"
+        retrain_pbrf(setting, name, data, models[base_chunk(setting, name)], out, "cpu")
         found.append(artefacts.read(out, "pbrf-chunk").tensors)
     return found
 
 
 def minimum(
-    setting: Setting, data: Path, models: list[Path], run: int, point: int
+    setting: Setting, data: Path, models: dict[str, Path], run: int, point: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """By dense Newton steps in float64: test losses at the full model and at the minimum."""
     arrays = artefacts.read(data, "data").tensors
@@ -102,7 +101,10 @@ def minimum(
 def test_targets_are_the_losses_at_the_minimum(
     make_setting: Make, data: Path, tmp_path: Path, trained: Any, model: dict[str, Any]
 ) -> None:
-    setting = make_setting(model=model, pbrf={"ids": (4, 20), "replicate": 1, "tolerance": 1e-5})
+    # where a net has a ReLU, the damping keeps the minimum off its kinks
+    asked = {"ids": (4, 20), "replicate": 1, "tolerance": 1e-5}
+    damping = 0.1 if model["name"] == "linear" else 3.0
+    setting = make_setting(model=model, pbrf={**asked, "damping": damping})
     models = trained(setting)
     parts = solve(setting, data, models, tmp_path)
     assert [part["run_id"].tolist() for part in parts] == [[0], [1]]
@@ -125,7 +127,7 @@ def test_chunks_change_no_target(
 ) -> None:
     targets = []
     for size in (1, 5):
-        setting = make_setting(pbrf={"chunk": size, "replicate": 0})
+        setting = make_setting(pbrf={"chunk": size, "replicate": 0, "tolerance": 1e-8})
         (tmp_path / str(size)).mkdir()
         parts = solve(setting, data, trained(setting), tmp_path / str(size))
         targets.append(np.concatenate([part["target"] for part in parts]))
@@ -143,7 +145,7 @@ def test_ids_are_looked_up_and_not_taken_for_positions(
     }
     shuffled = tmp_path / "shuffled.safetensors"
     artefacts.write(shuffled, "data", moved, read.dims, read.meta)
-    setting = make_setting(pbrf={"chunk": 5, "replicate": 0})
+    setting = make_setting(pbrf={"chunk": 5, "replicate": 0, "tolerance": 1e-8})
     one, other = (solve(setting, path, trained(setting), tmp_path)[0] for path in (data, shuffled))
     np.testing.assert_allclose(other["target"], one["target"], atol=1e-6)
     assert np.abs(np.diff(one["target"], axis=0)).max(axis=1).min() > 1e-4
@@ -162,7 +164,7 @@ def test_points_that_do_not_converge_are_named(
     assert found["steps"].tolist() == [2] * 5
     assert (found["gradient_norm"] > setting.pbrf.tolerance * found["initial_norm"]).all()
     said = capsys.readouterr().err
-    assert "5 of 5 points of full run 0 did not converge in 2 steps" in said
+    assert "5 of 5 points of full run 0 did not converge (at most 2 steps)" in said
     assert ": 1, 4, 7, 20, 29. More pbrf.steps" in said
 
 
@@ -171,7 +173,7 @@ def test_a_file_of_other_runs_is_named(
 ) -> None:
     setting = make_setting(pbrf={"chunk": 5})
     models = trained(setting)
-    assert base_chunk(setting, 1) == 0
+    assert base_chunk(setting, "1-0") == "0"
     with pytest.raises(CorruptArtefactError, match=r"it holds the runs \[2\], and not run 1"):
-        retrain_pbrf(setting, 1, data, models[1], tmp_path / "out", "cpu")
+        retrain_pbrf(setting, "1-0", data, models["1"], tmp_path / "out", "cpu")
     assert list(tmp_path.iterdir()) == []

@@ -24,28 +24,28 @@ Make = Callable[..., Setting]
 @pytest.fixture(scope="module")
 def lds(make_setting: Make, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("lds")
-    paths = [folder / f"{number}.safetensors" for number in range(3)]
-    for number, path in enumerate(paths):
-        retrain_lds(make_setting(), number, data, path, "cpu")
+    paths = [folder / f"{run}-{number}.safetensors" for run in range(2) for number in range(3)]
+    for path in paths:
+        retrain_lds(make_setting(), path.stem, data, path, "cpu")
     return paths
 
 
 @pytest.fixture(scope="module")
 def loo(make_setting: Make, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("loo")
-    paths = [folder / f"{number}.safetensors" for number in range(4)]
-    for number, path in enumerate(paths):
-        retrain_loo(make_setting(), number, data, path, "cpu")
+    paths = [folder / f"{name}.safetensors" for name in ("0-0", "0-1", "0-2", "1-0")]
+    for path in paths:
+        retrain_loo(make_setting(), path.stem, data, path, "cpu")
     return paths
 
 
 @pytest.fixture(scope="module")
 def pbrf(make_setting: Make, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("pbrf")
-    train_models(make_setting(), "full", 0, data, folder / "full", "cpu")
-    paths = [folder / f"{number}.safetensors" for number in range(4)]
-    for number, path in enumerate(paths):
-        retrain_pbrf(make_setting(), number, data, folder / "full", path, "cpu")
+    train_models(make_setting(), "full", "0", data, folder / "full", "cpu")
+    paths = [folder / f"{name}.safetensors" for name in ("0-0", "0-1", "0-2", "1-0")]
+    for path in paths:
+        retrain_pbrf(make_setting(), path.stem, data, folder / "full", path, "cpu")
     return paths
 
 
@@ -55,17 +55,20 @@ def changed(path: Path, out: Path, **arrays: np.ndarray) -> Path:
     return out
 
 
-def test_lds_is_its_chunks_one_after_the_other(
+def test_lds_is_its_chunks_run_beside_run(
     make_setting: Make, lds: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "truth.safetensors"
     merge_truth(make_setting(), "lds", lds, out)
     found = artefacts.read(out, "lds")
     parts = [artefacts.read(path) for path in lds]
-    for name in ("target", "mask", "subset_id"):
-        np.testing.assert_array_equal(
-            found.tensors[name], np.concatenate([part.tensors[name] for part in parts])
-        )
+    for run in range(2):
+        own = parts[3 * run : 3 * run + 3]
+        joined = {name: np.concatenate([p.tensors[name] for p in own]) for name in own[0].tensors}
+        np.testing.assert_array_equal(found.tensors["target"][:, run], joined["target"])
+        for name in ("mask", "subset_id"):
+            np.testing.assert_array_equal(found.tensors[name], joined[name])
+    assert found.tensors["target"].shape == (5, 2, 6)
     assert found.tensors["subset_id"].tolist() == [0, 1, 2, 3, 4]
     sources = {name: entry["sha256"] for name, entry in found.meta["inputs"].items()}
     assert sources == {str(part.path): part.sha256 for part in parts}
@@ -142,7 +145,10 @@ def test_a_damaged_chunk_of_pbrf_is_named(
         merge_truth(make_setting(), "pbrf", [pbrf[0], half, *pbrf[2:]], tmp_path / "t.safetensors")
 
 
-@pytest.mark.parametrize("pick", [[0, 1], [0, 1, 1], [0, 2, 1], [0, 1, 2, 2], [1, 0, 2]])
+@pytest.mark.parametrize(
+    "pick",
+    [[0, 1, 2], [0, 1, 2, 3, 4, 4], [3, 4, 5, 0, 1, 2], [0, 1, 2, 3, 4, 5, 5], [1, 0, 2, 3, 4, 5]],
+)
 def test_chunks_missing_twice_or_out_of_order(
     make_setting: Make, lds: list[Path], tmp_path: Path, pick: list[int]
 ) -> None:
@@ -173,7 +179,22 @@ def test_chunks_of_other_samples(
     ids = artefacts.read(lds[1]).tensors[name] + 1
     other = changed(lds[1], tmp_path / "other.safetensors", **{name: ids})
     with pytest.raises(CorruptArtefactError, match=rf"other.safetensors: its {name} differ"):
-        merge_truth(make_setting(), "lds", [lds[0], other, lds[2]], tmp_path / "t.safetensors")
+        merge_truth(make_setting(), "lds", [lds[0], other, *lds[2:]], tmp_path / "t.safetensors")
+
+
+def test_a_chunk_of_a_run_that_is_not_asked_for(
+    make_setting: Make, lds: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(CorruptArtefactError, match=r"too many \[\(0, 1\), \(1, 1\)"):
+        merge_truth(make_setting(lds={"runs": 1}), "lds", lds, tmp_path / "t.safetensors")
+
+
+def test_runs_of_other_subsets(make_setting: Make, lds: list[Path], tmp_path: Path) -> None:
+    mask = artefacts.read(lds[3]).tensors["mask"]
+    other = changed(lds[3], tmp_path / "other.safetensors", mask=1 - mask)
+    chunks = [*lds[:3], other, *lds[4:]]
+    with pytest.raises(CorruptArtefactError, match=r"other.*subsets are others than those of run"):
+        merge_truth(make_setting(), "lds", chunks, tmp_path / "t.safetensors")
 
 
 def test_a_full_run_that_is_another(make_setting: Make, loo: list[Path], tmp_path: Path) -> None:
@@ -189,4 +210,4 @@ def test_a_full_run_that_is_another(make_setting: Make, loo: list[Path], tmp_pat
 def test_a_missing_chunk_is_named(make_setting: Make, lds: list[Path], tmp_path: Path) -> None:
     gone = tmp_path / "2.safetensors"
     with pytest.raises(LeaveoutError, match=r"2\.safetensors: no such file"):
-        merge_truth(make_setting(), "lds", [*lds[:2], gone], tmp_path / "t.safetensors")
+        merge_truth(make_setting(), "lds", [*lds[:5], gone], tmp_path / "t.safetensors")

@@ -27,8 +27,9 @@ dataset: {name: digits, n_train: 60, n_test: 12}
 model: {name: linear}
 recipe: {learning_rate: 0.05, epochs: 3, batch_size: 20}
 full: {runs: 2, checkpoints: 1}
-lds: {subsets: 8, runs: 2, chunk: 4}
+lds: {subsets: 8, runs: 2, chunk: 8}
 loo: {ids: {first: 6}, replicate: 4, chunk: 6}
+pbrf: {ids: {spaced: 6}, replicate: 4, chunk: 6, damping: 1e-1}
 """
 METHODS = """\
 grad_dot:
@@ -38,18 +39,21 @@ tracin_cp:
 CONFIG = """\
 settings: [tiny]
 methods: [grad_dot, if_explicit]
-metrics: [lds, loo]
+metrics: [lds, loo, pbrf]
 bootstrap: 20
 """
 
 FINAL = {
     "results/lds_table.csv",
     "results/loo_table.csv",
+    "results/pbrf_table.csv",
     "results/cost_table.csv",
     "results/figures/lds.svg",
     "results/figures/loo.svg",
+    "results/figures/pbrf.svg",
     "results/pages/lds.html",
     "results/pages/loo.html",
+    "results/pages/pbrf.html",
 }
 SCORES = {
     "results/tiny/scores/grad_dot/default.safetensors",

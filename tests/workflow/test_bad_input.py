@@ -13,7 +13,7 @@ Run = Callable[..., tuple[int, str]]
 Contents = Callable[..., dict[str, str]]
 
 SETTING = "config/settings/tiny.yaml"
-CHUNK = "results/tiny/retrain/lds/1.safetensors"
+CHUNK = "results/tiny/retrain/lds/1-0.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,10 @@ CHUNK = "results/tiny/retrain/lds/1.safetensors"
          [f"{SETTING}: recipe.learning_rat: unknown key; did you mean 'learning_rate'?"]),
         (SETTING, "lds: {", "lds: {ratio: -0.5, ", [f"{SETTING}: lds.ratio: ", "-0.5"]),
         (SETTING, "{first: 6}", "[3, 60]", [f"{SETTING}: loo.ids: [60] ", "0..59", "remove them"]),
-        (SETTING, "subsets: 8, runs: 2, chunk: 4", "subsets: 9000, runs: 2, chunk: 4",
-         ["lds.chunk: 9000 in chunks of 4 need 2250 jobs", "set lds.chunk to at least 5"]),
+        (SETTING, "{spaced: 6}", "{sapced: 6}", [f"{SETTING}: pbrf.ids"]),
+        (SETTING, "damping: 1e-1", "damping: -1", [f"{SETTING}: pbrf.damping: ", "(got -1)"]),
+        (SETTING, "subsets: 8, runs: 2, chunk: 8", "subsets: 9000, runs: 2, chunk: 4",
+         ["lds.chunk: 18000 in chunks of 4 need 4500 jobs", "set lds.chunk to at least 10"]),
         ("config/config.yaml", "bootstrap", "botstrap",
          ["botstrap: unknown key; did you mean 'bootstrap'?"]),
         ("config/config.yaml", "grad_dot", "grad_dto",

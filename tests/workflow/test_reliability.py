@@ -26,9 +26,11 @@ SEED = int(os.environ.get("LEAVEOUT_KILL_SEED", "0"))
 FILES = {
     "results/tiny/data.safetensors": "",
     "results/tiny/models/full/0.safetensors": "",
-    "results/tiny/retrain/lds/0.safetensors": "",
-    "results/tiny/retrain/loo/1.safetensors": "",
+    "results/tiny/retrain/lds/0-0.safetensors": "",
+    "results/tiny/retrain/loo/1-0.safetensors": "",
+    "results/tiny/retrain/pbrf/1-0.safetensors": "",
     "results/tiny/truth/loo.safetensors": "",
+    "results/tiny/truth/pbrf.safetensors": "",
     "results/tiny/scores/grad_dot/default.safetensors": "",
     "results/tiny/scores/grad_dot/default.cost.json": (
         "results/tiny/scores/grad_dot/default.safetensors"
@@ -110,7 +112,7 @@ def test_no_pickle_is_ever_opened(
     for command in (
         f"train --kind full {by_hand}",
         f"retrain-lds {by_hand}",
-        "merge-truth --setting tiny --kind lds --out x results/tiny/retrain/lds/0.safetensors",
+        "merge-truth --setting tiny --kind lds --out x results/tiny/retrain/lds/0-0.safetensors",
         "evaluate --setting tiny --metric loo --method grad_dot --out x --truth "
         "results/tiny/truth/loo.safetensors results/tiny/scores/grad_dot/default.safetensors",
         "table-page --metric lds --table results/lds_table.csv --out x",

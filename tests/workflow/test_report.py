@@ -183,13 +183,13 @@ def test_a_browser_shows_the_report_from_disk_alone(
 
     browser.click("Results")
     browser.click("Tables")
-    for text in ("cost", "lds", "loo", "all methods"):
+    for text in ("cost", "lds", "loo", "pbrf", "all methods"):
         browser.wait_for_text(text)
     offered = browser.evaluate(
         "[...document.querySelectorAll('a[download]')].map(e => [e.download, e.href])"
     )
     tables = {name: href for name, href in offered if name.endswith(".csv")}
-    assert set(tables) == {"cost_table.csv", "lds_table.csv", "loo_table.csv"}
+    assert set(tables) == {"cost_table.csv", "lds_table.csv", "loo_table.csv", "pbrf_table.csv"}
     assert all(href.startswith("data:text/csv") for href in tables.values())
     browser.evaluate("document.querySelectorAll('a[iconname=information-circle]')[1].click()")
     browser.wait_for_text("bootstrap interval")

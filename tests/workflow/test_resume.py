@@ -53,7 +53,7 @@ def halfway(clone: Path, start: Start) -> Iterator[tuple[subprocess.Popen[str], 
     process = start(clone, "--cores", "1", "results")
     try:
         # the shell opens a job's log before its program starts, which takes a second from there
-        for chunk in ("0", "1"):
+        for chunk in ("0-0", "1-0"):
             wait_for(clone / "logs" / "retrain_lds" / f"tiny-{chunk}.log")
         first = list((clone / CHUNKS).glob("*.safetensors"))
         assert len(first) == 1, "the second chunk was done before the test could look"
@@ -105,7 +105,7 @@ def test_two_runs_from_nothing_agree_whatever_the_cores_and_kills(
     fresh: Path, finished: Path, start: Start, snakemake: Run, contents: Contents
 ) -> None:
     process = start(fresh, "--cores", "2")
-    wait_for(fresh / "results/tiny/retrain/loo/0.safetensors")
+    wait_for(fresh / "results/tiny/retrain/loo/0-0.safetensors")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
 

@@ -27,9 +27,12 @@ Edit = Callable[[Path, str, str], None]
 COST = {"results/cost_table.csv"}
 DATA = {"results/tiny/data.safetensors"}
 MODELS = {"results/tiny/models/full/0.safetensors"}
-LDS = {f"results/tiny/retrain/lds/{i}.safetensors" for i in (0, 1)}
-LOO = {f"results/tiny/retrain/loo/{i}.safetensors" for i in (0, 1)}
-TRUTHS = {f"results/tiny/truth/{m}.safetensors" for m in ("lds", "loo")}
+LDS, LOO, PBRF = (
+    {f"results/tiny/retrain/{layer}/{i}-0.safetensors" for i in (0, 1)}
+    for layer in ("lds", "loo", "pbrf")
+)
+METRICS = ("lds", "loo", "pbrf")
+TRUTHS = {f"results/tiny/truth/{m}.safetensors" for m in METRICS}
 GRAD_DOT = {"results/tiny/scores/grad_dot/default.safetensors"}
 EXPLICIT = {f"results/tiny/scores/if_explicit/damping={d}.safetensors" for d in ("1", "0.01")}
 SCORES = GRAD_DOT | EXPLICIT
@@ -92,7 +95,7 @@ def test_a_new_learning_rate(
     edit: Edit, pulled: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(pulled / "config/settings/tiny.yaml", "0.05", "0.1")
-    everything = MODELS | LDS | LOO | TRUTHS | SCORES | COST | below_truth("lds", "loo")
+    everything = MODELS | LDS | LOO | PBRF | TRUTHS | SCORES | COST | below_truth(*METRICS)
     assert planned(pulled) == everything
 
 
@@ -105,52 +108,76 @@ def test_why_is_said(edit: Edit, pulled: Path, snakemake: Snakemake) -> None:
 
 
 def test_two_values_swapped(edit: Edit, pulled: Path, planned: Planned, below_truth: Below) -> None:
-    # full.runs: 2, checkpoints: 1
+    # full.runs: 2, checkpoints: 1; without a second run, PBRF has no replicates
     edit(
         pulled / "config/settings/tiny.yaml",
         "{runs: 2, checkpoints: 1}",
         "{runs: 1, checkpoints: 2}",
     )
-    assert planned(pulled) == MODELS | SCORES | COST | below_truth("lds", "loo")
+    first = {"results/tiny/retrain/pbrf/0.safetensors", "results/tiny/truth/pbrf.safetensors"}
+    assert planned(pulled) == MODELS | first | SCORES | COST | below_truth(*METRICS)
 
 
 def test_one_more_seed(edit: Edit, pulled: Path, planned: Planned, below_truth: Below) -> None:
     edit(pulled / "config/settings/tiny.yaml", "full: {runs: 2", "full: {runs: 3")
-    assert planned(pulled) == MODELS | SCORES | COST | below_truth("lds", "loo")
+    truth = {"results/tiny/truth/pbrf.safetensors"}  # it starts from full models
+    assert planned(pulled) == MODELS | PBRF | truth | SCORES | COST | below_truth(*METRICS)
 
 
 def test_another_root_seed_spares_the_data(
     edit: Edit, pulled: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(pulled / "config/settings/tiny.yaml", "seed: 0", "seed: 1")
-    everything = MODELS | LDS | LOO | TRUTHS | SCORES | COST | below_truth("lds", "loo")
+    everything = MODELS | LDS | LOO | PBRF | TRUTHS | SCORES | COST | below_truth(*METRICS)
     assert planned(pulled) == everything
 
 
-def test_one_more_subset_chunk(
+@pytest.mark.parametrize(
+    ("old", "new", "chunks"),
+    [
+        ("subsets: 8, runs: 2", "subsets: 12, runs: 2", ("0-1", "1-1")),
+        ("subsets: 8, runs: 2", "subsets: 8, runs: 3", ("2-0",)),
+        ("subsets: 8, runs: 2", "subsets: 16, runs: 3", ("0-1", "1-1", "2-0", "2-1")),
+        ("subsets: 8, runs: 2", "subsets: 8, runs: 1", ()),
+    ],
+)  # fmt: skip
+def test_a_larger_bank_trains_what_is_new(
+    edit: Edit,
+    pulled: Path,
+    planned: Planned,
+    below_truth: Below,
+    old: str,
+    new: str,
+    chunks: tuple[str, ...],
+) -> None:
+    edit(pulled / "config/settings/tiny.yaml", old, new)
+    truth = {"results/tiny/truth/lds.safetensors"}
+    added = {f"results/tiny/retrain/lds/{name}.safetensors" for name in chunks}
+    assert planned(pulled) == added | truth | below_truth("lds")
+
+
+def test_another_damping_of_pbrf(
     edit: Edit, pulled: Path, planned: Planned, below_truth: Below
 ) -> None:
-    edit(pulled / "config/settings/tiny.yaml", "subsets: 8", "subsets: 12")
-    truth = {"results/tiny/truth/lds.safetensors"}
-    assert planned(pulled) == (
-        {"results/tiny/retrain/lds/2.safetensors"} | truth | below_truth("lds")
-    )
+    edit(pulled / "config/settings/tiny.yaml", "damping: 1e-1", "damping: 2e-1")
+    truth = {"results/tiny/truth/pbrf.safetensors"}
+    assert planned(pulled) == PBRF | truth | below_truth("pbrf")
 
 
 def test_one_more_method(edit: Edit, pulled: Path, planned: Planned, below_truth: Below) -> None:
     edit(pulled / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
     new = {"results/tiny/scores/tracin_cp/default.safetensors"}
-    assert planned(pulled) == new | COST | below_truth("lds", "loo", methods=("tracin_cp",))
+    assert planned(pulled) == new | COST | below_truth(*METRICS, methods=("tracin_cp",))
 
 
 def test_one_method_less(edit: Edit, pulled: Path, planned: Planned, below_truth: Below) -> None:
     edit(pulled / "config/config.yaml", "[grad_dot, if_explicit]", "[grad_dot]")
-    assert planned(pulled) == COST | below_truth("lds", "loo", methods=())
+    assert planned(pulled) == COST | below_truth(*METRICS, methods=())
 
 
 def test_a_changed_metric(edit: Edit, pulled: Path, planned: Planned, below_truth: Below) -> None:
     edit(pulled / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
-    assert planned(pulled) == below_truth("lds", "loo")
+    assert planned(pulled) == below_truth(*METRICS)
 
 
 def test_a_methods_source(pulled: Path, planned: Planned, below_truth: Below) -> None:
@@ -158,14 +185,14 @@ def test_a_methods_source(pulled: Path, planned: Planned, below_truth: Below) ->
     source.write_text(source.read_text() + "\n# a comment\n")
     assert planned(pulled) == set()
     source.write_text(source.read_text() + "\nSOMETHING = 1\n")
-    assert planned(pulled) == EXPLICIT | COST | below_truth("lds", "loo", methods=("if_explicit",))
+    assert planned(pulled) == EXPLICIT | COST | below_truth(*METRICS, methods=("if_explicit",))
 
 
 def test_a_metrics_source(pulled: Path, planned: Planned, below_truth: Below) -> None:
     source = pulled / "src/leaveout/metrics/evaluate.py"
     source.write_text(source.read_text() + "\nSOMETHING = 1\n")
     # the module of all tables takes the names of the columns from there
-    assert planned(pulled) == below_truth("lds", "loo") | COST
+    assert planned(pulled) == below_truth(*METRICS) | COST
 
 
 def test_the_configuration_edited_before_the_pull(
@@ -173,7 +200,7 @@ def test_the_configuration_edited_before_the_pull(
 ) -> None:
     edit(cloned / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
     run(cloned, "dvc", "pull")
-    assert planned(cloned) == below_truth("lds", "loo")
+    assert planned(cloned) == below_truth(*METRICS)
 
 
 def test_git_pull_without_dvc_pull(
@@ -195,7 +222,7 @@ def test_git_pull_without_dvc_pull(
     run(upstream, "leaveout", "publish")
 
     run(pulled, "git", "pull", "--quiet", str(upstream))
-    assert planned(pulled) == below_truth("lds", "loo")  # nothing is taken for what it is not
+    assert planned(pulled) == below_truth(*METRICS)  # nothing is taken for what it is not
     run(pulled, "dvc", "pull")
     assert planned(pulled) == set()
 
@@ -219,7 +246,7 @@ def test_restore_does_not_climb_to_raw_data(
     edit(cloned / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
     run(cloned, "leaveout", "restore")
     new = {"results/tiny/scores/tracin_cp/default.safetensors"}
-    assert planned(cloned) == new | COST | below_truth("lds", "loo", methods=("tracin_cp",))
+    assert planned(cloned) == new | COST | below_truth(*METRICS, methods=("tracin_cp",))
     there = {p.relative_to(cloned).parts[2] for p in (cloned / "results/tiny").glob("*")}
     assert there == {"data.safetensors", "models", "truth", "metrics", "scores"}
     assert not (cloned / "results/tiny/retrain").exists()
@@ -287,7 +314,7 @@ def test_a_file_altered_by_hand_is_named_and_remade(
     output = snakemake(pulled, "--dry-run")[1]
     assert file.removesuffix(".stamp") in output.split("Building DAG")[0]
     assert due <= planned(pulled)
-    assert planned(pulled).isdisjoint(MODELS | LDS | LOO)
+    assert planned(pulled).isdisjoint(MODELS | LDS | LOO | PBRF)
 
 
 def test_an_altered_file_is_refused_by_hand(run: Run, pulled: Path) -> None:
@@ -320,7 +347,7 @@ def test_a_local_experiment_and_back(
     assert planned(pulled) == set()
     assert (pulled / "results/lds_table.csv").read_bytes() != good
     run(pulled, "git", "checkout", "--quiet", "config")
-    assert planned(pulled) == below_truth("lds", "loo")  # the experiment's are not taken for ours
+    assert planned(pulled) == below_truth(*METRICS)  # the experiment's are not taken for ours
     run(pulled, "dvc", "checkout", "--force")
     assert planned(pulled) == set()
     assert (pulled / "results/lds_table.csv").read_bytes() == good
@@ -357,7 +384,7 @@ def test_what_is_published_is_enough_for_a_new_method(
     assert planned(clone) == set()
     edit(clone / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
     new = {"results/tiny/scores/tracin_cp/default.safetensors"}
-    tables = below_truth("lds", "loo", methods=("tracin_cp",))
-    assert planned(clone, *(f"results/{m}_table.csv" for m in ("lds", "loo"))) == {
+    tables = below_truth(*METRICS, methods=("tracin_cp",))
+    assert planned(clone, *(f"results/{m}_table.csv" for m in METRICS)) == {
         path for path in new | tables if "pages" not in path and "figures" not in path
     }

@@ -11,7 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from leaveout import artefacts
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str]]
@@ -30,8 +33,9 @@ def scores(*methods: str) -> set[str]:
 
 
 def trained(*layers: str) -> set[str]:
-    chunks = {"models/full": 1, "retrain/lds": 2, "retrain/loo": 2}
-    return {f"results/tiny/{a}/{i}.safetensors" for a in layers for i in range(chunks[a])}
+    two = ("0-0", "1-0")
+    chunks = {f"retrain/{layer}": two for layer in ("lds", "loo", "pbrf")} | {"models/full": ("0",)}
+    return {f"results/tiny/{a}/{name}.safetensors" for a in layers for name in chunks[a]}
 
 
 def truths(*metrics: str) -> set[str]:
@@ -39,12 +43,13 @@ def truths(*metrics: str) -> set[str]:
 
 
 COST = {"results/cost_table.csv"}
+METRICS = ("lds", "loo", "pbrf")
 
 
 def test_a_run_makes_the_tables_and_the_figures(finished: Path, final: set[str]) -> None:
     for name in final:
         assert (finished / name).stat().st_size > 0, name
-    for metric in ("lds", "loo"):
+    for metric in METRICS:
         with (finished / "results" / f"{metric}_table.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert [(row["setting"], row["method"]) for row in rows] == [
@@ -61,7 +66,8 @@ def test_every_job_leaves_a_log_and_the_long_ones_a_benchmark(finished: Path) ->
         "tiny-0.log",
         "tiny-1.log",
     }
-    for rule, count in (("train_models", 1), ("retrain_lds", 2), ("retrain_loo", 2)):
+    counts = {"train_models": 1, "retrain_lds": 2, "retrain_loo": 2, "retrain_pbrf": 2}
+    for rule, count in counts.items():
         assert len(list((finished / "benchmarks" / rule).glob("*.tsv"))) == count
     assert not list((finished / "results").rglob("*.tmp.*"))
 
@@ -129,42 +135,114 @@ def test_a_new_learning_rate_spares_the_data(
 ) -> None:
     edit(clone / "config/settings/tiny.yaml", "learning_rate: 0.05", "learning_rate: 0.1")
     assert planned(clone) == (
-        trained("models/full", "retrain/lds", "retrain/loo")
-        | truths("lds", "loo")
+        trained("models/full", "retrain/lds", "retrain/loo", "retrain/pbrf")
+        | truths(*METRICS)
         | scores("grad_dot", "if_explicit")
         | COST
-        | below_truth("lds", "loo")
+        | below_truth(*METRICS)
     )
 
 
-def test_more_subsets_train_the_new_chunk_only(
+def test_more_subsets_train_the_new_chunks_only(
     edit: Edit, clone: Path, planned: Planned, snakemake: Run, below_truth: Below
 ) -> None:
     old = {p: p.read_bytes() for p in sorted((clone / "results/tiny/retrain/lds").iterdir())}
     edit(clone / "config/settings/tiny.yaml", "subsets: 8", "subsets: 12")
-    new = "results/tiny/retrain/lds/2.safetensors"
+    new = {f"results/tiny/retrain/lds/{run}-1.safetensors" for run in (0, 1)}
+    assert planned(clone) == new | truths("lds") | below_truth("lds")
+
+    status, output = snakemake(clone, *truths("lds"))
+    assert status == 0, output
+    assert all((clone / path).exists() for path in new)
+    assert {p: p.read_bytes() for p in old} == old
+
+
+def test_one_more_run_leaves_the_values_of_the_others(
+    edit: Edit, clone: Path, planned: Planned, snakemake: Run, below_truth: Below
+) -> None:
+    before = artefacts.read(clone / "results/tiny/truth/lds.safetensors").tensors
+    edit(clone / "config/settings/tiny.yaml", "runs: 2, chunk: 8", "runs: 3, chunk: 8")
+    new = "results/tiny/retrain/lds/2-0.safetensors"
     assert planned(clone) == {new} | truths("lds") | below_truth("lds")
 
     status, output = snakemake(clone, *truths("lds"))
     assert status == 0, output
-    assert (clone / new).exists()
-    assert {p: p.read_bytes() for p in old} == old
+    after = artefacts.read(clone / "results/tiny/truth/lds.safetensors").tensors
+    assert after["target"].shape == (8, 3, 12)
+    np.testing.assert_array_equal(after["target"][:, :2], before["target"])
+    np.testing.assert_array_equal(after["mask"], before["mask"])
+    assert np.abs(after["target"][:, 2] - before["target"][:, 0]).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_an_edited_subset_of_a_users_own_trains_its_chunks_only(
+    edit: Edit, clone: Path, planned: Planned, snakemake: Run, below_truth: Below
+) -> None:
+    lines = [" ".join(str(i) for i in range(60) if i * (s + 1) % 7 > 2) for s in range(6)]
+    own = clone / "config/subsets.txt"
+    own.write_text("\n".join(lines))
+    edit(
+        clone / "config/settings/tiny.yaml",
+        "{subsets: 8, runs: 2, chunk: 8}",
+        "{subsets: subsets.txt, runs: 1, chunk: 2}",
+    )
+    status, output = snakemake(clone, "results/lds_table.csv")
+    assert status == 0, output
+    assert planned(clone, "results/lds_table.csv") == set()
+    edit(own, lines[3], "1 2 3")
+    below = truths("lds") | below_truth("lds")
+    assert planned(clone) == {"results/tiny/retrain/lds/0-1.safetensors"} | below
+    own.write_text("\n".join([*lines, "4 5 6  # one more"]))
+    assert planned(clone) == {"results/tiny/retrain/lds/0-3.safetensors"} | below
 
 
 def test_more_loo_ids_in_a_new_chunk(
     edit: Edit, clone: Path, planned: Planned, below_truth: Below
 ) -> None:
-    # chunk 0 holds the same six ids; the replicates are spread over the ids anew
+    # the first chunk holds the same six ids; the replicates are spread over the ids anew
     edit(clone / "config/settings/tiny.yaml", "first: 6", "first: 12")
-    new = {f"results/tiny/retrain/loo/{i}.safetensors" for i in (1, 2)}
+    new = {f"results/tiny/retrain/loo/{name}.safetensors" for name in ("0-1", "1-0")}
     assert planned(clone) == new | truths("loo") | below_truth("loo")
 
 
 def test_one_more_method(edit: Edit, clone: Path, planned: Planned, below_truth: Below) -> None:
     edit(clone / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
     assert planned(clone) == (
-        scores("tracin_cp") | COST | below_truth("lds", "loo", methods=("tracin_cp",))
+        scores("tracin_cp") | COST | below_truth(*METRICS, methods=("tracin_cp",))
     )
+
+
+def test_another_damping_of_pbrf_spares_all_else(
+    edit: Edit, clone: Path, planned: Planned, below_truth: Below
+) -> None:
+    edit(clone / "config/settings/tiny.yaml", "damping: 1e-1", "damping: 2e-1")
+    assert planned(clone) == trained("retrain/pbrf") | truths("pbrf") | below_truth("pbrf")
+
+
+def test_code_of_the_solver_reruns_pbrf_alone(
+    clone: Path, planned: Planned, below_truth: Below
+) -> None:
+    with (clone / "src/leaveout/retraining/proximal.py").open("a") as file:
+        file.write("\nSOMETHING = 1\n")
+    assert planned(clone) == trained("retrain/pbrf") | truths("pbrf") | below_truth("pbrf")
+
+
+def test_points_that_do_not_converge_are_counted_in_the_table(
+    edit: Edit, clone: Path, snakemake: Run
+) -> None:
+    edit(
+        clone / "config/settings/tiny.yaml", "damping: 1e-1", "damping: 1e-1, solver: sgd, steps: 1"
+    )
+    status, output = snakemake(clone)
+    assert status == 0, output
+    with (clone / "results/pbrf_table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["value"] for row in rows} == {"nan"}
+    assert {(row["n_samples"], row["n_unconverged"]) for row in rows} == {("0", "6")}
+    assert {row["ceiling_note"] for row in rows} == {"none of 6 points converged"}
+    log = (clone / "logs/retrain_pbrf/tiny-0.log").read_text()
+    assert "6 of 6 points of full run 0 did not converge" in log
+    assert "do not count: 0, 10, 20, 30, 40, 50." in log
 
 
 def test_one_more_grid_point(edit: Edit, clone: Path, planned: Planned, below_truth: Below) -> None:
@@ -172,7 +250,7 @@ def test_one_more_grid_point(edit: Edit, clone: Path, planned: Planned, below_tr
     assert planned(clone) == (
         {"results/tiny/scores/if_explicit/damping=0.001.safetensors"}
         | COST
-        | below_truth("lds", "loo", methods=("if_explicit",))
+        | below_truth(*METRICS, methods=("if_explicit",))
     )
 
 
@@ -180,14 +258,14 @@ def test_one_method_less_remakes_tables_and_figures(
     edit: Edit, clone: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(clone / "config/config.yaml", "[grad_dot, if_explicit]", "[grad_dot]")
-    assert planned(clone) == COST | below_truth("lds", "loo", methods=())
+    assert planned(clone) == COST | below_truth(*METRICS, methods=())
 
 
 def test_more_bootstrap_draws_touch_no_model(
     edit: Edit, clone: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(clone / "config/config.yaml", "bootstrap: 20", "bootstrap: 30")
-    assert planned(clone) == below_truth("lds", "loo")
+    assert planned(clone) == below_truth(*METRICS)
 
 
 def test_a_published_value_remakes_tables_and_figures(
@@ -195,7 +273,7 @@ def test_a_published_value_remakes_tables_and_figures(
 ) -> None:
     with (clone / "config/published.csv").open("a") as file:
         file.write("tiny_lds,tiny,lds,grad_dot,0.10,here\n")
-    assert planned(clone) == below_truth("lds", "loo", methods=())
+    assert planned(clone) == below_truth(*METRICS, methods=())
 
 
 def test_words_in_code_change_nothing(clone: Path, planned: Planned) -> None:
@@ -214,7 +292,7 @@ def test_code_of_one_method_reruns_that_method(
     with (clone / "src/leaveout/attribution/if_explicit.py").open("a") as file:
         file.write("\nSOMETHING = 1\n")
     assert planned(clone) == (
-        scores("if_explicit") | COST | below_truth("lds", "loo", methods=("if_explicit",))
+        scores("if_explicit") | COST | below_truth(*METRICS, methods=("if_explicit",))
     )
 
 
@@ -224,7 +302,8 @@ def test_code_of_the_engine_reruns_all_training(
     with (clone / "src/leaveout/training/stack.py").open("a") as file:
         file.write("\nSOMETHING = 1\n")
     assert "results/tiny/data.safetensors" not in planned(clone)
-    assert trained("models/full", "retrain/lds", "retrain/loo") <= planned(clone)
+    layers = ("models/full", "retrain/lds", "retrain/loo", "retrain/pbrf")
+    assert trained(*layers) <= planned(clone)
 
 
 def test_clocks_change_nothing(clone: Path, planned: Planned) -> None:

@@ -49,5 +49,5 @@ wildcard_constraints:
     method="|".join(PLAN.methods),
     metric="lds|loo|pbrf",
     kind="full|half",
-    chunk=r"\d+",
+    chunk=r"\d+(-\d+)?",
     params=r"[^/]+",

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from leaveout import artefacts
+from leaveout import artefacts, trainings
 from leaveout.artefacts import Artefact
 from leaveout.attribution.task import Attribute, Task, Trajectory
 from leaveout.config import Method, Scalar, Setting, label
@@ -162,6 +162,7 @@ def run_method(
             ),
             **name,
             "params": params,
+            **trainings.joined([*models[0], *models[1]]),
         },
     )
     record = {

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout import seeds
-from leaveout.artefacts import Artefact, CorruptArtefactError, Rows, atomic_path, read
+from leaveout import seeds, trainings
+from leaveout.artefacts import ALL, Artefact, CorruptArtefactError, Rows, atomic_path, read
 from leaveout.errors import LeaveoutError
 from leaveout.metrics import lds, loo
 from leaveout.metrics.correlation import Floats, Kind, correlate, is_broken
@@ -52,6 +52,7 @@ COLUMNS = (
     "n_runs",
     "n_unconverged",
     "ceiling_note",
+    "shares_models",
 )
 HALVES = ("select", "report", "all")
 TRUTHS = ("mean", "single")
@@ -332,11 +333,16 @@ def evaluate(
         bootstrap: Number of bootstrap replicates.
 
     Raises:
-        LeaveoutError: A file is missing or damaged, or ids, setting, method or labels do not fit
-            together.
+        LeaveoutError: A file is missing or damaged, ids, setting, method or labels do not fit
+            together, or scores were computed from models of the ground truth.
     """
     ground = load_ground_truth(metric, truth)
     artefacts = _read_scores(scores, setting, method)
+    header = read(truth, leave=ALL)
+    shares = {
+        label: "no" if trainings.check_apart(header, artefact) else "unknown"
+        for label, artefact in artefacts.items()
+    }
     predictions = [
         ground.predict(_aligned(artefact, ground, truth, metric)) for artefact in artefacts.values()
     ]
@@ -398,6 +404,7 @@ def evaluate(
                 *map(_number, (_mean(value), low, high, top, top_low, top_high)),
                 *(len(value), int(broken.sum()), int((np.isnan(value) & ~broken).sum())),
                 *(0 if ground.empty else n_units, n_runs, ground.n_unconverged, note),
+                shares[label],
             )
         )
     with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:

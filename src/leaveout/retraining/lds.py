@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaveout import artefacts
+from leaveout import artefacts, trainings
 from leaveout.config import Setting
 from leaveout.plan import chunk, train_key
 from leaveout.provenance import by_name, provenance
@@ -23,36 +23,44 @@ def _identity(setting: Setting, subset: int, run: int) -> Identity:
     return (setting.name, "lds", subset, run)
 
 
-def retrain_lds(setting: Setting, number: int, data_path: Path, out: Path, device: str) -> None:
-    """Train the runs of one chunk of subsets and write the ``lds`` artefact of these subsets.
+def retrain_lds(setting: Setting, name: str, data_path: Path, out: Path, device: str) -> None:
+    """Train one chunk of models and write their targets: an ``lds-chunk`` artefact.
+
+    It holds ``target`` (subset, test) of one run, and ``mask`` (subset, train).
 
     Args:
         setting: The setting.
-        number: Which chunk.
+        name: Which chunk; all its models belong to one run.
         data_path: The setting's ``data`` artefact.
         out: The file to write.
         device: ``cpu`` or ``cuda``.
     """
     data = load_data(setting, data_path, device)
-    subsets = [subset for subset, _ in chunk(setting, "lds", number)]
+    wanted = chunk(setting, "lds", name)
+    run = wanted[0][1]
+    subsets = [subset for subset, _ in wanted]
     masks = np.stack([subset_mask(setting, "lds", subset) for subset in subsets])
-    runs = setting.lds.runs
     trials = [
         Trial(setting.seed, _identity(setting, subset, run), kept=np.flatnonzero(mask))
         for subset, mask in zip(subsets, masks, strict=True)
-        for run in range(runs)
     ]
     targets = train_targets(setting, data, trials, "LDS models")
     artefacts.write(
         out,
-        "lds",
+        "lds-chunk",
         {
-            "target": targets.reshape(len(subsets), runs, -1),
+            "target": targets,
             "mask": masks.astype(np.uint8),
             "subset_id": np.array(subsets, dtype=np.int64),
+            "run_id": np.array([run], dtype=np.int64),
             "train_id": data.train.ids,
             "test_id": data.test.ids,
         },
-        LDS_DIMS,
-        provenance(setting, train_key(setting, "lds", number), by_name([data.artefact]), device),
+        {**LDS_DIMS, "target": ("subset", "test"), "run_id": ("run",)},
+        {
+            **provenance(
+                setting, train_key(setting, "lds", name), by_name([data.artefact]), device
+            ),
+            **trainings.record(trials, len(data.train.ids)),
+        },
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaveout import artefacts
+from leaveout import artefacts, trainings
 from leaveout.config import Setting
 from leaveout.plan import chunk, train_key
 from leaveout.provenance import by_name, provenance
@@ -34,7 +34,7 @@ def loo_trial(setting: Setting, position: int | None, run: int) -> Trial:
     return Trial(setting.seed, identity, kept=kept, shuffle=shuffle)
 
 
-def retrain_loo(setting: Setting, number: int, data_path: Path, out: Path, device: str) -> None:
+def retrain_loo(setting: Setting, name: str, data_path: Path, out: Path, device: str) -> None:
     """Train one chunk of leave-one-out models and write their targets: a ``loo-chunk`` artefact.
 
     It holds ``target`` (removed, test) and, of the full run trained beside them, ``full_target``
@@ -42,13 +42,13 @@ def retrain_loo(setting: Setting, number: int, data_path: Path, out: Path, devic
 
     Args:
         setting: The setting.
-        number: Which chunk; all its models belong to one run.
+        name: Which chunk; all its models belong to one run.
         data_path: The setting's ``data`` artefact.
         out: The file to write.
         device: ``cpu`` or ``cuda``.
     """
     data = load_data(setting, data_path, device)
-    wanted = chunk(setting, "loo", number)
+    wanted = chunk(setting, "loo", name)
     run = wanted[0][1]
     removed = positions(data, [place for place, _ in wanted])
     trials = [loo_trial(setting, None, run)]
@@ -73,5 +73,10 @@ def retrain_loo(setting: Setting, number: int, data_path: Path, out: Path, devic
             "train_id": ("train",),
             "test_id": ("test",),
         },
-        provenance(setting, train_key(setting, "loo", number), by_name([data.artefact]), device),
+        {
+            **provenance(
+                setting, train_key(setting, "loo", name), by_name([data.artefact]), device
+            ),
+            **trainings.record(trials[1:], len(data.train.ids), shared=trials[:1]),
+        },
     )

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from leaveout import artefacts
+from leaveout import artefacts, trainings
 from leaveout.config import Setting
 from leaveout.plan import chunk, train_key
 from leaveout.provenance import by_name, provenance
@@ -21,7 +21,7 @@ from leaveout.training.trials import Trial
 def train_models(
     setting: Setting,
     kind: Literal["full", "half"],
-    number: int,
+    name: str,
     data_path: Path,
     out: Path,
     device: str,
@@ -34,13 +34,13 @@ def train_models(
     Args:
         setting: The setting.
         kind: Which models.
-        number: Which chunk.
+        name: Which chunk.
         data_path: The setting's ``data`` artefact.
         out: The file to write.
         device: ``cpu`` or ``cuda``.
     """
     data = load_data(setting, data_path, device)
-    runs = [run for run, _ in chunk(setting, kind, number)]
+    runs = [run for run, _ in chunk(setting, kind, name)]
     n = len(data.train.ids)
     if kind == "full":
         masks = np.ones((len(runs), n), dtype=bool)
@@ -88,5 +88,8 @@ def train_models(
             "mask": ("run", "train"),
             "train_id": ("train",),
         },
-        provenance(setting, train_key(setting, kind, number), by_name([data.artefact]), device),
+        {
+            **provenance(setting, train_key(setting, kind, name), by_name([data.artefact]), device),
+            **trainings.record(trials, n),
+        },
     )

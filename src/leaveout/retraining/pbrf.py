@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from leaveout import artefacts
+from leaveout import artefacts, trainings
 from leaveout.artefacts import Artefact, CorruptArtefactError
 from leaveout.config import Setting
 from leaveout.plan import chunk, train_key
@@ -23,6 +23,7 @@ from leaveout.retraining.common import Data, load_data, positions, progress_bar
 from leaveout.retraining.proximal import solve_proximal
 from leaveout.training.functional import functional_outputs
 from leaveout.training.losses import stacked_targets
+from leaveout.training.trials import Trial
 
 State = dict[str, Tensor]
 
@@ -55,7 +56,7 @@ def _targets(module: nn.Module, states: State, data: Data) -> NDArray[np.float64
 
 
 def retrain_pbrf(
-    setting: Setting, number: int, data_path: Path, full_path: Path, out: Path, device: str
+    setting: Setting, name: str, data_path: Path, full_path: Path, out: Path, device: str
 ) -> None:
     """Solve the points of one chunk and write their targets: a ``pbrf-chunk`` artefact.
 
@@ -65,7 +66,7 @@ def retrain_pbrf(
 
     Args:
         setting: The setting.
-        number: Which chunk; all its points start from one full run.
+        name: Which chunk; all its points start from one full run.
         data_path: The setting's ``data`` artefact.
         full_path: The ``models`` artefact that holds the run.
         out: The file to write.
@@ -74,11 +75,11 @@ def retrain_pbrf(
     Raises:
         CorruptArtefactError: A file is damaged, or the run is not in ``full_path``.
     """
-    wanted = chunk(setting, "pbrf", number)
+    wanted = chunk(setting, "pbrf", name)
     run = wanted[0][1]
     data = load_data(setting, data_path, device)
     at = positions(data, [place for place, _ in wanted])
-    points = data.train.ids[at]
+    points, n_train = data.train.ids[at], len(data.train.ids)
     models = artefacts.read(full_path, "models")
     where = data.train.inputs.device
     module = data.build(0)
@@ -111,9 +112,9 @@ def retrain_pbrf(
     missed = points[converged == 0].tolist()
     if missed:
         print(
-            f"warning: {len(missed)} of {len(points)} points of full run {run} did not converge in "
-            f"{asked.steps} steps and do not count: {', '.join(map(str, missed))}. More pbrf.steps "
-            "or pbrf.damping may help.",
+            f"warning: {len(missed)} of {len(points)} points of full run {run} did not converge "
+            f"(at most {asked.steps} steps) and do not count: {', '.join(map(str, missed))}. More "
+            "pbrf.steps, or a larger pbrf.damping, may help.",
             file=sys.stderr,
         )
     artefacts.write(
@@ -143,10 +144,13 @@ def retrain_pbrf(
             "train_id": ("train",),
             "test_id": ("test",),
         },
-        provenance(
-            setting,
-            train_key(setting, "pbrf", number),
-            by_name([data.artefact, models]),
-            device,
-        ),
+        {
+            **provenance(
+                setting,
+                train_key(setting, "pbrf", name),
+                by_name([data.artefact, models]),
+                device,
+            ),
+            **trainings.moved(Trial(setting.seed, (setting.name, "full", run)), at, n_train),
+        },
     )

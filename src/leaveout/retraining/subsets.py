@@ -1,4 +1,4 @@
-"""Random subsets of the training samples."""
+"""Subsets of the training samples: drawn at random, or a user's own."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from leaveout.seeds import generator
 def subset_mask(
     setting: Setting, purpose: Literal["lds", "half"], subset: int
 ) -> NDArray[np.bool_]:
-    """Return which training positions a random subset keeps, (train,).
+    """Return which training samples a subset keeps, (train,).
+
+    The samples of a setting are the first ones of their data set, so ids are positions.
 
     Args:
-        setting: Gives the root seed, the size of the training slice and the ratio.
+        setting: Gives the root seed, the size of the training slice and the ratio; or, for LDS, the
+            user's own subsets.
         purpose: LDS subsets and the halves for ensembles are different draws.
         subset: Number of the subset.
     """
     n = setting.dataset.n_train
+    if purpose == "lds" and (own := setting.lds.own):
+        mask = np.zeros(n, dtype=bool)
+        mask[own.ids(subset)] = True
+        return mask
     ratio = getattr(setting, purpose).ratio
     rng = generator(setting.seed, setting.name, purpose, subset, "subset")
     mask = np.zeros(n, dtype=bool)

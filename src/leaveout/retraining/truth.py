@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout import artefacts
+from leaveout import artefacts, trainings
 from leaveout.artefacts import Artefact, CorruptArtefactError
 from leaveout.config import Setting
 from leaveout.plan import items, truth_key
@@ -32,40 +32,55 @@ def _check_ids(chunks: Sequence[Artefact]) -> None:
                 raise CorruptArtefactError(other.path, f"its {name} differ from {first.path}'s")
 
 
-def _check_whole(found: Sequence[int], expected: Sequence[int], chunks: Sequence[Artefact]) -> None:
-    if list(found) != list(expected):
+def _check_whole(
+    setting: Setting, kind: Literal["lds", "loo", "pbrf"], chunks: Sequence[Artefact]
+) -> None:
+    name = "subset_id" if kind == "lds" else _EACH[kind][0]
+    found = [(int(i), int(c.tensors["run_id"][0])) for c in chunks for i in c.tensors[name]]
+    expected = items(setting, kind)
+    if kind != "lds":  # what is left out is named by its place in the slice
+        ids = np.sort(chunks[0].tensors["train_id"])
+        expected = [(int(ids[place]), run) for place, run in expected]
+    if found != expected:
         missing = sorted(set(expected) - set(found))[:5]
         extra = sorted(set(found) - set(expected))[:5]
         raise CorruptArtefactError(
             chunks[0].path.parent,
-            f"the chunks in this folder lack {missing}, have too many {extra}, or are out of order",
+            f"the chunks in this folder lack (item, run) {missing}, have too many {extra}, or are "
+            "out of order",
         )
 
 
+def _of_run(chunks: Sequence[Artefact], run: int) -> list[Artefact]:
+    return [c for c in chunks if int(c.tensors["run_id"][0]) == run]
+
+
 def _lds(setting: Setting, chunks: Sequence[Artefact]) -> dict[str, NDArray[np.generic]]:
-    joined = {
-        name: np.concatenate([c.tensors[name] for c in chunks])
-        for name in ("target", "mask", "subset_id")
-    }
-    _check_whole(joined["subset_id"].tolist(), [i for i, _ in items(setting, "lds")], chunks)
-    return joined
+    runs = []
+    for run in range(setting.lds.runs):
+        own = _of_run(chunks, run)
+        runs.append(
+            {
+                name: np.concatenate([c.tensors[name] for c in own])
+                for name in ("target", "mask", "subset_id")
+            }
+        )
+        if not np.array_equal(runs[run]["mask"], runs[0]["mask"]):
+            raise CorruptArtefactError(own[0].path, "its subsets are others than those of run 0")
+    return {**runs[0], "target": np.stack([joined["target"] for joined in runs], axis=1)}
 
 
 def _by_run(
-    setting: Setting, layer: Literal["loo", "pbrf"], chunks: Sequence[Artefact]
+    layer: Literal["loo", "pbrf"], chunks: Sequence[Artefact]
 ) -> dict[str, NDArray[np.generic]]:
     """Join chunks of one run each: those of run 0, and those of run 1 as replicates."""
     names, tests = _EACH[layer], chunks[0].tensors["target"][:0]
     joined: dict[str, NDArray[np.generic]] = {}
     for run, prefix in ((0, ""), (1, "replicate_")):
-        own = [c for c in chunks if int(c.tensors["run_id"][0]) == run]
+        own = _of_run(chunks, run)
         for name in ("target", *names):
             parts = [c.tensors[name] for c in own]
             joined[f"{prefix}{name}"] = np.concatenate([chunks[0].tensors[name][:0], *parts])
-        found = joined[f"{prefix}{names[0]}"]
-        ids = np.sort(chunks[0].tensors["train_id"])
-        expected = [int(ids[place]) for place, r in items(setting, layer) if r == run]
-        _check_whole(found.tolist(), expected, chunks)
         joined[f"{prefix}target"] = (
             joined[f"{prefix}target"][:, None] if own else tests.reshape(0, 0, tests.shape[1])
         )
@@ -95,8 +110,7 @@ def merge_truth(
     Raises:
         CorruptArtefactError: A chunk is damaged, missing, twice there or of another setting.
     """
-    part = "lds" if kind == "lds" else f"{kind}-chunk"
-    chunks = [artefacts.read(path, part) for path in chunk_paths]
+    chunks = [artefacts.read(path, f"{kind}-chunk") for path in chunk_paths]
     _check_ids(chunks)
     n_train = len(chunks[0].tensors["train_id"])
     if n_train != setting.dataset.n_train:
@@ -104,7 +118,8 @@ def merge_truth(
             chunks[0].path,
             f"it is of {n_train} training samples, {setting.name} has {setting.dataset.n_train}",
         )
-    joined = _lds(setting, chunks) if kind == "lds" else _by_run(setting, kind, chunks)
+    _check_whole(setting, kind, chunks)
+    joined = _lds(setting, chunks) if kind == "lds" else _by_run(kind, chunks)
     for name in ("train_id", "test_id"):
         joined[name] = chunks[0].tensors[name]
     artefacts.write(
@@ -112,7 +127,10 @@ def merge_truth(
         kind,
         joined,
         _DIMS[kind],
-        provenance(
-            setting, truth_key(setting, kind), by_name(chunks), str(chunks[0].meta["device"])
-        ),
+        {
+            **provenance(
+                setting, truth_key(setting, kind), by_name(chunks), str(chunks[0].meta["device"])
+            ),
+            **trainings.joined(chunks),
+        },
     )

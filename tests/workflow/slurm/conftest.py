@@ -310,7 +310,7 @@ class Run:
         return self.output[before:]
 
     def hold(self, chunk: str) -> None:
-        """Let the job of a chunk, such as ``lds-1``, wait before it does anything."""
+        """Let the job of a chunk, such as ``lds-1-0``, wait before it does anything."""
         (self.notes / f"hold-{chunk}").touch()
 
     def release(self) -> None:

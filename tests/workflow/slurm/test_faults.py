@@ -20,8 +20,8 @@ from leaveout.resources import LEAST_MB, LEAST_MINUTES
 
 pytestmark = pytest.mark.slow
 
-FIRST, SECOND = (f"results/tiny/retrain/lds/{i}.safetensors" for i in (0, 1))
-LOO = "results/tiny/retrain/loo/0.safetensors"
+FIRST, SECOND = (f"results/tiny/retrain/lds/{i}-0.safetensors" for i in (0, 1))
+LOO = "results/tiny/retrain/loo/0-0.safetensors"
 TRUTH = "results/tiny/truth/lds.safetensors"
 
 
@@ -33,7 +33,7 @@ def begin(run: Any) -> Callable[..., None]:
         for target in targets:
             (run.clone / target).unlink()
         run.targets = targets
-        run.hold("lds-1")
+        run.hold("lds-1-0")
         run.process = run.start(*targets)
         run.wait_for("began", SECOND)
         run.held = run.job("retrain_lds_wildcards_tiny_1")
@@ -69,7 +69,7 @@ def test_failed_jobs_are_tried_again_with_twice_as_much(
     # Out of memory, in earnest: the job takes 3 GB and is given 1. (Slurm finds out by sampling, as
     # there are no cgroups here. With them the state is OUT_OF_MEMORY; the plugin does the same.)
     (run.notes / "hungry-lds-0").touch()
-    run.hold("loo-0")
+    run.hold("loo-0-0")
     begin(FIRST, SECOND, LOO)
     run.wait_for("began", LOO)
     late = run.job("retrain_loo_wildcards_tiny_0")
