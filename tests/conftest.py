@@ -114,7 +114,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         common = f"--setting mnist_lr --data {data}"
         for layer in ("full", "half", "lds", "loo"):
             paths = []
-            for chunk in range(len(plan.chunks(setting, layer))):
+            for chunk in plan.chunks(setting, layer):
                 models = layer in ("full", "half")
                 paths.append(
                     f"{folder}/{'models' if models else 'retrain'}/{layer}/{chunk}.safetensors"

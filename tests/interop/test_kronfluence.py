@@ -86,5 +86,5 @@ def test_leave_one_out_is_refused(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(LeaveoutError, match="kronfluence has no files for what is of kind 'loo'"):
         kronfluence.write_ground_truth(loo, tmp_path)
     setting = load_setting(finished / "config/settings/mnist_lr.yaml")
-    with pytest.raises(LeaveoutError, match="no files for leave-one-out"):
+    with pytest.raises(LeaveoutError, match="kronfluence has no files for loo, only for lds"):
         import_truth("kronfluence", "loo", setting, finished / DATA, tmp_path, tmp_path / "out")

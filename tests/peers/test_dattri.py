@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 import leaveout
 from leaveout import artefacts
@@ -28,7 +27,6 @@ pytestmark = [pytest.mark.peers, pytest.mark.slow]
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs" / "peers.md"
 RESULTS = Path("results/mnist_lr")
-SUBSETS = [[5, 0, 41, 7, 8, 30], [1, 2, 3, 50, 59, 6], [9, 20, 14, 13, 15, 11]]
 REMOVED = [3, 40, 11]
 
 # a CSV has six decimals
@@ -47,29 +45,12 @@ def write_mnist(folder: Path, data: dict[str, Any]) -> None:
 
 
 def write_banks(folder: Path, details: dict[str, Any]) -> None:
-    """Write banks of checkpoints in the documented layout, with relative paths in metadata.yml."""
-
-    def state(kept: list[int], seed: int) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        loader = DataLoader(
-            Subset(details["train_dataset"], kept), batch_size=4, generator=generator
-        )
-        return details["train_func"](loader, seed=seed, epoch_num=2).state_dict()
-
-    for i, kept in enumerate(SUBSETS):
-        for run in (0, 1):
-            files.save(folder / f"lds/{i}/model_weights_{run}.pt", state(kept, 10 * i + run))
-        (folder / f"lds/{i}/indices.txt").write_text("\n".join(map(str, kept)))
-    metadata = {
-        "mode": "lds",
-        "num_subsets": len(SUBSETS),
-        "num_runs_per_subset": 2,
-        "subset_dir_map": {i: f"./{i}" for i in range(len(SUBSETS))},
-    }
-    (folder / "lds/metadata.yml").write_text(yaml.safe_dump(metadata))
-    for i in REMOVED:
-        kept = [j for j in range(60) if j != i]
-        files.save(folder / f"loo/index_{i}/model_weights.pt", state(kept, 5))
+    """Write banks of checkpoints, for a training function and a loader of the user's."""
+    arguments = details["train_func"], DataLoader(details["train_dataset"], batch_size=8)
+    leaveout.retrain_lds(
+        *arguments, folder / "lds", num_subsets=3, num_runs_per_subset=2, seed=9, epoch_num=2
+    )
+    leaveout.retrain_loo(*arguments, folder / "loo", indices=REMOVED, seed=9, epoch_num=2)
 
 
 @pytest.fixture(scope="module")
@@ -195,27 +176,51 @@ def test_the_documented_example_runs(found: dict[str, np.ndarray]) -> None:
     assert np.array_equal(found["documented score"], found["ours projected"])
 
 
+@pytest.fixture
+def calculated(finished: Path, folder: Path) -> Callable[[str], list[np.ndarray]]:
+    """Return a function that calculates the ground truth of a bank by ourselves."""
+    details, _ = leaveout.load_benchmark("lr", "mnist", "lds", root=finished)
+    calculate = {
+        "lds": leaveout.calculate_lds_ground_truth,
+        "loo": leaveout.calculate_loo_ground_truth,
+    }
+    loader = DataLoader(details["test_dataset"], batch_size=7)
+    return lambda metric: [
+        tensor.numpy()
+        for tensor in calculate[metric](details["target_func"], folder / metric, loader)
+    ]
+
+
 def test_it_reads_a_bank_of_subsets_as_we_do(
-    found: dict[str, np.ndarray], imported: Callable[[str, str], dict[str, Any]]
+    found: dict[str, np.ndarray],
+    calculated: Callable[[str], list[np.ndarray]],
+    imported: Callable[[str, str], dict[str, Any]],
 ) -> None:
+    values, indices = calculated("lds")
+    assert (values.shape, indices.shape) == ((3, 7), (3, 30))
+    assert np.array_equal(found["bank indices"], indices)
+    # the same function of the same files; a mean of two float32
+    assert found["bank lds"] == pytest.approx(values, rel=1e-6)
     arrays = imported("lds", "lds")
-    assert found["bank indices"].tolist() == SUBSETS
-    for row, kept in zip(arrays["mask"], SUBSETS, strict=True):
+    for row, kept in zip(arrays["mask"], indices, strict=True):
         assert np.flatnonzero(row).tolist() == sorted(kept)
     assert arrays["target"].shape == (3, 2, 7)
     assert np.ptp(arrays["target"], axis=1).min() > 0
-    # the same function of the same files; a sum of two float32
     assert found["bank lds"] == pytest.approx(-arrays["target"].mean(axis=1), rel=1e-6)
 
 
 def test_it_reads_a_leave_one_out_bank_as_we_do(
-    found: dict[str, np.ndarray], imported: Callable[[str, str], dict[str, Any]]
+    found: dict[str, np.ndarray],
+    calculated: Callable[[str], list[np.ndarray]],
+    imported: Callable[[str, str], dict[str, Any]],
 ) -> None:
+    values, indices = calculated("loo")
     arrays = imported("loo", "loo")
-    assert found["bank removed"].tolist() == sorted(REMOVED)
-    assert arrays["removed_id"].tolist() == sorted(REMOVED)
+    for removed in (found["bank removed"], indices, arrays["removed_id"]):
+        assert removed.tolist() == sorted(REMOVED)
+    assert np.array_equal(found["bank loo"], values)
     assert np.array_equal(found["bank loo"], arrays["target"][:, 0])
-    assert np.ptp(arrays["target"], axis=0).min() > 0
+    assert np.ptp(values, axis=0).min() > 0
 
 
 def test_we_read_what_its_retraining_wrote(

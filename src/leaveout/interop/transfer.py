@@ -73,9 +73,10 @@ def import_truth(
     Raises:
         LeaveoutError: A file is missing, damaged, unsafe to read, or does not fit the data.
     """
+    known = ("lds",) if library == "kronfluence" else ("lds", "loo")
+    if metric not in known:
+        raise LeaveoutError(f"{library} has no files for {metric}, only for {' and '.join(known)}")
     if library == "kronfluence":
-        if metric != "lds":
-            raise LeaveoutError("kronfluence has no files for leave-one-out, only for lds")
         data = artefacts.read(data_path, "data")
         arrays, read = kronfluence.read_ground_truth(folder, data)
     elif dattri.has_ground_truth(metric, folder):
