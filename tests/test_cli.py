@@ -76,8 +76,8 @@ def test_the_steps_one_after_the_other(folder: Path, prepared: Main) -> None:
         "--out s.safetensors --cost s.json",
         f"attribute {TRAIN} --method grad_dot --full full.safetensors "
         "--out d.safetensors --cost d.json",
-        f"retrain-pbrf {TRAIN} --chunk 0 --full full.safetensors --out pbrf0.safetensors",
-        f"retrain-pbrf {TRAIN} --chunk 1 --full full.safetensors --out pbrf1.safetensors",
+        f"retrain-pbrf {TRAIN} --chunk 0-0 --full full.safetensors --out pbrf0.safetensors",
+        f"retrain-pbrf {TRAIN} --chunk 1-0 --full full.safetensors --out pbrf1.safetensors",
         "merge-truth --setting tiny --kind pbrf --out pbrf.safetensors pbrf0.safetensors "
         "pbrf1.safetensors",
         "evaluate --setting tiny --metric pbrf --method if_explicit --truth pbrf.safetensors "
