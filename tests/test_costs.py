@@ -226,11 +226,11 @@ def test_chunks_are_whole_but_for_the_last(count: int, size: int) -> None:
 @pytest.mark.parametrize("forward", [15680.0, 1e7, 1e9])
 def test_more_items_or_runs_only_add_chunks(layer: Layer, forward: float) -> None:
     net = costs.Network(inputs=784, outputs=10, parameters=7850, forward=forward)
-    of = work(network=net, full=30, half=70, lds=130, lds_runs=2, loo=(1300, 130), pbrf=(330, 30))
+    of = work(network=net, full=30, half=70, lds=130, lds_runs=2, loo=(1300, 130), pbrf=(1300, 130))
     more = [
-        dataclasses.replace(of, full=40, half=71, lds=5000, loo=(60_000, 130), pbrf=(700, 30)),
+        dataclasses.replace(of, full=40, half=71, lds=5000, loo=(60_000, 130), pbrf=(60_000, 130)),
         dataclasses.replace(
-            of, full=700, half=7000, lds=131, lds_runs=5, loo=(1300, 140), pbrf=(330, 31)
+            of, full=700, half=7000, lds=131, lds_runs=5, loo=(1300, 140), pbrf=(1300, 140)
         ),
     ]
     before = costs.chunk_sizes(of, layer)
