@@ -45,7 +45,7 @@ results: $(READY)
 
 # The tests against other libraries run where their environment is there, as `make check` sees to.
 test: $(READY)
-	@LEAVEOUT_PEERS_PYTHON=$(abspath $(PEERS))/bin/python $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+	@LEAVEOUT_PEERS_PYTHON=$(abspath $(PEERS))/bin/python $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 check: $(READY) $(PEERSREADY)
 	@$(BIN)/ruff check

@@ -19,16 +19,6 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep a file's tests to one of pytest-xdist's workers, and all those on Slurm to another.
-
-    They share what is costly to set up; and there is one Slurm. (Once all are collected it is too
-    late: xdist then has read the groups.)
-    """
-    group = "slurm" if "slurm" in item.path.parts else item.nodeid.partition("::")[0]
-    item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Keep torch, where a test has imported it, to one thread: these problems are tiny."""
