@@ -313,7 +313,12 @@ class LOO(_Closed):
     shuffle: bool = True
     """Whether the order is shuffled every epoch; false keeps file order."""
     replicate: int = Field(default=500, ge=0)
-    """So many ids, evenly spaced, get a second run with another seed, for the noise ceiling."""
+    """So many ids, evenly spaced, get a second run, for the noise ceiling."""
+    second: Literal["seed", "nudge"] = "seed"
+    """What the second run is. `seed`: another one, with another initialisation and order; the
+    ceiling then holds for what can be said without knowing the run. `nudge`: the same one, its
+    initial weights moved by a millionth of their size; the ceiling then holds for methods that see
+    the very run, and says what training makes of rounding errors."""
     chunk: Chunk = "auto"
     """Samples per job; `auto` sizes jobs by time, see `hardware`."""
 

@@ -147,11 +147,13 @@ def prepare_key(setting: Setting) -> str:
 def train_key(setting: Setting, layer: Layer, name: str) -> str:
     """Return the key of one chunk of trainings: what it trains, not how many others there are."""
     section = getattr(setting, layer).model_dump(
-        exclude={"chunk", "subsets", "runs", "ids", "replicate"}
+        exclude={"chunk", "subsets", "runs", "ids", "replicate", "second"}
     )
     if layer == "full":
         section["checkpoints"] = setting.checkpoint_epochs()
     wanted = chunk(setting, layer, name)
+    if layer == "loo" and wanted[0][1]:
+        section["second"] = setting.loo.second
     if layer == "lds" and (own := setting.lds.own):
         del section["ratio"]
         kept = "\n".join(own.digests[subset] for subset, _ in wanted)

@@ -46,18 +46,21 @@ def name(trial: Trial, n_train: int) -> str:
     return " ".join(words)
 
 
-def record(trials: Iterable[Trial], n_train: int, shared: Iterable[Trial] = ()) -> Record:
+def record(
+    trials: Iterable[Trial], n_train: int, shared: Iterable[Trial] = (), suffix: str = ""
+) -> Record:
     """Return the header's entry for models that have just been trained.
 
     Args:
         trials: Their trainings.
         n_train: Training samples of the setting.
         shared: Trainings that are the full runs' own by design.
+        suffix: What else makes all of them others than those of these names.
     """
     return {
         "trainings": {
-            "models": [name(trial, n_train) for trial in trials],
-            "shared": [name(trial, n_train) for trial in shared],
+            "models": [name(trial, n_train) + suffix for trial in trials],
+            "shared": [name(trial, n_train) + suffix for trial in shared],
         }
     }
 

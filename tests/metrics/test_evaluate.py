@@ -86,9 +86,9 @@ def dims_of(kind, name):
     return DIMS.get(name, ("subset" if kind == "lds" else "removed", "run", "test"))
 
 
-def write_truth(path, kind, tensors):
+def write_truth(path, kind, tensors, **meta):
     dims = {name: dims_of(kind, name) for name in tensors}
-    artefacts.write(path, kind, tensors, dims, {"setting": "toy"})
+    artefacts.write(path, kind, tensors, dims, {"setting": "toy"} | meta)
     return path
 
 
@@ -103,8 +103,8 @@ def write_score(path, score, label="default", train_id=TRAIN_ID, test_id=TEST_ID
     return path
 
 
-def run(tmp_path, metric, tensors, *scores, bootstrap=50, seed=3, method="grad_dot"):
-    path = write_truth(tmp_path / f"{metric}.safetensors", metric, tensors)
+def run(tmp_path, metric, tensors, *scores, bootstrap=50, seed=3, method="grad_dot", **meta):
+    path = write_truth(tmp_path / f"{metric}.safetensors", metric, tensors, **meta)
     out = tmp_path / "out.csv"
     evaluate(
         metric, path, scores, out, setting="toy", method=method, root_seed=seed, bootstrap=bootstrap
@@ -325,6 +325,15 @@ def test_without_a_second_run_the_ceiling_is_nan_with_a_reason(tmp_path, truth):
     }
     rows = run(tmp_path, "pbrf", tensors, score)
     assert all("one run of each point" in row["ceiling_note"] for row in rows)
+
+
+def test_the_ceiling_says_what_the_second_run_was(tmp_path, truth):
+    score = write_score(tmp_path / "a", truth["score"])
+    for second, note in (("seed", ""), ("nudge", "of one and the same run: its initial weights")):
+        (row, *_) = run(tmp_path, "loo", truth["loo"], score, second=second)
+        assert row["ceiling_note"][: len(note)] == note
+        assert bool(row["ceiling_note"]) == bool(note)
+        assert 0 < float(row["ceiling"]) < 1
 
 
 def test_methods_share_the_draws_so_that_a_monotone_rescaling_has_the_same_interval(

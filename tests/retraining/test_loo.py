@@ -52,9 +52,9 @@ def test_with_some_classes_the_ids_are_the_official_ones(
     setting = make_setting(dataset={"classes": (3, 8)}, loo={"ids": (2, 29), "replicate": 1})
     prepare(setting, tmp_path / "data")
     train_id = artefacts.read(tmp_path / "data").tensors["train_id"]
-    paths = [tmp_path / "0", tmp_path / "1"]
-    for number, path in enumerate(paths):
-        retrain_loo(setting, number, tmp_path / "data", path, "cpu")
+    paths = [tmp_path / "0-0", tmp_path / "1-0"]
+    for path in paths:
+        retrain_loo(setting, path.name, tmp_path / "data", path, "cpu")
     merge_truth(setting, "loo", paths, tmp_path / "truth")
     found = artefacts.read(tmp_path / "truth").tensors
     assert found["removed_id"].tolist() == [train_id[2], train_id[29]]
@@ -74,6 +74,32 @@ def test_pairing_takes_initialisation_and_order_out_of_the_difference(
         found = artefacts.read(out).tensors
         spread[pairing] = np.abs(found["target"] - found["full_target"]).mean()
     assert spread["mask"] < spread["none"] / 2
+
+
+@pytest.mark.parametrize("pairing", ["mask", "drop", "none"])
+def test_a_nudged_second_run_is_the_first_one_all_but_for_rounding(
+    make_setting: Make, data: Path, tmp_path: Path, pairing: str
+) -> None:
+    made: dict[str, list[artefacts.Artefact]] = {}
+    for second in ("seed", "nudge"):
+        loo = {"pairing": pairing, "chunk": 5, "replicate": 5, "second": second}
+        setting = make_setting(model=MLP, loo=loo)
+        paths = [tmp_path / f"{second}{name}" for name in ("0-0", "1-0")]
+        for path in paths:
+            retrain_loo(setting, path.name.removeprefix(second), data, path, "cpu")
+        merge_truth(setting, "loo", paths, tmp_path / second)
+        made[second] = [artefacts.read(path) for path in (*paths, tmp_path / second)]
+    (first, again, truth), (same, other, _) = made["nudge"], made["seed"]
+    assert first.meta["key"] == same.meta["key"]  # the first run is not concerned
+    for name in ("target", "full_target"):
+        np.testing.assert_array_equal(first.tensors[name], same.tensors[name])
+        moved = np.abs(again.tensors[name] - first.tensors[name])
+        assert 0 < moved.max() < 1e-4
+        assert np.abs(other.tensors[name] - first.tensors[name]).max() > 0.05
+    assert truth.meta["second"] == "nudge"
+    names = truth.meta["trainings"]
+    assert len(set(names["models"])) == 10
+    assert sum(name.endswith(" nudged") for name in names["models"]) == 5
 
 
 def test_chunks_change_no_target(make_setting: Make, data: Path, tmp_path: Path) -> None:

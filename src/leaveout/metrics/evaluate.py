@@ -166,7 +166,12 @@ def _load_lds(path: Path) -> GroundTruth:
 
 
 def _load_loo(path: Path) -> GroundTruth:
-    return _load_removals(read(path, "loo"), "removed_id", "removed sample")
+    artefact = read(path, "loo")
+    truth = _load_removals(artefact, "removed_id", "removed sample")
+    if artefact.meta.get("second") != "nudge":
+        return truth
+    note = "of one and the same run: its initial weights moved by a millionth"
+    return replace(truth, ceiling_note=note)
 
 
 def _load_pbrf(path: Path) -> GroundTruth:

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from leaveout import artefacts, trainings
 from leaveout.config import Setting
 from leaveout.plan import chunk, train_key
 from leaveout.provenance import by_name, provenance
 from leaveout.retraining.common import load_data, positions, train_targets
+from leaveout.seeds import generator
 from leaveout.training.trials import Identity, Trial
+
+NUDGE = 2.0**-20
+"""How far, relative to its size, a nudged run moves an initial weight: some eight rounding errors
+of float32, as much as another machine's order of summation might make of it in a few steps."""
+
+
+def nudged(setting: Setting, build: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
+    """Return a builder of the same models with initial weights moved by a millionth.
+
+    Two trainings that differ by no more than that say what the training itself makes of rounding:
+    how well defined the effect of one sample is for one and the same run.
+
+    Args:
+        setting: Names the random stream.
+        build: Returns an initialised model from a seed.
+    """
+
+    def nudged_build(seed: int) -> nn.Module:
+        module, draw = build(seed), generator(setting.seed, setting.name, "nudge", seed)
+        with torch.no_grad():
+            for weight in module.parameters():
+                step = torch.from_numpy(draw.standard_normal(tuple(weight.shape)))
+                weight.mul_(1 + NUDGE * step)
+        return module
+
+    return nudged_build
 
 
 def loo_trial(setting: Setting, position: int | None, run: int) -> Trial:
@@ -20,8 +51,11 @@ def loo_trial(setting: Setting, position: int | None, run: int) -> Trial:
     Args:
         setting: Gives the pairing and whether the order is shuffled.
         position: Which training sample is left out; None for the full run.
-        run: Which run; another run has another initialisation and order.
+        run: Which run; another run has another initialisation and order, unless it is the first
+            one nudged.
     """
+    if setting.loo.second == "nudge":
+        run = 0
     identity: Identity = (setting.name, "full", run)
     shuffle = setting.loo.shuffle
     if position is None:
@@ -53,6 +87,9 @@ def retrain_loo(setting: Setting, name: str, data_path: Path, out: Path, device:
     removed = positions(data, [place for place, _ in wanted])
     trials = [loo_trial(setting, None, run)]
     trials += [loo_trial(setting, position, run) for position in removed]
+    again = run > 0 and setting.loo.second == "nudge"
+    if again:
+        data = replace(data, build=nudged(setting, data.build))
     targets = train_targets(setting, data, trials, "LOO models")
     artefacts.write(
         out,
@@ -77,6 +114,9 @@ def retrain_loo(setting: Setting, name: str, data_path: Path, out: Path, device:
             **provenance(
                 setting, train_key(setting, "loo", name), by_name([data.artefact]), device
             ),
-            **trainings.record(trials[1:], len(data.train.ids), shared=trials[:1]),
+            **trainings.record(
+                trials[1:], len(data.train.ids), trials[:1], suffix=" nudged" * again
+            ),
+            **({"second": setting.loo.second} if run else {}),
         },
     )

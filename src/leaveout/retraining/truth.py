@@ -119,6 +119,7 @@ def merge_truth(
             f"it is of {n_train} training samples, {setting.name} has {setting.dataset.n_train}",
         )
     _check_whole(setting, kind, chunks)
+    second = next((c.meta["second"] for c in chunks if "second" in c.meta), None)
     joined = _lds(setting, chunks) if kind == "lds" else _by_run(kind, chunks)
     for name in ("train_id", "test_id"):
         joined[name] = chunks[0].tensors[name]
@@ -132,5 +133,6 @@ def merge_truth(
                 setting, truth_key(setting, kind), by_name(chunks), str(chunks[0].meta["device"])
             ),
             **trainings.joined(chunks),
+            **({"second": second} if second else {}),
         },
     )
