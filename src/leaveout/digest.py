@@ -23,6 +23,7 @@ LEFT_OUT = frozenset(
     for name in (
         *("", ".config", ".costs", ".errors", ".plan", ".provenance", ".digest", ".stamps"),
         *(".forecast", ".freshness", ".sharing", ".workflow", ".cli", ".data.catalogue"),
+        ".subset_file",
     )
 )
 

@@ -114,7 +114,7 @@ def test_two_values_swapped(edit: Edit, pulled: Path, planned: Planned, below_tr
         "{runs: 2, checkpoints: 1}",
         "{runs: 1, checkpoints: 2}",
     )
-    first = {"results/tiny/retrain/pbrf/0.safetensors", "results/tiny/truth/pbrf.safetensors"}
+    first = {"results/tiny/retrain/pbrf/0-0.safetensors", "results/tiny/truth/pbrf.safetensors"}
     assert planned(pulled) == MODELS | first | SCORES | COST | below_truth(*METRICS)
 
 

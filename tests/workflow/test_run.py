@@ -63,8 +63,8 @@ def test_a_run_makes_the_tables_and_the_figures(finished: Path, final: set[str])
 
 def test_every_job_leaves_a_log_and_the_long_ones_a_benchmark(finished: Path) -> None:
     assert {p.name for p in (finished / "logs" / "retrain_lds").iterdir()} == {
-        "tiny-0.log",
-        "tiny-1.log",
+        "tiny-0-0.log",
+        "tiny-1-0.log",
     }
     counts = {"train_models": 1, "retrain_lds": 2, "retrain_loo": 2, "retrain_pbrf": 2}
     for rule, count in counts.items():
@@ -119,8 +119,9 @@ def test_parsing_loads_nothing_heavy() -> None:
     code = (
         "import sys; from pathlib import Path; import yaml; from leaveout.workflow import Plan\n"
         "plan = Plan.load(yaml.safe_load(Path('config/config.yaml').read_text()), 'config')\n"
-        "for layer in ('full', 'lds'):\n"
-        "    from leaveout.plan import train_key; train_key(plan.settings['mnist_lr'], layer, 0)\n"
+        "from leaveout.plan import train_key\n"
+        "for layer, name in (('full', '0'), ('lds', '0-0')):\n"
+        "    train_key(plan.settings['mnist_lr'], layer, name)\n"
         "print([m for m in sys.modules if '.' not in m])"
     )
     command = [sys.executable, "-c", code]
@@ -240,7 +241,7 @@ def test_points_that_do_not_converge_are_counted_in_the_table(
     assert {row["value"] for row in rows} == {"nan"}
     assert {(row["n_samples"], row["n_unconverged"]) for row in rows} == {("0", "6")}
     assert {row["ceiling_note"] for row in rows} == {"none of 6 points converged"}
-    log = (clone / "logs/retrain_pbrf/tiny-0.log").read_text()
+    log = (clone / "logs/retrain_pbrf/tiny-0-0.log").read_text()
     assert "6 of 6 points of full run 0 did not converge" in log
     assert "do not count: 0, 10, 20, 30, 40, 50." in log
 

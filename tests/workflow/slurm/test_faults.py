@@ -68,7 +68,7 @@ def test_failed_jobs_are_tried_again_with_twice_as_much(
 ) -> None:
     # Out of memory, in earnest: the job takes 3 GB and is given 1. (Slurm finds out by sampling, as
     # there are no cgroups here. With them the state is OUT_OF_MEMORY; the plugin does the same.)
-    (run.notes / "hungry-lds-0").touch()
+    (run.notes / "hungry-lds-0-0").touch()
     run.hold("loo-0-0")
     begin(FIRST, SECOND, LOO)
     run.wait_for("began", LOO)
@@ -81,7 +81,7 @@ def test_failed_jobs_are_tried_again_with_twice_as_much(
     run.release()
     assert run.process.wait(timeout=200) == 0, run.output
 
-    (slurm_log,) = (run.clone / "logs/slurm/rule_retrain_lds/tiny_0").glob("*.log")
+    (slurm_log,) = (run.clone / "logs/slurm/rule_retrain_lds/tiny_0-0").glob("*.log")
     assert "memory limit" in slurm_log.read_text()
     for job, state in ((slurm_log.stem, "FAILED"), (run.held, "CANCELLED"), (late, "TIMEOUT")):
         assert f"SLURM-job '{job}' failed, SLURM status is: '{state}'" in run.output

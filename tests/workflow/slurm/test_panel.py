@@ -34,8 +34,8 @@ def test_the_digits_panel_runs_through_slurm_to_the_table(
 
     output = run.finish("results/lds_table.csv")
 
-    assert output.count("has been submitted with SLURM jobid") == 22
-    assert len(run.outs("ended")) == len(set(run.outs("began"))) == 22
+    assert output.count("has been submitted with SLURM jobid") == 24
+    assert len(run.outs("ended")) == len(set(run.outs("began"))) == 24
     assert "Nothing to be done" in run.finish("results/lds_table.csv", "--dry-run")
     assert not list((run.clone / "logs" / "slurm").rglob("*.log"))
     # the same, to the last byte, as without Slurm
