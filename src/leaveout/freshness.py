@@ -184,6 +184,8 @@ def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
                 newest[path] = _dated(path, after, now, digests)
             else:
                 stale[path] = why
+        if step.benchmark and Path(step.benchmark).is_file():
+            _dated(step.benchmark, after, now, digests)
     digests.save()
     return Review(stale, frozenset(good))
 

@@ -52,11 +52,14 @@ class Step:
         outputs: The files it makes.
         inputs: The files it reads, in the order of its command line.
         key: What decides the outputs beside the inputs.
+        benchmark: Where Snakemake keeps the job's time and memory, if it does. No result, but its
+            own time counts as an output's: older than an input, it makes the job due.
     """
 
     outputs: tuple[str, ...]
     inputs: tuple[str, ...]
     key: str
+    benchmark: str = ""
 
 
 def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:

@@ -278,7 +278,13 @@ class Plan:
             for path in self._chunks(name, layer, folder):
                 w = SimpleNamespace(setting=name, chunk=Path(path).stem)
                 base = (self.base_model(w),) if layer == "pbrf" else ()
-                found.append(Step((path,), (data, *base), self.train_key(layer)(w)))
+                own = (
+                    f"train_models/{name}-{layer}"
+                    if folder == "models"
+                    else f"retrain_{layer}/{name}"
+                )
+                benchmark = f"benchmarks/{own}-{w.chunk}.tsv"
+                found.append(Step((path,), (data, *base), self.train_key(layer)(w), benchmark))
         for metric in self.metrics:
             w = SimpleNamespace(setting=name, metric=metric)
             path = f"results/{name}/truth/{metric}.safetensors"
@@ -290,7 +296,8 @@ class Plan:
                 w.params = label(point)
                 stem = f"results/{name}/scores/{method}/{w.params}"
                 outputs = (f"{stem}.safetensors", f"{stem}.cost.json")
-                found.append(Step(outputs, (data, *models), self.attribute_key(w)))
+                benchmark = f"benchmarks/attribute/{name}-{method}-{w.params}.tsv"
+                found.append(Step(outputs, (data, *models), self.attribute_key(w), benchmark))
             for metric in self.metrics:
                 w.metric = metric
                 inputs = (f"results/{name}/truth/{metric}.safetensors", *self.scores(w))

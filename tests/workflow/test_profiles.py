@@ -113,7 +113,7 @@ def start(clone: Path, *arguments: str, stubs: Path | None = None) -> subprocess
 def run(clone: Path, *arguments: str, stubs: Path | None = None) -> tuple[int, str]:
     """Run Snakemake to its end; return its exit status and what it said."""
     process = start(clone, *arguments, stubs=stubs)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=400)
     return process.returncode, output
 
 
@@ -149,7 +149,7 @@ def held(clone: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
         yield process, clone
     finally:
         (clone / "results" / "hold1").unlink(missing_ok=True)
-        process.communicate(timeout=60)
+        process.communicate(timeout=400)
 
 
 @pytest.mark.parametrize("name", ["slurm", "gpu"])
@@ -265,7 +265,7 @@ def test_a_second_run_in_the_same_folder_is_refused(
     # looking is allowed
     assert run(clone, "results", "--dry-run")[0] == 0
     (clone / "results" / "hold1").unlink()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=400) == 0
     assert (clone / "results" / "table.csv").exists()
 
 
@@ -290,7 +290,7 @@ def test_after_a_kill_the_same_command_redoes_what_was_not_finished(
         for job in jobs:
             os.kill(job, signal.SIGKILL)
     (clone / "results" / "hold1").unlink()
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=400) != 0
     if whom == "snakemake":  # its job lives on, and what it finishes is finished
         wait_for(clone / "results" / "chunk1.txt", {"1"})
     assert not (clone / "results" / "table.csv").exists()

@@ -61,7 +61,7 @@ def halfway(clone: Path, start: Start) -> Iterator[tuple[subprocess.Popen[str], 
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=400)
 
 
 @pytest.mark.parametrize("whom", ["snakemake", "snakemake and its job", "job"])
@@ -78,14 +78,14 @@ def test_a_killed_run_resumes(
     assert jobs
     if whom == "snakemake":
         os.kill(process.pid, signal.SIGKILL)  # its job lives on, as an orphan
-        process.wait(timeout=60)
+        process.wait(timeout=400)
     elif whom == "job":
         for pid in jobs:
             os.kill(pid, signal.SIGKILL)
-        assert process.wait(timeout=120) == 1
+        assert process.wait(timeout=400) == 1
     else:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=60)
+        process.wait(timeout=400)
     before = identity(chunk)
     assert not (clone / "results/tiny/truth/lds.safetensors").exists()
 
@@ -107,7 +107,7 @@ def test_two_runs_from_nothing_agree_whatever_the_cores_and_kills(
     process = start(fresh, "--cores", "2")
     wait_for(fresh / "results/tiny/retrain/loo/0-0.safetensors")
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=400)
 
     status, output = snakemake(fresh, "--cores", "1")
 

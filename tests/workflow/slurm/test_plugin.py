@@ -65,7 +65,7 @@ def test_a_job_gets_the_gpu_it_asks_for_either_way(toy: Any) -> None:
 def test_a_failed_task_of_a_job_array_leaves_the_others_alone(toy: Any) -> None:
     # The first task fails. The files of the two others are to stay.
     process = toy.start("array", "--slurm-array-jobs=task", "--retries=0", "--latency-wait=1")
-    assert process.wait(timeout=120) == 1, toy.output
+    assert process.wait(timeout=400) == 1, toy.output
     assert len(list(toy.clone.glob("ran?"))) == 3, toy.output
     left = [path.read_text() for path in sorted(toy.clone.glob("task?.txt"))]
     if sorted(left) != ["2\n", "3\n"]:
