@@ -21,7 +21,7 @@ CHUNKS = "results/tiny/retrain/lds"
 
 
 def wait_for(path: Path) -> None:
-    for _ in range(1200):
+    for _ in range(4800):
         if path.exists():
             return
         time.sleep(0.05)

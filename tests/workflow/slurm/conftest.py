@@ -107,7 +107,7 @@ if program is not None and len(words) > program + 1:
 """
 
 
-def wait_until(done: Callable[[], object], what: str, seconds: float = 60) -> None:
+def wait_until(done: Callable[[], object], what: str, seconds: float = 240) -> None:
     """Wait until something holds, or fail saying what never did."""
     end = time.monotonic() + seconds
     while not done():
