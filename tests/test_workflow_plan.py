@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from leaveout import plan
-from leaveout.config import ConfigError, load_setting
+from leaveout.config import ConfigError, load_setting, load_yaml
 from leaveout.workflow import Plan
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -166,14 +166,29 @@ def test_settings_and_methods_are_those_asked_for_in_that_order() -> None:
     assert found.metrics == ("lds", "loo")
 
 
+def test_methods_to_compare_that_are_not_shown_are_not_compared() -> None:
+    values = {"settings": ["digits_lr"], "compare": ["if_explicit", "grad_dot"]}
+    assert Plan.load(values, CONFIG).widths()
+    assert not Plan.load(values | {"methods": ["grad_dot", "random"]}, CONFIG).widths()
+
+
+@pytest.mark.parametrize("file", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_configuration_that_ships_can_be_given_on_the_command_line(file: Path) -> None:
+    """``--configfile`` extends the default one, whose other keys stay."""
+    if file.name == "methods.yaml":
+        return
+    values = load_yaml(CONFIG / "config.yaml") | load_yaml(file)
+    assert Plan.load(values, CONFIG).steps("config/published.csv")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"settings": ["digits_rl"]}, "digits_rl.yaml: no such file; did you mean 'digits_lr'"),
         ({"settings": ["digits_lr"], "methods": ["grad_dott"]}, "did you mean 'grad_dot'"),
         (
-            {"settings": ["digits_lr"], "methods": ["random"], "compare": ["random", "grad_dot"]},
-            "compare: 'grad_dot' is none of the methods shown",
+            {"settings": ["digits_lr"], "methods": ["random"], "compare": ["random", "grad_dott"]},
+            "compare: unknown method 'grad_dott'; did you mean 'grad_dot'",
         ),
         (
             {"settings": ["digits_lr"], "compare": ["random", "random"]},

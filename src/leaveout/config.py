@@ -467,8 +467,8 @@ class Config(_Closed):
     metrics: tuple[Literal["lds", "loo", "pbrf"], ...] = ("lds", "loo")
     """Which metrics."""
     compare: tuple[str, str] | None = None
-    """Two of the methods: how narrow the intervals of their LDS and of its difference get with more
-    subsets and runs."""
+    """Two methods: how narrow the intervals of their LDS and of its difference get with more
+    subsets and runs. Nothing is made of it where `methods` leaves out one of them."""
     bootstrap: int = Field(default=1000, ge=10)
     """Bootstrap draws of every interval."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -754,14 +754,10 @@ def select_methods(config: Config, methods: Mapping[str, Method]) -> list[Method
         ConfigError: It names an unknown one.
     """
     names = list(methods) if config.methods == "all" else list(config.methods)
-    for name in names:
-        if name not in methods:
-            raise ConfigError(
-                f"config: methods: unknown method {name!r}{_nearest(name, list(methods))}"
-            )
-    for name in config.compare or ():
-        if name not in names:
-            raise ConfigError(
-                f"config: compare: {name!r} is none of the methods shown{_nearest(name, names)}"
-            )
+    for key, listed in (("methods", names), ("compare", config.compare or ())):
+        for name in listed:
+            if name not in methods:
+                raise ConfigError(
+                    f"config: {key}: unknown method {name!r}{_nearest(name, list(methods))}"
+                )
     return [methods[name] for name in names]

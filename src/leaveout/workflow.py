@@ -118,8 +118,9 @@ class Plan:
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """The two methods whose LDS is compared, if any are."""
-        return (self.config.compare or ()) if "lds" in self.metrics else ()
+        """The two methods whose LDS is compared, if any are, and both are shown."""
+        pair = self.config.compare or ()
+        return pair if "lds" in self.metrics and self.methods.keys() >= set(pair) else ()
 
     def compared_scores(self, wildcards: Wildcards) -> list[str]:
         """Return the scores of the two methods that are compared."""
