@@ -50,5 +50,15 @@ def test_a_writer_is_not_disturbed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x.csv", ".x.tmp.csv", "0123abcd.tmp.x", ".0123abcg.tmp.x"])
 def test_other_files_are_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    assert remove_leftovers(tmp_path, tmp_path / "missing") == []
+    assert remove_leftovers(tmp_path) == remove_leftovers(tmp_path / "missing") == []
     assert (tmp_path / name).exists()
+
+
+def test_subfolders_are_looked_into_if_asked_for(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    paths = [folder / ".0123abcd.tmp.x" for folder in (tmp_path, inner)]
+    for path in paths:
+        path.touch()
+    assert remove_leftovers(tmp_path, below=False) == paths[:1]
+    assert remove_leftovers(tmp_path) == paths[1:]

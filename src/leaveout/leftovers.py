@@ -16,22 +16,22 @@ from leaveout.artefacts import TEMPORARY
 _NAME = re.compile(rf"\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}.+")
 
 
-def remove_leftovers(*folders: Path | str) -> list[Path]:
+def remove_leftovers(folder: Path | str, below: bool = True) -> list[Path]:
     """Remove the temporary files that no process is writing.
 
     Args:
-        folders: Where to look, and below; missing ones are no error.
+        folder: Where to look; if it is missing, nothing is done.
+        below: Whether to look in its subfolders, too.
 
     Returns:
         What was removed. A file that can't be locked or removed is left alone: it does no harm.
     """
     removed = []
-    for folder in folders:
-        for path in sorted(Path(folder).rglob(f".*{TEMPORARY}*")):
-            if not _NAME.fullmatch(path.name):
-                continue
-            with contextlib.suppress(OSError), path.open("rb+") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-                removed.append(path)
+    for path in sorted(Path(folder).glob(f"{'**/' * below}.*{TEMPORARY}*")):
+        if not _NAME.fullmatch(path.name):
+            continue
+        with contextlib.suppress(OSError), path.open("rb+") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            removed.append(path)
     return removed
