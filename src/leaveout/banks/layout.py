@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from numpy.typing import NDArray
 from torch import Tensor
@@ -113,8 +112,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     on_cpu = copy.copy(state)  # with what torch notes beside the entries, the modules' versions
     on_cpu.update({k: v.detach().cpu() for k, v in state.items() if isinstance(v, Tensor)})
     with atomic_path(path) as temporary:
-        with temporary.open("wb") as handle:  # given a name, torch writes it into the file
-            torch.save(on_cpu, handle)
+        files.write(temporary, on_cpu)
         try:
             read_state(temporary)
         except BankError as error:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import warnings
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import default_collate
-from tqdm import tqdm
 
 from leaveout.artefacts import atomic_path
 from leaveout.banks.layout import (
@@ -31,7 +29,8 @@ from leaveout.banks.layout import (
 from leaveout.banks.loaders import Loader, find_samples
 from leaveout.banks.retrain import grow_indices, wanted_ids
 from leaveout.curvature.bregman import CROSS_ENTROPY, SQUARED_ERROR
-from leaveout.retraining.proximal import Proximal, solve_proximal
+from leaveout.retraining.common import progress_bar
+from leaveout.retraining.proximal import Proximal, Solver, solve_proximal
 
 LOSSES = {"cross_entropy": CROSS_ENTROPY, "squared_error": SQUARED_ERROR}
 
@@ -81,7 +80,7 @@ def retrain_pbrf(
     damping: float = 1e-3,
     epsilon: float | None = None,
     loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
-    solver: Literal["newton_cg", "sgd", "adam"] = "newton_cg",
+    solver: Solver = "newton_cg",
     steps: int = 50,
     tolerance: float = 1e-4,
     learning_rate: float = 0.01,
@@ -121,7 +120,7 @@ def retrain_pbrf(
         raise BankError(f"damping is {damping}; it must be positive")
     for name, value, known in (
         ("loss", loss, list(LOSSES)),
-        ("solver", solver, ["newton_cg", "sgd", "adam"]),
+        ("solver", solver, get_args(Solver)),
     ):
         if value not in known:
             raise BankError(f"{name} is {value!r}; it can be {', '.join(known)}")
@@ -157,14 +156,7 @@ def retrain_pbrf(
     inputs, labels = (t.to(parameter.device) for t in _tensors(dataloader, samples.positions))
     points = np.searchsorted(samples.ids, todo).tolist()
     missed = []
-    with tqdm(
-        total=len(todo),
-        desc="PBRF points",
-        unit="point",
-        mininterval=5,
-        file=sys.stderr,
-        ascii=True,
-    ) as bar:
+    with progress_bar(len(todo), "PBRF points", "point") as bar:
         for solved, found in solve_proximal(
             model,
             inputs,

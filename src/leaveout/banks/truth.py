@@ -94,6 +94,19 @@ def _targets(
         )
 
 
+def _by_sample(
+    target_func: TargetFunc,
+    folder: Path,
+    indices: Sequence[int],
+    loader: Loader,
+    model: nn.Module | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the targets under the models without each sample, (samples, test), and the ids."""
+    files = [loo_file(folder, index) for index in indices]
+    values = torch.stack(list(_targets(target_func, files, loader, model)))
+    return values, torch.tensor(indices, dtype=torch.int64)
+
+
 def calculate_lds_ground_truth(
     target_func: TargetFunc,
     retrain_dir: str | PathLike[str],
@@ -175,10 +188,8 @@ def calculate_loo_ground_truth(
     """
     folder = Path(retrain_dir)
     indices = read_metadata(folder, "loo")["indices"]
-    files = [loo_file(folder, index) for index in indices]
-    _check_there(folder, files, "retrain_loo")
-    values = torch.stack(list(_targets(target_func, files, test_dataloader, model)))
-    return values, torch.tensor(indices, dtype=torch.int64)
+    _check_there(folder, [loo_file(folder, index) for index in indices], "retrain_loo")
+    return _by_sample(target_func, folder, indices, test_dataloader, model)
 
 
 def _converged(folder: Path, index: int) -> bool:
@@ -230,6 +241,4 @@ def calculate_pbrf_ground_truth(
         )
     if not indices:
         raise BankError(f"{folder}: no sample has converged; ask retrain_pbrf for more steps")
-    files = [loo_file(folder, index) for index in indices]
-    values = torch.stack(list(_targets(target_func, files, test_dataloader, model)))
-    return values, torch.tensor(indices, dtype=torch.int64)
+    return _by_sample(target_func, folder, indices, test_dataloader, model)

@@ -86,4 +86,10 @@ def save(path: Path, value: object) -> None:
         LeaveoutError: The file could not be written.
     """
     with atomic_path(path) as temporary:
-        torch.save(value, temporary)
+        write(temporary, value)
+
+
+def write(path: Path, value: object) -> None:
+    """Write a file of `torch.save` that has the same bytes whatever it is called."""
+    with path.open("wb") as handle:  # given a name, torch writes it into the file
+        torch.save(value, handle)
