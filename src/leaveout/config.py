@@ -96,7 +96,7 @@ class Dataset(_Closed):
         name = info.data.get("name")  # absent if it is wrong itself
         if name and source not in DATASETS[name].sources:
             raise ValueError(
-                f"{name} has no source {source!r}{_nearest(source, [*DATASETS[name].sources])}"
+                f"{name} has no source {source!r}{nearest(source, [*DATASETS[name].sources])}"
             )
         return source
 
@@ -498,10 +498,17 @@ class Method(_Closed):
     """Which models it uses: `full`, `half`; the module's NEEDS."""
 
 
-def _nearest(word: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+def nearest(word: str, valid: Sequence[str], cutoff: float = 0.5) -> str:
+    """Return the end of an error that says what might be meant, and what there is.
+
+    Args:
+        word: What is unknown.
+        valid: What there is.
+        cutoff: How alike the nearest must be to be named: 0 for always, 1 for equal.
+    """
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=cutoff)
     hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{hint} Valid: {', '.join(valid)}"
+    return f"{hint} Valid: {', '.join(valid) or 'none'}"
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -539,10 +546,10 @@ def _explain(error: ValidationError, model: type[BaseModel], where: Path | str) 
         key = ".".join(str(step) for step in location if step not in _TAGS)
         if item["type"] == "extra_forbidden":
             valid = _fields_at(model, location[:-1])
-            text = f"{key}: unknown key{_nearest(str(location[-1]), valid)}"
+            text = f"{key}: unknown key{nearest(str(location[-1]), valid)}"
         elif item["type"] == "literal_error" and isinstance(item["input"], str):
             valid = re.findall(r"'([^']*)'", item["ctx"]["expected"])
-            text = f"{key}: unknown value {item['input']!r}{_nearest(item['input'], valid)}"
+            text = f"{key}: unknown value {item['input']!r}{nearest(item['input'], valid)}"
         elif item["type"] == "value_error":
             message = str(item["ctx"]["error"])
             text = f"{key}: {message}" if key else message
@@ -585,7 +592,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         others = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise ConfigError(f"{path}: no such file{_nearest(path.stem, others)}") from error
+        raise ConfigError(f"{path}: no such file{nearest(path.stem, others)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
@@ -695,12 +702,12 @@ def load_methods(path: Path | str) -> dict[str, Method]:
         try:
             takes, needs = _signature(module)
         except (ImportError, ValueError, AttributeError) as error:  # not there, or no module's name
-            hint = "" if "module" in (entry or {}) else _nearest(name, _known_methods())
+            hint = "" if "module" in (entry or {}) else nearest(name, _known_methods())
             raise ConfigError(f"{path}: {name}: no module {module}{hint}") from error
         for key in values:
             if key not in takes:
                 raise ConfigError(
-                    f"{path}: {name}.{key}: unknown key{_nearest(key, ['module', *takes])}"
+                    f"{path}: {name}.{key}: unknown key{nearest(key, ['module', *takes])}"
                 )
         for key, (_, has_default) in takes.items():
             if key not in values and not has_default:
@@ -758,6 +765,6 @@ def select_methods(config: Config, methods: Mapping[str, Method]) -> list[Method
         for name in listed:
             if name not in methods:
                 raise ConfigError(
-                    f"config: {key}: unknown method {name!r}{_nearest(name, list(methods))}"
+                    f"config: {key}: unknown method {name!r}{nearest(name, list(methods))}"
                 )
     return [methods[name] for name in names]

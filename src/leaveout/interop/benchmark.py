@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import SequentialSampler, TensorDataset
 
 from leaveout import artefacts, stamps
-from leaveout.config import Setting, load_setting, load_yaml, parse_config
+from leaveout.config import Setting, load_setting, load_yaml, nearest, parse_config
 from leaveout.errors import LeaveoutError
 from leaveout.freshness import difference
 from leaveout.interop import dattri, files
@@ -62,7 +61,7 @@ def load_benchmark(
     """
     root = Path(root)
     if metric not in METRICS:
-        raise LeaveoutError(f"metric: unknown {metric!r}{_nearest(metric, METRICS)}")
+        raise LeaveoutError(f"metric: unknown {metric!r}{nearest(metric, METRICS, cutoff=0)}")
     setting = _setting(model, dataset, root)
     plan = Plan(parse_config({"settings": [setting.name]}), {setting.name: setting}, {})
     folder = f"results/{setting.name}"
@@ -94,13 +93,6 @@ def load_benchmark(
     }, dattri.ground_truth(artefacts.read(root / needed[1], metric))
 
 
-def _nearest(word: str, valid: Iterable[str]) -> str:
-    valid = sorted(valid)
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.0)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{hint} Valid: {', '.join(valid) or 'none'}"
-
-
 def _setting(model: str, dataset: str, root: Path) -> Setting:
     name = f"{dataset}_{model}"
     paths = {path.stem: path for path in (root / "config" / "settings").glob("*.yaml")}
@@ -114,9 +106,11 @@ def _setting(model: str, dataset: str, root: Path) -> Setting:
         known = dict(stem.split("_", 1) for stem in paths if "_" in stem)
         models = [stem.removeprefix(f"{dataset}_") for stem in paths if stem.startswith(dataset)]
         if dataset not in known:
-            raise LeaveoutError(f"dataset: unknown {dataset!r}{_nearest(dataset, known)}")
+            raise LeaveoutError(
+                f"dataset: unknown {dataset!r}{nearest(dataset, sorted(known), cutoff=0)}"
+            )
         raise LeaveoutError(
-            f"model: unknown {model!r} for data set {dataset!r}{_nearest(model, models)}"
+            f"model: unknown {model!r} for data set {dataset!r}{nearest(model, sorted(models), cutoff=0)}"
         )
     return load_setting(paths[name])
 
