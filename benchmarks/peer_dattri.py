@@ -11,7 +11,6 @@ is asked for); `tensors` holds them ready, the best a user of dattri can do.
 
 from __future__ import annotations
 
-import importlib
 import random
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from dattri.model_util.retrain import retrain_lds
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from any_torchvision import import_torchvision
 from speed_protocol import Message, serve
 
 FOLDER = Path(sys.argv[1])
@@ -73,15 +73,7 @@ TRAIN = {"linear": train_mnist_lr, "mlp": train_mnist_mlp, "cnn": train_small_cn
 def shipped() -> Dataset[Any] | None:
     """Return the data set that dattri makes, or None without torchvision."""
     try:
-        try:
-            importlib.import_module("torchvision")
-        except RuntimeError:
-            # torchvision's operators are built for CUDA and do not load beside a CPU build of
-            # torch. MNIST needs none of them, but the import wants these two to be declared.
-            for name in [name for name in sys.modules if name.startswith("torchvision")]:
-                del sys.modules[name]
-            for name in ("nms", "qnms"):
-                OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+        import_torchvision()
         train, _ = create_mnist_dataset(str(FOLDER))
     except ModuleNotFoundError:
         return None
@@ -90,7 +82,6 @@ def shipped() -> Dataset[Any] | None:
 
 with np.load(FOLDER / "data.npz") as _arrays:
     ARRAYS = {name: torch.from_numpy(array) for name, array in _arrays.items()}
-OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 DATASETS: dict[str, Dataset[Any] | None] = {
     "shipped": shipped(),
     "tensors": TensorDataset(ARRAYS["train_inputs"], ARRAYS["train_labels"]),

@@ -10,7 +10,6 @@ what its retraining writes, to `retrained`.
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
@@ -36,19 +35,6 @@ from torch.utils.data import DataLoader
 import leaveout
 
 ROOT, FOLDER, DOCS = (Path(argument).resolve() for argument in sys.argv[1:])
-OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
-
-
-def torchvision_beside_any_torch() -> None:
-    """Import torchvision; a build for CUDA lacks its operators beside a CPU build of torch."""
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.startswith("torchvision")]:
-            del sys.modules[name]
-        for name in ("nms", "qnms"):
-            OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-        importlib.import_module("torchvision")
 
 
 def grad_dot(details: dict[str, Any], n_train: int, n_test: int, checkpoints: Any) -> list[Tensor]:
@@ -81,7 +67,10 @@ def grad_dot(details: dict[str, Any], n_train: int, n_test: int, checkpoints: An
 
 def main() -> None:
     """Do everything with dattri that the tests look at."""
-    torchvision_beside_any_torch()
+    sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+    from any_torchvision import import_torchvision
+
+    import_torchvision()
     found: dict[str, Any] = {}
     ours, _ = leaveout.load_benchmark("lr", "mnist", "lds", root=ROOT)
     n_train, n_test = (len(ours[f"{part}_dataset"]) for part in ("train", "test"))

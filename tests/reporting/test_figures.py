@@ -5,7 +5,6 @@ import re
 from itertools import combinations
 from xml.etree import ElementTree
 
-import matplotlib.figure
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
@@ -98,13 +97,7 @@ def test_the_figure_follows_the_data(tmp_path):
 
 @pytest.mark.parametrize(("metric", "n_runs"), [("lds", 1), ("lds", 2), ("pbrf", 1)])
 @pytest.mark.parametrize("ceiling", [0.08, 0.5, 0.97])
-def test_no_two_labels_overlap_and_none_is_cut_off(tmp_path, monkeypatch, metric, n_runs, ceiling):
-    figures = []
-    save = matplotlib.figure.Figure.savefig
-    monkeypatch.setattr(
-        matplotlib.figure.Figure, "savefig",
-        lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw))[1],
-    )  # fmt: skip
+def test_no_two_labels_overlap_and_none_is_cut_off(tmp_path, saved, metric, n_runs, ceiling):
     table, paths = make(
         tmp_path,
         settings=("toy", "another_setting"),
@@ -113,7 +106,7 @@ def test_no_two_labels_overlap_and_none_is_cut_off(tmp_path, monkeypatch, metric
         metric=metric,
     )
     panel_figure(metric, table, paths, tmp_path / "a.png")
-    (figure,) = figures
+    (figure,) = saved
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     boxes = [

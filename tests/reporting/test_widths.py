@@ -5,7 +5,6 @@ import re
 from itertools import combinations
 from xml.etree import ElementTree
 
-import matplotlib.figure
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
@@ -44,18 +43,12 @@ def make(path, runs=2, subsets=(10, 20, 50, 100), broken=(), ceiling=0.9, settin
 
 
 @pytest.fixture
-def drawn(tmp_path, monkeypatch):
+def drawn(tmp_path, saved):
     """Return a function that draws a table and gives the figure, as matplotlib has it."""
-    figures = []
-    keep = matplotlib.figure.Figure.savefig
-    monkeypatch.setattr(
-        matplotlib.figure.Figure, "savefig",
-        lambda self, *args, **kw: (figures.append(self), keep(self, *args, **kw))[1],
-    )  # fmt: skip
 
     def draw(**options):
         width_figure(make(tmp_path / "width.csv", **options), tmp_path / "width.svg")
-        return figures.pop()
+        return saved.pop()
 
     return draw
 

@@ -25,6 +25,20 @@ def data(make_setting: Callable[..., Setting], tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture
+def shuffled(data: Path, tmp_path: Path) -> Path:
+    """The same data, the training samples in another order."""
+    read = artefacts.read(data)
+    order = np.random.default_rng(0).permutation(30)
+    moved = {
+        name: array[order] if name.startswith("train_") else array
+        for name, array in read.tensors.items()
+    }
+    shuffled = tmp_path / "shuffled.safetensors"
+    artefacts.write(shuffled, "data", moved, read.dims, read.meta)
+    return shuffled
+
+
+@pytest.fixture
 def alone(data: Path) -> Callable[..., tuple[Any, np.ndarray]]:
     """Return a function that trains one model by itself: (its state, its test losses)."""
     arrays = artefacts.read(data, "data").tensors

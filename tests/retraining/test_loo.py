@@ -116,16 +116,8 @@ def test_chunks_change_no_target(make_setting: Make, data: Path, tmp_path: Path)
 
 
 def test_ids_are_looked_up_and_not_taken_for_positions(
-    make_setting: Make, data: Path, tmp_path: Path
+    make_setting: Make, data: Path, shuffled: Path, tmp_path: Path
 ) -> None:
-    read = artefacts.read(data)
-    order = np.random.default_rng(0).permutation(30)
-    moved = {
-        name: array[order] if name.startswith("train_") else array
-        for name, array in read.tensors.items()
-    }
-    shuffled = tmp_path / "shuffled.safetensors"
-    artefacts.write(shuffled, "data", moved, read.dims, read.meta)
     setting = make_setting(
         loo={"chunk": 5, "replicate": 0}, recipe={"batch_size": 30, "epochs": 5}
     )  # one batch: the order of samples cannot matter
