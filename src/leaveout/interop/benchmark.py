@@ -106,12 +106,10 @@ def _setting(model: str, dataset: str, root: Path) -> Setting:
         known = dict(stem.split("_", 1) for stem in paths if "_" in stem)
         models = [stem.removeprefix(f"{dataset}_") for stem in paths if stem.startswith(dataset)]
         if dataset not in known:
-            raise LeaveoutError(
-                f"dataset: unknown {dataset!r}{nearest(dataset, sorted(known), cutoff=0)}"
-            )
-        raise LeaveoutError(
-            f"model: unknown {model!r} for data set {dataset!r}{nearest(model, sorted(models), cutoff=0)}"
-        )
+            hint = nearest(dataset, sorted(known), cutoff=0)
+            raise LeaveoutError(f"dataset: unknown {dataset!r}{hint}")
+        hint = nearest(model, sorted(models), cutoff=0)
+        raise LeaveoutError(f"model: unknown {model!r} for data set {dataset!r}{hint}")
     return load_setting(paths[name])
 
 
