@@ -1,8 +1,8 @@
 """Random projection of a linear layer's factored gradients: either side by itself.
 
 <R a_i, R a_j> <Q d_i, Q d_j> has the expectation <a_i, a_j><d_i, d_j> for independent R and Q, so
-the gradient d a' need not be formed at its full size (Pruthi et al. 2020, arXiv:2002.08484,
-appendix F).
+the gradient d a' need not be formed at its full size (Pruthi et al. 2020, arXiv:2002.08484, in its
+appendix).
 """
 
 from __future__ import annotations
