@@ -9,8 +9,9 @@ W f = sum_i a_i <f_i, f> with a_i = -(1 / (2 l2 n)) dL/d(W f_i), and score[i, j]
 Cost: some Newton steps on (classes x features) numbers, convex, to a checked gradient; then one
 product of (train, features) with (features, test).
 Approximated: all layers but the last are held fixed, and the last has no bias. The targets t are
-the labels, or what the model itself predicts, as the paper has it for trained models and the
-published panel does; then labels are seen through the model alone.
+what the model itself predicts, as the paper has it for trained models and the published panel does,
+so that labels are seen through the model alone; or the labels. (The panel fits features of any norm
+and divides by it in the kernel <f_i, f_j> alone, which then represents no W f.)
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ TOLERANCE = 1e-9
 """How far from stationary W may be: |W - sum_i a_i f_i'| relative to |W|."""
 
 
-def attribute(task: Task, *, l2: float, targets: str = "labels") -> Iterator[Tensor]:
+def attribute(task: Task, *, l2: float, targets: str = "model") -> Iterator[Tensor]:
     """Yield a_i[label_j] <f_i, f_j>, (train, test), in blocks of rows.
 
     Args:
         task: The task.
         l2: Strength of the regularisation.
-        targets: ``labels``, or ``model`` for its predictions.
+        targets: ``model`` for its predictions, or ``labels``.
     """
     features, alpha = _representers(task, l2, targets)
     state = task.full[0].final
@@ -48,7 +49,7 @@ def attribute(task: Task, *, l2: float, targets: str = "labels") -> Iterator[Ten
         start = part.stop
 
 
-def self_influence(task: Task, *, l2: float, targets: str = "labels") -> Tensor:
+def self_influence(task: Task, *, l2: float, targets: str = "model") -> Tensor:
     """Return a_i[label_i] <f_i, f_i>, (train,)."""
     features, alpha = _representers(task, l2, targets)
     own = alpha.gather(1, task.train.labels[:, None])[:, 0]
