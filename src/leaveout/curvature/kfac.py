@@ -126,7 +126,7 @@ class Curvature:
         Raises:
             LeaveoutError: Some eigenvalue plus damping is not positive.
         """
-        return self._scaled(vectors, lambda values: _inverse(values, damping))
+        return self._scaled(vectors, lambda values: inverse(values, damping))
 
     def multiply(self, vectors: Tensor) -> Tensor:
         """Return curvature times v for many vectors, (vectors, parameters)."""
@@ -236,7 +236,12 @@ def empirical_fisher(losses: Callable[[nn.Module, Any], Tensor]) -> Outputs:
     return outputs
 
 
-def _inverse(values: Tensor, damping: float | None) -> Tensor:
+def inverse(values: Tensor, damping: float | None) -> Tensor:
+    """Return 1 / (values + damping); without damping, a tenth of their mean.
+
+    Raises:
+        LeaveoutError: A sum is not positive.
+    """
     damped = values + (0.1 * values.mean() if damping is None else damping)
     if not bool((damped > 0).all()):
         raise LeaveoutError(
