@@ -124,7 +124,7 @@ class Curvature:
             (vectors, parameters), in the vectors' dtype.
 
         Raises:
-            LeaveoutError: Some eigenvalue plus damping is not positive.
+            LeaveoutError: Some eigenvalue plus damping is not positive, to rounding.
         """
         return self._scaled(vectors, lambda values: inverse(values, damping))
 
@@ -240,10 +240,11 @@ def inverse(values: Tensor, damping: float | None) -> Tensor:
     """Return 1 / (values + damping); without damping, a tenth of their mean.
 
     Raises:
-        LeaveoutError: A sum is not positive.
+        LeaveoutError: A sum is not positive, to rounding.
     """
     damped = values + (0.1 * values.mean() if damping is None else damping)
-    if not bool((damped > 0).all()):
+    # an eigenvalue of zero is known to rounding only
+    if not bool((damped > torch.finfo(values.dtype).eps * values.max()).all()):
         raise LeaveoutError(
             f"the curvature plus damping = {damping} is singular in some directions; raise the "
             "damping"
@@ -291,9 +292,7 @@ def kfac(samples: Samples) -> Curvature:
                         flat = d.flatten(0, 1)
                         _add(sums, name, 1, flat.T @ flat)
                     else:
-                        squares = torch.stack(
-                            [(d * batch.inputs[name]).sum(1), d.sum(1)]
-                        ).square()
+                        squares = torch.stack([(d * batch.inputs[name]).sum(1), d.sum(1)]).square()
                         found = squares.sum(1).double()
                         diagonals[name] = diagonals.get(name, torch.zeros_like(found)) + found
     if not total or not sums:
