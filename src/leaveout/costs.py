@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -568,6 +568,25 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
             product = n * 2.0 * (net.train - net.first)
             flops = int(params.get("iterations", 10)) * m * product + products
             models, memory = 1, 5.0 * FLOAT * m * p
+        case "if_lissa":
+            samples = min(n, int(params.get("batch", 100)))
+            product = samples * 2.0 * (net.train - net.first)
+            # short products: what they are added to is passed through memory a dozen times
+            adding = 12.0 * FLOAT * p * rate / 10e9
+            flops = int(params.get("depth", 100)) * m * (product + adding) + products
+            models, memory = 1, 4.0 * FLOAT * m * p
+        case "if_arnoldi":
+            count = int(params.get("iterations", 50))
+            product = n * (net.train + 2.0 * (net.train - net.first))
+            # one vector at a time runs at a fraction of the rate
+            flops = 4 * count * (product + 8.0 * count * p) + 2.0 * (n + m) * count * p
+            models, memory = 1, 2.0 * FLOAT * count * p
+        case "relatif":  # all training samples are right-hand sides, a chunk at a time
+            base = replace(method, module=str(params.get("base", "if_cg")))
+            both = replace(work, n_test=n + m)
+            return replace(
+                score_job(work, base, params), seconds=score_job(both, base, params).seconds
+            )
         case other:
             models = {"tracin": int(params.get("runs", 1)), "tracin_cp": work.checkpoints}.get(
                 other, 1

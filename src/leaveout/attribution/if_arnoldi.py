@@ -22,12 +22,17 @@ from leaveout.attribution.task import Task
 from leaveout.curvature.arnoldi import ritz_pairs
 from leaveout.curvature.kinds import curvature_products
 from leaveout.errors import LeaveoutError
-from leaveout.gradients.per_sample import gradient_products, n_parameters, per_sample_gradients
+from leaveout.gradients.per_sample import gradient_products, n_parameters
 from leaveout.seeds import generator
 
 
 def attribute(
-    task: Task, *, damping: float, iterations: int, projections: int, curvature: str = "hessian"
+    task: Task,
+    *,
+    damping: float,
+    iterations: int,
+    projections: int = 100,
+    curvature: str = "hessian",
 ) -> Iterator[Tensor]:
     """Yield g_i' U' (L + damping I)^-1 U g_j.
 
@@ -35,7 +40,7 @@ def attribute(
         task: The task.
         damping: Added to the Ritz values.
         iterations: Dimension of the Krylov space.
-        projections: Ritz pairs kept, at most.
+        projections: Ritz pairs kept, at most; the panel's 100 are all of 50 iterations.
         curvature: ``hessian`` or ``gauss_newton``.
 
     Yields:
@@ -55,7 +60,7 @@ def inverse_products(
     *,
     damping: float,
     iterations: int,
-    projections: int,
+    projections: int = 100,
     curvature: str = "hessian",
 ) -> Tensor:
     """Return U' (L + damping I)^-1 U v for rows v, (vectors, parameters)."""
@@ -70,7 +75,12 @@ def inverse_products(
 
 
 def inverse(
-    task: Task, *, damping: float, iterations: int, projections: int, curvature: str = "hessian"
+    task: Task,
+    *,
+    damping: float,
+    iterations: int,
+    projections: int = 100,
+    curvature: str = "hessian",
 ) -> Callable[[Tensor], Tensor]:
     """Find the Krylov space once, and return the function of :func:`inverse_products`."""
     weights, rows = _pairs(task, damping, iterations, projections, curvature)

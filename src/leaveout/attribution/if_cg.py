@@ -50,6 +50,4 @@ def inverse_products(
     """Return nearly (H + damping I)^-1 v for rows v, (vectors, parameters)."""
     samples = task.train.inputs, task.train.labels
     product = curvature_products(curvature, task.module, task.full[0].final, *samples)
-    return conjugate_gradients(
-        lambda v: product(v).add_(v, alpha=damping), vectors, iterations
-    )
+    return conjugate_gradients(lambda v: product(v).add_(v, alpha=damping), vectors, iterations)

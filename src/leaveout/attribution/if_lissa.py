@@ -30,9 +30,9 @@ from leaveout.seeds import generator
 def attribute(
     task: Task,
     *,
-    depth: int,
-    batch: int,
-    scaling: float,
+    depth: int = 100,
+    batch: int = 100,
+    scaling: float = 50.0,
     damping: float = 0.0,
     curvature: str = "hessian",
 ) -> Iterator[Tensor]:
@@ -71,9 +71,9 @@ def inverse_products(
     task: Task,
     vectors: Tensor,
     *,
-    depth: int,
-    batch: int,
-    scaling: float,
+    depth: int = 100,
+    batch: int = 100,
+    scaling: float = 50.0,
     damping: float = 0.0,
     curvature: str = "hessian",
 ) -> Tensor:
@@ -94,10 +94,8 @@ def _products(
     rng = generator(task.seed, task.setting, "lissa batches", batch)
     by_id = np.argsort(task.train.ids)
     for _ in range(depth):
-        chosen = slice(None)
-        if batch < len(by_id):
-            drawn = rng.choice(len(by_id), batch, replace=False)
-            chosen = torch.from_numpy(by_id[drawn]).to(labels.device)
+        drawn = rng.choice(len(by_id), min(batch, len(by_id)), replace=False)
+        chosen = torch.from_numpy(by_id[drawn]).to(labels.device)
         yield curvature_products(
             curvature, task.module, task.full[0].final, inputs[chosen], labels[chosen]
         )

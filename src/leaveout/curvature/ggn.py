@@ -1,10 +1,10 @@
 """Gauss-Newton-vector products of the mean loss, many vectors at once.
 
-The Gauss-Newton matrix is G = mean_i J_i' Phi'' J_i, with J_i the Jacobian of sample i's outputs and
-Phi'' the Hessian of its loss in the outputs, diag p - p p' under cross-entropy. It is what is left
-of the Hessian when the network is linearised, is never indefinite, and equals the Hessian where the
-outputs are linear in the parameters (Schraudolph, Fast Curvature Matrix-Vector Products, Neural
-Computation 2002; Martens, arXiv:1412.1193).
+The Gauss-Newton matrix is G = mean_i J_i' Phi'' J_i, with J_i the Jacobian of sample i's outputs
+and Phi'' the Hessian of its loss in the outputs, diag p - p p' under cross-entropy. It is what is
+left of the Hessian when the network is linearised, is never indefinite, and equals the Hessian
+where the outputs are linear in the parameters (Schraudolph, Fast Curvature Matrix-Vector Products,
+Neural Computation 2002; Martens, arXiv:1412.1193).
 """
 
 from __future__ import annotations
