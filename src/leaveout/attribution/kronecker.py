@@ -62,9 +62,7 @@ def task_samples(task: Task, fisher: Fisher) -> Samples:
     match fisher:
         case "true":
             ids = task.train.ids
-            outputs = true_fisher(
-                logits, lambda number: f"{task.setting} {ids[number]}", task.seed
-            )
+            outputs = true_fisher(logits, lambda number: f"{task.setting} {ids[number]}", task.seed)
         case "empirical":
             outputs = empirical_fisher(lambda m, batch: sample_losses(logits(m, batch), batch[1]))
         case other:

@@ -62,7 +62,10 @@ def supported(model: nn.Module) -> list[Layer]:
     A layer that shares a parameter with another one is left out: its gradient is not its own.
     """
     owners = Counter(
-        id(p) for m in dict.fromkeys(model.modules()) for p in m._parameters.values() if p is not None
+        id(p)
+        for m in dict.fromkeys(model.modules())
+        for p in m._parameters.values()
+        if p is not None
     )
     known = {id(p): name for name, p in model.named_parameters()}
     found = []
@@ -209,9 +212,7 @@ def _normalised(module: nn.Module, x: Tensor) -> Tensor:
         case nn.GroupNorm():
             return functional.group_norm(x, module.num_groups, eps=module.eps)
         case nn.modules.batchnorm._BatchNorm(running_mean=Tensor(), running_var=Tensor()):
-            return functional.batch_norm(
-                x, module.running_mean, module.running_var, eps=module.eps
-            )
+            return functional.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
     raise LeaveoutError(
         "a batch norm without running statistics mixes the samples of a batch, so that no sample "
         "has a gradient of its own; keep track_running_stats, or take a group norm"
