@@ -118,7 +118,7 @@ def test_it_is_the_formula_written_out(
     right = gradients(task, run.final, task.test)
     of = {1: [[0, 1, 2]], 2: [[0], [1, 2]], 3: [[0], [1], [2]]}[segments]
     if segments == 2:  # epochs 2, 4 and 6 of 6: the first half ends after the third
-        assert run.epochs == [2, 4, 6]
+        assert tuple(run.epochs) == (2, 4, 6)
     expected, after = np.zeros((n, len(right))), np.eye(right.shape[1])
     for mine in reversed(of):
         states = [run.states[k] for k in mine]
