@@ -578,7 +578,7 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
             # every step: there and back for each test sample, at half the rate, for batches make
             # thin products; twice that where autograd does it
             passes = 2.0 if net.stacked else 4.0
-            flops = work.epochs * (2 * n * net.train + 2 * passes * n * m * 2.0 * net.forward)
+            flops = work.epochs * (2 * n * net.train + 2 * passes * n * m * net.forward)
             steps = work.epochs * 2 + -(-n // work.batch_size)
             adjoints = (2.0 + work.optimizer_states) * m
             models, memory = 1, FLOAT * ((steps + adjoints) * p + float(n) * m)
