@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leaveout import __version__, devices, plan
-from leaveout.config import Method, Scalar, Setting, label, load_methods, load_setting
+from leaveout.config import Method, Scalar, Setting, grid_point, load_methods, load_setting
 from leaveout.errors import LeaveoutError
 
 if TYPE_CHECKING:
@@ -112,11 +112,7 @@ def _grid_point(
 ) -> tuple[Method, dict[str, Scalar]]:
     if name not in methods:
         raise LeaveoutError(f"unknown method {name!r}; known: {', '.join(methods)}")
-    for params in methods[name].grid:
-        if label(params) == wanted:
-            return methods[name], params
-    known = ", ".join(label(params) for params in methods[name].grid)
-    raise LeaveoutError(f"{name} has no grid point {wanted!r}; known: {known}")
+    return methods[name], grid_point(methods[name], wanted)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
