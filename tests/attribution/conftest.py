@@ -56,14 +56,15 @@ def make_task() -> Make:
             (trained,) = stacks
             full.append(
                 Trajectory(
-                    run=run,
+                    trial=trial,
                     states=[{k: v[0].detach() for k, v in s.items()} for s in trained.snapshots],
+                    epochs=[2, 4, 6],
                     learning_rates=[0.1, 0.2, 0.4],
                     trained_on=torch.ones(n_train, dtype=torch.bool),
                 )
             )
         module = build(0).to(dtype).eval().requires_grad_(False)
-        return Task("t", 0, module, train_set, test_set, full, [])
+        return Task("t", 0, module, train_set, test_set, full, [], build, RECIPE)
 
     return make
 
