@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -588,6 +588,16 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
         disk=matrix + 8.0 * (n + m),
         gpus=on.gpus,
     )
+
+
+def self_influence_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
+    """Return what the self-influence by one method takes, if it is read off blocks of scores."""
+    # as leaveout.attribution.self_influence cuts them
+    size = min(work.n_train, (256 << 20) // (FLOAT * max(work.n_train, work.network.parameters)))
+    blocks = -(-work.n_train // max(1, size))
+    job = score_job(replace(work, n_test=max(1, size)), method, params)
+    seconds = job.seconds + (blocks - 1) * (job.seconds - HARDWARE[work.hardware].start)
+    return replace(job, seconds=seconds, disk=12.0 * work.n_train)
 
 
 def feature_jobs(work: Workload, projection: int) -> list[Job]:
