@@ -606,8 +606,9 @@ def self_influence_job(work: Workload, method: Method, params: dict[str, Scalar]
     size = min(work.n_train, (256 << 20) // (FLOAT * max(work.n_train, work.network.parameters)))
     blocks = -(-work.n_train // max(1, size))
     job = score_job(replace(work, n_test=max(1, size)), method, params)
-    seconds = job.seconds + (blocks - 1) * (job.seconds - HARDWARE[work.hardware].start)
-    return replace(job, seconds=seconds, disk=12.0 * work.n_train)
+    start = HARDWARE[work.hardware].start
+    seconds = min(blocks * (job.seconds - start), work.method_seconds)
+    return replace(job, seconds=start + seconds, disk=12.0 * work.n_train)
 
 
 def feature_jobs(work: Workload, projection: int) -> list[Job]:

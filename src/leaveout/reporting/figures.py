@@ -154,7 +154,8 @@ def _draw_methods(
             )  # fmt: skip
         if math.isnan(number(row, "value", path)):
             why = row["not_computed"].partition(":")[0]
-            why = why or f"{row['dropped_why']} of {row['n_test']} test samples"
+            samples = SAMPLES.get(metric, "test samples")
+            why = why or f"{row['dropped_why']} of {row['n_test']} {samples}"
             axes.text(
                 0.99, y + 0.2, f"no value: {why}",
                 ha="right", va="center", color=HELD_OUT, fontsize=8,
