@@ -214,8 +214,8 @@ class Workload:
     pbrf_passes: float = PASSES
     stored: int = FLOAT
     chunk: tuple[tuple[Layer, int], ...] = ()
-    method_memory: float = math.inf
-    method_seconds: float = math.inf
+    method_memory: float = 8e9
+    method_seconds: float = 7200
 
 
 @dataclass(frozen=True)

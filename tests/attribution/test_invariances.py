@@ -123,10 +123,10 @@ def test_a_sample_that_is_there_twice_scores_alike(method: Method, task: Task) -
     close(found[-1], found[5], 1e-9)
 
 
-@pytest.mark.parametrize("size", [1, 4096])
 def test_the_size_of_chunks_is_nothing(
-    method: Method, task: Task, monkeypatch: pytest.MonkeyPatch, size: int
+    method: Method, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    size = 2000  # a few gradients
     expected = score(method, task)
     for module in ("gradients.per_sample", "curvature.hvp"):
         monkeypatch.setattr(f"leaveout.{module}.CHUNK_BYTES", size)
