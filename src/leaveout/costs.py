@@ -631,6 +631,17 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
     )
 
 
+def self_influence_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
+    """Return what the self-influence by one method takes, if it is read off blocks of scores."""
+    # as leaveout.attribution.self_influence cuts them
+    size = min(work.n_train, (256 << 20) // (FLOAT * max(work.n_train, work.network.parameters)))
+    blocks = -(-work.n_train // max(1, size))
+    job = score_job(replace(work, n_test=max(1, size)), method, params)
+    start = HARDWARE[work.hardware].start
+    seconds = min(blocks * (job.seconds - start), work.method_seconds)
+    return replace(job, seconds=start + seconds, disk=12.0 * work.n_train)
+
+
 def feature_jobs(work: Workload, projection: int) -> list[Job]:
     """Return what projecting the gradients of all samples takes, one pass for each model.
 

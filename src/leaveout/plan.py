@@ -31,7 +31,9 @@ CODE = {
     "pbrf": "leaveout.retraining.pbrf",
     "truth": "leaveout.retraining.truth",
     "attribute": "leaveout.attribution.run",
+    "self_influence": "leaveout.attribution.self_influence",
     "evaluate": "leaveout.metrics.evaluate",
+    "auc": "leaveout.metrics.auc",
     "width": "leaveout.metrics.width",
     "table": "leaveout.reporting.tables",
     "page": "leaveout.reporting.pages",
@@ -171,8 +173,17 @@ def truth_key(setting: Setting, layer: Layer) -> str:
 
 def attribute_key(setting: Setting, method: Method, params: dict[str, Scalar]) -> str:
     """Return the key of one score matrix."""
+    return _score_key("attribute", setting, method, params)
+
+
+def self_influence_key(setting: Setting, method: Method, params: dict[str, Scalar]) -> str:
+    """Return the key of the self-influence by one method."""
+    return _score_key("self_influence", setting, method, params)
+
+
+def _score_key(step: str, setting: Setting, method: Method, params: dict[str, Scalar]) -> str:
     return _key(
-        "attribute",
+        step,
         setting=setting.name,
         seed=setting.seed,
         model=setting.model.model_dump(),
@@ -187,7 +198,7 @@ def attribute_key(setting: Setting, method: Method, params: dict[str, Scalar]) -
 def evaluate_key(setting: Setting, metric: str, method: str, bootstrap: int) -> str:
     """Return the key of one method's metric."""
     return _key(
-        "evaluate",
+        "auc" if metric == "auc" else "evaluate",
         setting=setting.name,
         seed=setting.seed,
         metric=metric,
