@@ -67,7 +67,7 @@ def _peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _blocks(
+def score_blocks(
     score: Callable[[], object], shape: tuple[int, int], module: str, spent: list[float]
 ) -> Iterator[NDArray[np.float32]]:
     """Give a method's scores block by block, as float32, noting the seconds it took for each.
@@ -226,7 +226,7 @@ def run_method(
     score = Stream(
         np.dtype(np.float32),
         shape,
-        _blocks(lambda: attribute(task, **params), shape, method.module, spent),
+        score_blocks(lambda: attribute(task, **params), shape, method.module, spent),
     )
     ids: dict[str, Array | Stream] = {"train_id": data.train.ids, "test_id": data.test.ids}
     dims = {"train_id": ("train",), "test_id": ("test",)}
