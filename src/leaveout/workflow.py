@@ -25,6 +25,7 @@ from leaveout.config import (
     parse_config,
     select_methods,
 )
+from leaveout.damping import damped
 from leaveout.plan import Layer, Step
 
 Wildcards = Any
@@ -140,6 +141,25 @@ class Plan:
             for m in self.methods
         ]
 
+    @property
+    def damped(self) -> tuple[str, ...]:
+        """The methods that have a damping to choose."""
+        return tuple(name for name, method in self.methods.items() if damped(method))
+
+    def damping_csvs(self, wildcards: Wildcards) -> list[str]:
+        """Return the dampings chosen without retraining, of all settings."""
+        folder = f"damping/{wildcards.metric}"
+        return [f"results/{s}/{folder}/{m}.csv" for s in self.settings for m in self.damped]
+
+    def damped_csvs(self, wildcards: Wildcards) -> list[str]:
+        """Return the metrics of the methods that have a damping to choose."""
+        folder = f"metrics/{wildcards.metric}"
+        return [f"results/{s}/{folder}/{m}.csv" for s in self.settings for m in self.damped]
+
+    def damping_figures(self) -> list[str]:
+        """Return the figures of how metrics go with the damping."""
+        return [f"results/figures/damping_{m}.svg" for m in self.metrics if self.damped]
+
     def _method(self, wildcards: Wildcards) -> tuple[Method, dict[str, Scalar]]:
         """Return the method and the grid point of one score matrix."""
         method = self.methods[wildcards.method]
@@ -160,6 +180,9 @@ class Plan:
                 return costs.truth_job(work, wildcards.metric)
             case "attribute":
                 return costs.score_job(work, *self._method(wildcards))
+            case "damping":  # one score matrix more
+                method = self.methods[wildcards.method]
+                return costs.score_job(work, method, method.grid[0])
         assert step == "evaluate"
         return EVALUATE
 
@@ -202,6 +225,11 @@ class Plan:
     def attribute_key(self, wildcards: Wildcards) -> str:
         """Return the key of one score matrix."""
         return plan.attribute_key(self.settings[wildcards.setting], *self._method(wildcards))
+
+    def damping_key(self, wildcards: Wildcards) -> str:
+        """Return the key of a damping chosen without retraining."""
+        method = self.methods[wildcards.method]
+        return plan.damping_key(self.settings[wildcards.setting], wildcards.metric, method)
 
     def evaluate_key(self, wildcards: Wildcards) -> str:
         """Return the key of one method's metric."""
@@ -247,6 +275,7 @@ class Plan:
         return [s.format(m) for s in shapes for m in self.metrics] + [
             "results/cost_table.csv",
             *self.widths(),
+            *self.damping_figures(),
         ]
 
     def steps(self, published: str) -> list[Step]:
@@ -261,13 +290,18 @@ class Plan:
         for metric in self.metrics:
             w = SimpleNamespace(metric=metric)
             csvs, table = self.metric_csvs(w), f"results/{metric}_table.csv"
+            dampings = self.damping_csvs(w)
             found += [
-                Step((table,), (*csvs, published), self.report_key("table")(w)),
+                Step((table,), (*csvs, published, *dampings), self.report_key("table")(w)),
                 Step((f"results/pages/{metric}.html",), (table,), self.report_key("page")(w)),
                 Step(
                     (f"results/figures/{metric}.svg",), (table, *csvs), self.report_key("figure")(w)
                 ),
             ]
+            if dampings:
+                inputs = (*dampings, *self.damped_csvs(w))
+                path = f"results/figures/damping_{metric}.svg"
+                found.append(Step((path,), inputs, self.report_key("damping_figure")(w)))
         costs = tuple(self.all_scores(".cost.json"))
         return [*found, Step(("results/cost_table.csv",), costs, self.cost_key(None))]
 
@@ -304,6 +338,10 @@ class Plan:
                 inputs = (f"results/{name}/truth/{metric}.safetensors", *self.scores(w))
                 path = f"results/{name}/metrics/{metric}/{method}.csv"
                 found.append(Step((path,), inputs, self.evaluate_key(w)))
+                if method in self.damped:
+                    inputs = (data, *models, *self.scores(w))
+                    path = f"results/{name}/damping/{metric}/{method}.csv"
+                    found.append(Step((path,), inputs, self.damping_key(w)))
         if self.compared:
             w = SimpleNamespace(setting=name)
             path = f"results/{name}/metrics/lds_width.csv"

@@ -6,10 +6,10 @@ hand when this was written: the problem is the paper's, the derivation below is 
 here should be taken for the paper's indicator.
 
 Derivation. Let tau_l be the scores of one test sample at damping l, (train,), tau'_l their
-derivative -(H + l I)^-2 in l, and y what retraining on random subsets of one size yields. Over such
-subsets the covariance of two sums of scores is, up to one factor, that of the scores over the
-training samples. With r = corr(y, sum tau_l), o = corr(y, -sum tau'_l) and
-x = corr(tau_l, -tau'_l), the correlation that the linear datamodeling score measures obeys, exactly,
+derivative in l, and y what retraining on random subsets of one size yields. Over such subsets the
+covariance of two sums of scores is, up to one factor, that of the scores over the
+training samples. With r = corr(y, sum tau_l), o = corr(y, -sum tau'_l) and x =
+corr(tau_l, -tau'_l), what the linear datamodeling score measures (were it Pearson's) obeys exactly
 
     dr / dl = (sd(tau'_l) / sd(tau_l)) (x r - o):
 
@@ -207,7 +207,7 @@ def choose_damping(
     for name, artefact in points.items():
         if "damping" not in params[name]:
             raise CorruptArtefactError(artefact.path, "its scores have no damping")
-    indicator = {name: (math.nan, 0) for name in points}
+    indicator = dict.fromkeys(points, (math.nan, 0))
     for group in _alike(params):
         indicator |= _indicator(
             task, method, {**params[group[0]], "damping": effective}, {k: points[k] for k in group}

@@ -49,9 +49,12 @@ def spectral_density(
         beyond = torch.where(beyond > tiny * scale, beyond, 0)
         if k + 1 < steps:
             band[:, k, k + 1] = band[:, k + 1, k] = beyond.double().cpu()
-        vector = torch.where(beyond > 0, 1 / beyond.clamp_min(torch.finfo(beyond.dtype).tiny), 0)[
-            :, None
-        ] * moved
+        vector = (
+            torch.where(beyond > 0, 1 / beyond.clamp_min(torch.finfo(beyond.dtype).tiny), 0)[
+                :, None
+            ]
+            * moved
+        )
     values, vectors = torch.linalg.eigh(band)
     weights = vectors[:, 0].square() * size / probes
     return values.flatten(), weights.flatten()
