@@ -72,7 +72,8 @@ def damping_figure(
             axes.grid(axis="y", color="0.92", linewidth=0.6)
             axes.set_axisbelow(True)
             axes.set_xlabel("damping")
-        figure.supylabel(AXIS[metric].replace(" (", "\n("), fontsize=9, ha="center")
+        for axes in grid[::across]:
+            axes.set_ylabel(AXIS[metric].replace(" (", "\n("))
         _legend(figure, methods, CEILING.get(metric, "noise ceiling"))
         save(figure, out)
 
@@ -109,16 +110,16 @@ def _draw(axes: Axes, k: int, rows: Sequence[Row], dampings: Sequence[Row]) -> N
     )  # fmt: skip
     if best in place:
         axes.plot(
-            place[best], float(here[best]["value"]), "s", markersize=10 + 3 * k, markerfacecolor="none",
-            markeredgecolor=colour, markeredgewidth=1.3,
+            place[best], float(here[best]["value"]), "s", markersize=10 + 3 * k,
+            markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.3,
         )  # fmt: skip
     found = surrogate(rows, dampings, "all")
     if found is None or found["params"] not in place:
         return
     value, params = float(found["value"]), found["params"]
     axes.plot(
-        place[params], value, "o", markersize=17 + 3 * k, markerfacecolor="none", markeredgecolor=colour,
-        markeredgewidth=1.3,
+        place[params], value, "o", markersize=17 + 3 * k, markerfacecolor="none",
+        markeredgecolor=colour, markeredgewidth=1.3,
     )  # fmt: skip
     top = next(float(row["indicator"]) for row in line if row["params"] == params)
     expected = [float(row["indicator"]) * value / top for row in line]
