@@ -19,10 +19,10 @@ more damping helps if and only if o < x r. Only y needs retraining, so it is mod
    damping 1 / t to first order (Ali, Kolter and Tibshirani 2019, arXiv:1810.10082); weight decay
    adds to it. This is ``training_damping``, T, for as many steps as a retraining takes.
 2. The inverse curvature of a random subset of a of n samples is on average, up to a factor, that of
-   all samples with a larger damping m, as for ridge ensembles (Patil, Du and Kuchibhotla 2023,
-   arXiv:2210.11445): T = m (1 - d(m) / a) / (1 - d(m) / n), d(m) = tr H (H + m I)^-1. This holds
-   for large a and n and curvature of rank one a sample; with more classes the damping lies between
-   m and T.
+   all samples with a larger damping m, as for ridge regressions on subsamples (Patil and Du 2023,
+   Generalized equivalences between subsampling and ridge regularization, after arXiv:2304.13016):
+   T = m (1 - d(m) / a) / (1 - d(m) / n), d(m) = tr H (H + m I)^-1. This holds for large a and n
+   and curvature of rank one a sample; with more classes the damping lies between m and T.
 
 Then y goes with the scores at damping m (``effective_damping``), r = corr(tau_l, tau_m), and the
 condition above says that r rises up to l = m and falls after it. The indicator is this r, averaged
