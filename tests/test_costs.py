@@ -341,6 +341,22 @@ def test_scores(make_setting: Make) -> None:
         assert job(name).disk == 5000 * 500 * 4 + 8 * 5500
 
 
+def test_a_score_takes_no_more_than_a_method_may(make_setting: Make) -> None:
+    method = Method(name="a", module="leaveout.attribution.if_explicit", grid=({},))
+    mlp = {"name": "mlp", "hidden": [128, 64]}
+    data = {"name": "mnist", "n_train": 5000, "n_test": 500}
+    free, bound = (
+        costs.score_job(
+            costs.workload(make_setting(dataset=data, model=mlp, attribution=limits)), method, {}
+        )
+        for limits in ({"memory_gb": 1000, "hours": 1e6}, {"memory_gb": 4, "hours": 0.5})
+    )
+    assert free.memory > 16 * 109386**2
+    assert bound.memory < 6e9
+    assert free.seconds > 2 * 3600
+    assert bound.seconds < 1900
+
+
 def test_the_gradients_of_a_large_net_are_formed_again_for_each_test_sample(
     make_setting: Make,
 ) -> None:

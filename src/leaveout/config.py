@@ -348,6 +348,18 @@ class PBRF(_Closed):
     """Samples per job; `auto` sizes jobs by time, see `hardware`."""
 
 
+class Attribution(_Closed):
+    """What a method may use to score this setting, for each choice of its hyper-parameters.
+
+    It is part of what is compared: a method that needs more has no value, and the tables say why.
+    """
+
+    memory_gb: float = Field(default=8, gt=0)
+    """Memory in GB, beside the data and the trained models."""
+    hours: float = Field(default=2, gt=0)
+    """Time in hours."""
+
+
 class Setting(_Closed):
     """Data set, model, recipe and sizes: all that decides the ground truth."""
 
@@ -375,6 +387,8 @@ class Setting(_Closed):
     """Retraining with one sample left out."""
     pbrf: PBRF = PBRF()
     """Full models moved to where a sample's absence would have them."""
+    attribution: Attribution = Attribution()
+    """What a method may use."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:

@@ -188,6 +188,8 @@ class Workload:
         pbrf_passes: Passes over the training samples for each.
         stored: Bytes of a number of a sample on disk: 1 where pixels are kept as they are.
         chunk: Items of a chunk, for the layers where the configuration fixes them.
+        method_memory: Bytes a method may take.
+        method_seconds: Time it may take.
     """
 
     name: str
@@ -212,6 +214,8 @@ class Workload:
     pbrf_passes: float = PASSES
     stored: int = FLOAT
     chunk: tuple[tuple[Layer, int], ...] = ()
+    method_memory: float = 8e9
+    method_seconds: float = 7200
 
 
 @dataclass(frozen=True)
@@ -326,6 +330,8 @@ def workload(setting: Setting) -> Workload:
         pbrf_passes=PASSES if setting.pbrf.solver == "newton_cg" else float(setting.pbrf.steps),
         stored=DATASETS[data.name].stored,
         chunk=tuple((k, size) for k, size in fixed.items() if isinstance(size, int)),
+        method_memory=setting.attribution.memory_gb * 1e9,
+        method_seconds=setting.attribution.hours * 3600,
     )
 
 
@@ -548,7 +554,7 @@ def truth_job(work: Workload, layer: Literal["lds", "loo", "pbrf"]) -> Job:
 
 
 def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
-    """Return what one score matrix takes.
+    """Return what one score matrix takes, at most what a method may take.
 
     A method that is not part of the package is counted as Grad-Dot.
     """
@@ -583,8 +589,12 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
     states = models and work.full * work.checkpoints * net.state * FLOAT
     matrix = FLOAT * float(n) * m
     return Job(
-        seconds=on.start + flops / rate + 4 * matrix / 1e9,
-        memory=on.memory + 2 * _data_bytes(work) + 2 * states + 4 * written + memory + 3 * held,
+        seconds=on.start + min(flops / rate, work.method_seconds) + 4 * matrix / 1e9,
+        memory=on.memory
+        + 2 * _data_bytes(work)
+        + 2 * states
+        + 4 * written
+        + min(memory + 3 * held, work.method_memory),
         disk=matrix + 8.0 * (n + m),
         gpus=on.gpus,
     )

@@ -176,6 +176,8 @@ def attribute_key(setting: Setting, method: Method, params: dict[str, Scalar]) -
         setting=setting.name,
         seed=setting.seed,
         model=setting.model.model_dump(),
+        recipe=setting.recipe.model_dump(),
+        limits=setting.attribution.model_dump(),
         method=method.name,
         method_code=code_digest(method.module),
         params=params,

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import resource
 import sys
+import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +20,31 @@ from leaveout.artefacts import CorruptArtefactError
 from leaveout.attribution.run import run_method, trajectories
 from leaveout.config import Method, Setting
 from leaveout.data.prepare import prepare
-from leaveout.errors import LeaveoutError
+from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.retraining.models import train_models
+from leaveout.training.engine import train
 
 Make = Callable[..., Setting]
 
 
+LIMIT = resource.getrlimit(resource.RLIMIT_DATA)
+
+
+@dataclass(frozen=True)
 class Files:
-    def __init__(self, setting: Setting, folder: Path) -> None:
-        self.setting = setting
-        self.data = folder / "data.safetensors"
-        prepare(setting, self.data)
-        self.models: dict[str, list[Path]] = {"full": [], "half": []}
-        for kind, paths in self.models.items():
+    setting: Setting
+    data: Path
+    models: dict[str, list[Path]]
+
+    @classmethod
+    def make(cls, setting: Setting, folder: Path) -> Files:
+        made = cls(setting, folder / "data.safetensors", {"full": [], "half": []})
+        prepare(setting, made.data)
+        for kind, paths in made.models.items():
             for number in range(2):
                 paths.append(folder / f"{kind}-{number}.safetensors")
-                train_models(setting, kind, str(number), self.data, paths[-1], "cpu")  # type: ignore[arg-type]
+                train_models(setting, kind, str(number), made.data, paths[-1], "cpu")  # type: ignore[arg-type]
+        return made
 
     def run(self, method: Method, params: dict[str, Any], folder: Path) -> tuple[Path, Path]:
         out, cost = folder / "score.safetensors", folder / "cost.json"
@@ -43,7 +55,7 @@ class Files:
 
 @pytest.fixture(scope="module")
 def files(make_setting: Make, tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Files(make_setting(), tmp_path_factory.mktemp("files"))
+    return Files.make(make_setting(), tmp_path_factory.mktemp("files"))
 
 
 def method(name: str, module: str | None = None) -> Method:
@@ -105,7 +117,15 @@ def test_what_a_method_gets(files: Files, tmp_path: Path, fake: Any) -> None:
     out, _ = files.run(fake(attribute), {"factor": 2.5}, tmp_path)
     assert (artefacts.read(out).tensors["score"] == 2.5).all()
     task = seen["task"]
-    assert [t.run for t in task.full] == [t.run for t in task.half] == [0, 1, 2]
+    assert [t.trial.identity for t in task.full] == [("tiny", "full", run) for run in range(3)]
+    assert [t.trial.identity for t in task.half] == [("tiny", "half", run) for run in range(3)]
+    assert [t.epochs for t in task.full] == 3 * [[*files.setting.checkpoint_epochs()]]
+    for trajectory in task.half:  # the trial is the very one it was trained by
+        (trained,) = train(
+            task.build, [trajectory.trial], task.train.inputs, task.train.labels, task.recipe
+        )
+        for name, value in trained.snapshots[-1].items():
+            torch.testing.assert_close(value[0], trajectory.final[name])
     assert [len(t.states) for t in task.full] == [2, 2, 2]
     assert all(t.trained_on.all() for t in task.full)
     assert [int(t.trained_on.sum()) for t in task.half] == [15, 15, 15]
@@ -168,6 +188,59 @@ def test_time_spent_on_every_block_is_counted(
     assert json.loads(cost.read_text())["wall_s"] == 5  # the call, three blocks, and no fourth
 
 
+def _too_large(task: Any) -> torch.Tensor:
+    task.need(9e9, "a matrix of 33,541^2 numbers")
+    raise AssertionError
+
+
+def _greedy(_: Any) -> torch.Tensor:
+    return torch.ones(1 << 36)
+
+
+def _slow(_: Any) -> torch.Tensor:
+    while True:
+        time.sleep(0.01)
+
+
+def _undefined_half_way(task: Any) -> Iterator[torch.Tensor]:
+    yield torch.ones(10, len(task.test.ids))
+    raise NotComputableError("undefined", "the model has no dropout")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "reason", "detail"),
+    [
+        (_too_large, "memory", "a matrix of 33,541^2 numbers would take 9 GB, of 8 allowed"),
+        (_greedy, "memory", "more than 8 GB allowed"),
+        (_slow, "time", "not done after 0.0001 hours"),
+        (_undefined_half_way, "undefined", "the model has no dropout"),
+    ],
+)
+def test_scores_that_can_not_be_computed_leave_the_reason(
+    files: Files, tmp_path: Path, fake: Any, attribute: Any, reason: str, detail: str
+) -> None:
+    limits = files.setting.attribution.model_copy(update={"hours": 1e-4})
+    setting = files.setting.model_copy(update={"attribution": limits})
+    out, cost = Files.run(replace(files, setting=setting), fake(attribute), {}, tmp_path)
+    found = artefacts.read(out, "score")
+    assert found.tensors.keys() == {"train_id", "test_id"}
+    assert found.meta["not_computed"]["reason"] == reason
+    assert found.meta["not_computed"]["detail"].startswith(detail)
+    assert json.loads(cost.read_text())["method"] == "fake"
+    assert {p.name for p in tmp_path.iterdir()} == {"score.safetensors", "cost.json"}
+    assert resource.getrlimit(resource.RLIMIT_DATA) == LIMIT
+
+
+def test_other_errors_are_errors(files: Files, tmp_path: Path, fake: Any) -> None:
+    def broken(_: Any) -> torch.Tensor:
+        raise RuntimeError("shapes can't be multiplied")
+
+    with pytest.raises(RuntimeError, match="can't be multiplied"):
+        files.run(fake(broken), {}, tmp_path)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == LIMIT
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nan_is_kept_for_the_metrics_to_count(files: Files, tmp_path: Path, fake: Any) -> None:
     scores = torch.zeros(30, 6, dtype=torch.float64)
     scores[3, 2] = torch.nan
@@ -178,8 +251,8 @@ def test_nan_is_kept_for_the_metrics_to_count(files: Files, tmp_path: Path, fake
 
 def test_trajectories_come_in_order_of_run_whatever_the_order_of_files(files: Files) -> None:
     read = [artefacts.read(path) for path in reversed(files.models["full"])]
-    found = trajectories(read, torch.device("cpu"))
-    assert [t.run for t in found] == [0, 1, 2]
+    found = trajectories(files.setting, "full", read, torch.device("cpu"))
+    assert [t.trial.identity[-1] for t in found] == [0, 1, 2]
     last = read[0].tensors["state.linear.weight"][0]
     assert read[0].tensors["run_id"].tolist() == [2]
     np.testing.assert_array_equal(found[2].states[0]["linear.weight"], last[0])

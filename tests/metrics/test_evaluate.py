@@ -294,6 +294,26 @@ def test_where_no_point_converged_all_is_undefined_and_the_reason_is_there(tmp_p
         assert row["ceiling_note"] == f"none of {TRAIN} points converged"
 
 
+@pytest.mark.parametrize("metric", ["lds", "loo", "pbrf"])
+def test_scores_that_could_not_be_computed_have_no_value_and_a_reason(tmp_path, truth, metric):
+    absent = tmp_path / "b"
+    ids = {"train_id": TRAIN_ID, "test_id": TEST_ID}
+    why = {"reason": "memory", "detail": "the Hessian would take 96 GB"}
+    header = {"setting": "toy", "method": "grad_dot", "label": "damping=2", "params": {}}
+    dims = {name: DIMS[name] for name in ids}
+    artefacts.write(absent, "score", ids, dims, header | {"not_computed": why})
+    score = write_score(tmp_path / "a", truth["score"])
+    alone, without = (run(tmp_path, metric, truth[metric], *s) for s in ([score], [absent]))
+    both = run(tmp_path, metric, truth[metric], score, absent)
+    assert both == alone + without
+    assert {row["not_computed"] for row in alone} == {""}
+    for row, other in zip(without, alone, strict=True):
+        assert row["not_computed"] == "memory: the Hessian would take 96 GB"
+        assert {row[name] for name in ("value", "ci_low", "ci_high")} == {"nan"}
+        assert row["n_nan"] == row["n_test"]
+        assert (row["ceiling"], row["n_samples"]) == (other["ceiling"], other["n_samples"])
+
+
 def test_the_ceiling_between_two_models_is_none_for_a_method_that_uses_the_very_one(
     tmp_path, truth
 ):

@@ -16,6 +16,7 @@ from leaveout.reporting.tables import PUBLISHED_COLUMNS, panel_table
 
 GRID = ("1", "0.1", "0.01", "0.005", "0.001", "0.0001", "1e-05")
 METHODS = {"random": 0.0, "grad_dot": 0.31, "grad_cos": 0.19, "broken": float("nan"), "if_cg": 0.78}
+METHODS |= {"if_explicit": float("nan")}
 
 
 def make(folder, settings=("toy",), n_runs=2, ceiling=0.84, scale=1.0, metric="lds"):
@@ -37,6 +38,7 @@ def make(folder, settings=("toy",), n_runs=2, ceiling=0.84, scale=1.0, metric="l
                                 *(setting, metric, method, label, truth, half),
                                 *(v, v - 0.02, v + 0.02, top, top - 0.01, top + 0.01),
                                 *(500, 500 if v != v else 0, 0, 100, n_runs, 0, "", "no"),
+                                "memory: much" if method == "if_explicit" else "",
                             )
                         )
             paths.append(folder / f"{setting}.{method}.csv")
@@ -65,6 +67,7 @@ def test_svg_is_the_same_bytes_each_time_undated_with_text_as_text(tmp_path):
     for expected in (*METHODS, "toy", "damping", "noise ceiling, 1 run: 0.84", "mean of 2: 0.91"):
         assert expected in texts
     assert "no value: 500 NaN of 500 test samples" in texts
+    assert "no value: memory" in texts
     assert "published: at most" in texts
 
 

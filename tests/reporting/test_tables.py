@@ -33,7 +33,7 @@ def metric_csv(path, method, cells, *, setting="toy", metric="lds", **more):
                     "ci_high": value + 0.1, "ceiling": 0.8, "ceiling_low": 0.7,
                     "ceiling_high": 0.9, "n_test": 10, "n_nan": 0, "n_constant": 0,
                     "n_samples": 100, "n_runs": 2, "n_unconverged": 0, "ceiling_note": "",
-                    "shares_models": "no",
+                    "shares_models": "no", "not_computed": "",
                 }  # fmt: skip
                 rows.append(row | more)
     write(path, COLUMNS, rows)
@@ -70,6 +70,28 @@ def table(tmp_path, published, *csvs, metric="lds"):
     rows = read_csv(out, PANEL_COLUMNS)
     assert tuple(rows[0]) == PANEL_COLUMNS
     return rows
+
+
+def test_a_method_that_could_not_be_computed_has_a_row_that_says_why(tmp_path, published):
+    nothing = dict.fromkeys(("value", "ci_low", "ci_high"), float("nan"))
+    why = "memory: the Hessian would take 96 GB, of 8 allowed"
+    a = metric_csv(tmp_path / "a.csv", "if_explicit", {"d=1": {}}, not_computed=why, **nothing)
+    b = metric_csv(tmp_path / "b.csv", "grad_dot", {"default": {}})
+    first, second = table(tmp_path, published, a, b)
+    assert (first["value"], first["as_published_value"]) == ("nan", "nan")
+    assert (first["not_computed"], second["not_computed"]) == (why, "")
+    assert second["value"] == "0.5000"
+
+
+def test_a_grid_point_that_could_not_be_computed_is_not_chosen(tmp_path, published):
+    cells = {"d=1": {}, "d=2": {}}
+    path = metric_csv(tmp_path / "a.csv", "if_explicit", cells)
+    rows = [
+        row | {"value": "nan", "not_computed": "time: long"} if row["params"] == "d=1" else row
+        for row in read_csv(path, COLUMNS)
+    ]
+    (row,) = table(tmp_path, published, write(path, COLUMNS, rows))
+    assert (row["params"], row["value"], row["not_computed"]) == ("d=2", "0.5000", "")
 
 
 def test_held_out_is_chosen_on_one_half_and_reported_on_the_other(tmp_path, published):

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import platform
 import resource
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from leaveout import artefacts, trainings
-from leaveout.artefacts import Artefact
+from leaveout.artefacts import Array, Artefact, Stream
 from leaveout.attribution.task import Attribute, Task, Trajectory
 from leaveout.config import Method, Scalar, Setting, label
-from leaveout.errors import LeaveoutError
+from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.plan import attribute_key
 from leaveout.provenance import by_name, provenance
-from leaveout.retraining.common import load_data
+from leaveout.retraining.common import Data, load_data
+from leaveout.training.trials import Trial
+
+SLACK_BYTES = 1 << 30
+"""Allowed beside what a method asks for: threads, libraries, what is read and written."""
 
 
-def trajectories(files: Sequence[Artefact], device: torch.device) -> list[Trajectory]:
+def trajectories(
+    setting: Setting,
+    kind: Literal["full", "half"],
+    files: Sequence[Artefact],
+    device: torch.device,
+) -> list[Trajectory]:
     """Read trained models from ``models`` artefacts, in order of run."""
-    found = []
+    found = {}
     for file in files:
         states = {
             name.removeprefix("state."): torch.from_numpy(array).to(device)
@@ -35,18 +48,19 @@ def trajectories(files: Sequence[Artefact], device: torch.device) -> list[Trajec
             if name.startswith("state.")
         }
         for row, run in enumerate(file.tensors["run_id"]):
-            found.append(
-                Trajectory(
-                    run=int(run),
-                    states=[
-                        {name: value[row, c] for name, value in states.items()}
-                        for c in range(len(file.tensors["epoch"]))
-                    ],
-                    learning_rates=[float(rate) for rate in file.tensors["learning_rate"]],
-                    trained_on=torch.from_numpy(file.tensors["mask"][row].astype(bool)),
-                )
+            mask = file.tensors["mask"][row].astype(bool)
+            kept = None if mask.all() else np.flatnonzero(mask)
+            found[int(run)] = Trajectory(
+                trial=Trial(setting.seed, (setting.name, kind, int(run)), kept=kept),
+                states=[
+                    {name: value[row, c] for name, value in states.items()}
+                    for c in range(len(file.tensors["epoch"]))
+                ],
+                epochs=[int(epoch) for epoch in file.tensors["epoch"]],
+                learning_rates=[float(rate) for rate in file.tensors["learning_rate"]],
+                trained_on=torch.from_numpy(mask),
             )
-    return sorted(found, key=lambda trajectory: trajectory.run)
+    return [found[run] for run in sorted(found)]
 
 
 def _peak_rss_mb() -> float:
@@ -88,6 +102,88 @@ def _blocks(
         raise LeaveoutError(f"{module}.attribute returned {rows} rows{more}, {expected}")
 
 
+@contextlib.contextmanager
+def limited(memory: float, seconds: float) -> Iterator[None]:
+    """Let some work have no more memory and time than allowed.
+
+    Args:
+        memory: Bytes beside what the process has now. Held by the system where that is Linux and
+            the work is done on the CPU: an allocation beyond it fails.
+        seconds: Time; not held outside the main thread, which has no alarm.
+
+    Raises:
+        NotComputableError: The work took more, of the one or the other.
+    """
+
+    def out_of_time(*_: object) -> NoReturn:
+        raise NotComputableError(
+            "time", f"not done after {seconds / 3600:.3g} hours (attribution.hours)"
+        )
+
+    main = threading.current_thread() is threading.main_thread()
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    old = signal.signal(signal.SIGALRM, out_of_time) if main else None
+    try:
+        if sys.platform == "linux":
+            most = int(_data_bytes() + memory + SLACK_BYTES)
+            if before[1] == resource.RLIM_INFINITY or most < before[1]:
+                resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
+        if main:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and (
+            "can't allocate memory" not in str(error)
+        ):
+            raise
+        raise NotComputableError(
+            "memory", f"more than {memory / 1e9:.3g} GB allowed (attribution.memory_gb)"
+        ) from error
+    finally:
+        if main:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, old)
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _data_bytes() -> int:
+    """Return what counts against RLIMIT_DATA: private memory that can be written."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def load_task(
+    setting: Setting,
+    data: Data,
+    full: Sequence[Artefact],
+    half: Sequence[Artefact],
+) -> Task:
+    """Put together what a method may use.
+
+    Args:
+        setting: The setting.
+        data: Its samples, on the device to use.
+        full: Its full models.
+        half: Its half models, if the method needs them.
+    """
+    where = data.train.inputs.device
+    return Task(
+        setting=setting.name,
+        seed=setting.seed,
+        module=data.build(0).to(where).eval().requires_grad_(False),
+        train=data.train,
+        test=data.test,
+        full=trajectories(setting, "full", full, where),
+        half=trajectories(setting, "half", half, where),
+        build=data.build,
+        recipe=setting.recipe,
+        memory=setting.attribution.memory_gb * 1e9,
+        seconds=setting.attribution.hours * 3600,
+    )
+
+
 def run_method(
     setting: Setting,
     method: Method,
@@ -102,6 +198,8 @@ def run_method(
     """Write the ``score`` artefact of one grid point, and its cost as JSON beside it.
 
     The cost is in a file of its own because it differs from run to run, and a score file does not.
+    A method that can't score the setting leaves a file without scores, whose header says why:
+    ``not_computed``.
 
     Args:
         setting: The setting.
@@ -118,65 +216,74 @@ def run_method(
         LeaveoutError: The method returned something else than a (train, test) matrix.
     """
     data = load_data(setting, data_path, device)
-    where = data.train.inputs.device
     models = [
         [artefacts.read(path, "models") for path in paths] for paths in (full_paths, half_paths)
     ]
-    module = data.build(0).to(where).eval().requires_grad_(False)
-    task = Task(
-        setting=setting.name,
-        seed=setting.seed,
-        module=module,
-        train=data.train,
-        test=data.test,
-        full=trajectories(models[0], where),
-        half=trajectories(models[1], where),
-    )
+    task = load_task(setting, data, *models)
     attribute: Attribute = importlib.import_module(method.module).attribute
-    baseline = _peak_rss_mb()
-    if where.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     spent: list[float] = []
     shape = (len(data.train.ids), len(data.test.ids))
-    score = artefacts.Stream(
+    score = Stream(
         np.dtype(np.float32),
         shape,
         _blocks(lambda: attribute(task, **params), shape, method.module, spent),
     )
-    name = {"setting": setting.name, "method": method.name, "label": label(params)}
-    artefacts.write(
-        out,
-        "score",
-        {
-            "score": score,
-            "train_id": data.train.ids,
-            "test_id": data.test.ids,
-        },
-        {"score": ("train", "test"), "train_id": ("train",), "test_id": ("test",)},
-        {
-            **provenance(
-                setting,
-                attribute_key(setting, method, params),
-                by_name([data.artefact, *models[0], *models[1]]),
-                device,
-            ),
-            **name,
-            "params": params,
-            **trainings.joined([*models[0], *models[1]]),
-        },
-    )
-    record = {
+    ids: dict[str, Array | Stream] = {"train_id": data.train.ids, "test_id": data.test.ids}
+    dims = {"train_id": ("train",), "test_id": ("test",)}
+    header = {
+        **provenance(
+            setting,
+            attribute_key(setting, method, params),
+            by_name([data.artefact, *models[0], *models[1]]),
+            device,
+        ),
         "setting": setting.name,
         "method": method.name,
-        "params": label(params),
-        "wall_s": round(sum(spent), 4),
-        "peak_rss_mb": round(_peak_rss_mb(), 1),
-        "baseline_rss_mb": round(baseline, 1),
-        "device": torch.cuda.get_device_name() if where.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "cpu": platform.processor() or platform.machine(),
+        "label": label(params),
+        "params": params,
+        **trainings.joined([*models[0], *models[1]]),
     }
-    if where.type == "cuda":
-        record["peak_device_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    with artefacts.atomic_path(cost) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    meter = CostMeter(data.train.inputs.device)
+    try:
+        with limited(task.memory, task.seconds):
+            tensors = {"score": score, **ids}
+            artefacts.write(out, "score", tensors, {"score": ("train", "test"), **dims}, header)
+    except NotComputableError as error:
+        why = {"reason": error.reason, "detail": error.detail}
+        artefacts.write(out, "score", ids, dims, {**header, "not_computed": why})
+    name = {"setting": setting.name, "method": method.name, "params": label(params)}
+    meter.write(cost, name, sum(spent))
+
+
+class CostMeter:
+    """What a method takes: memory from now on, and the machine it takes it from."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Note what is taken already."""
+        self.device = device
+        self.baseline = _peak_rss_mb()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def write(self, path: Path, name: dict[str, str], seconds: float) -> None:
+        """Write the cost as JSON.
+
+        Args:
+            path: The file.
+            name: What it is the cost of: setting, method, params.
+            seconds: Wall time.
+        """
+        on_gpu = self.device.type == "cuda"
+        record = {
+            **name,
+            "wall_s": round(seconds, 4),
+            "peak_rss_mb": round(_peak_rss_mb(), 1),
+            "baseline_rss_mb": round(self.baseline, 1),
+            "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+            "threads": torch.get_num_threads(),
+            "cpu": platform.processor() or platform.machine(),
+        }
+        if on_gpu:
+            record["peak_device_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        with artefacts.atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

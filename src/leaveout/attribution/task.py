@@ -2,7 +2,8 @@
 
 A method is a module with a function ``attribute``. Its hyper-parameters are keyword-only arguments
 with types; the entry in ``config/methods.yaml`` gives their values. It returns score[train, test],
-positive where the training sample helps: removing it makes the test sample's loss larger.
+positive where the training sample helps: removing it makes the test sample's loss larger. Where it
+can't, it raises :class:`leaveout.errors.NotComputableError`, and the tables say why.
 
 It returns them whole, as a tensor, or yields blocks of consecutive rows, in order. Blocks are
 written as they come, so that the scores need not fit in memory; ``Task.train_blocks`` cuts the
@@ -11,13 +12,16 @@ training samples into blocks of a good size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from leaveout.config import Recipe
+from leaveout.errors import NotComputableError
 from leaveout.retraining.common import Samples
+from leaveout.training.trials import Trial
 
 State = Mapping[str, Tensor]
 
@@ -30,14 +34,16 @@ class Trajectory:
     """One trained model and the checkpoints on its way.
 
     Attributes:
-        run: Number of the run.
+        trial: Its training: whose random streams it used, and which samples it saw.
         states: Parameters and buffers at each checkpoint; the last one is the final model.
+        epochs: After which epoch, counted from 1, each checkpoint was taken.
         learning_rates: Step size at each checkpoint.
         trained_on: Whether each training sample was seen, bool, (train,).
     """
 
-    run: int
+    trial: Trial
     states: Sequence[State]
+    epochs: Sequence[int]
     learning_rates: Sequence[float]
     trained_on: Tensor
 
@@ -61,6 +67,10 @@ class Task:
         full: Models trained on all training samples.
         half: Models trained on random halves; empty unless the method names ``"half"`` in a
             module-level ``NEEDS``.
+        build: Returns a freshly initialised model from an integer seed, on the CPU.
+        recipe: How the models were trained.
+        memory: Bytes the method may take beside the data and the models.
+        seconds: Time it may take.
     """
 
     setting: str
@@ -70,6 +80,27 @@ class Task:
     test: Samples
     full: Sequence[Trajectory]
     half: Sequence[Trajectory]
+    build: Callable[[int], nn.Module]
+    recipe: Recipe
+    memory: float = 8e9
+    seconds: float = 7200
+
+    def need(self, memory: float, what: str) -> None:
+        """Say, before it is taken, that some memory will be needed.
+
+        Args:
+            memory: How much, in bytes.
+            what: For what, in words that can be the subject of a sentence.
+
+        Raises:
+            NotComputableError: It is more than the setting allows.
+        """
+        if memory > self.memory:
+            raise NotComputableError(
+                "memory",
+                f"{what} would take {memory / 1e9:.3g} GB, of {self.memory / 1e9:.3g} allowed "
+                "(attribution.memory_gb)",
+            )
 
     def train_blocks(self) -> Iterator[Samples]:
         """Cut the training samples into blocks whose scores take at most ``BLOCK_BYTES``."""

@@ -54,6 +54,7 @@ COLUMNS = (
     "n_unconverged",
     "ceiling_note",
     "shares_models",
+    "not_computed",
 )
 HALVES = ("select", "report", "all")
 TRUTHS = ("mean", "single")
@@ -338,6 +339,16 @@ def read_scores(paths: Sequence[Path], setting: str, method: str) -> dict[str, A
     return scores
 
 
+def not_computed(artefact: Artefact) -> str:
+    """Return why a method could not score a setting, such as ``memory: ...``; nothing if it did.
+
+    Args:
+        artefact: Scores, or what is in their place.
+    """
+    why = artefact.meta.get("not_computed")
+    return f"{why['reason']}: {why['detail']}" if why else ""
+
+
 def number(value: float) -> str:
     """Six decimals: enough for any use, and no rounding error of a machine's matrix products."""
     return f"{value:.6f}"
@@ -363,7 +374,8 @@ def evaluate(
     """Evaluate all score files of one method; one row per hyper-parameters, truth and half.
 
     A test sample whose predictions or outcomes hold NaN or inf, or are constant, has no
-    correlation: it is left out of the mean and counted by its cause.
+    correlation: it is left out of the mean and counted by its cause. Scores that could not be
+    computed have NaN for a value, and the column ``not_computed`` says why.
 
     Args:
         metric: ``lds`` (Spearman, Park et al. 2303.14186), ``loo`` (Pearson), ``pbrf`` (Pearson,
@@ -390,10 +402,15 @@ def evaluate(
         label: "no" if trainings.check_apart(header, artefact) else "unknown"
         for label, artefact in artefacts.items()
     }
-    predictions = [
-        ground.predict(aligned(artefact, ground, truth, metric)) for artefact in artefacts.values()
-    ]
+    why = {label: not_computed(artefact) for label, artefact in artefacts.items()}
     n_runs, n_units, n_test = ground.runs.shape
+    nothing = np.full((n_units, n_test), np.nan)
+    predictions = [
+        (lambda tests: nothing[:, tests])
+        if why[label]
+        else ground.predict(aligned(artefact, ground, truth, metric))
+        for label, artefact in artefacts.items()
+    ]
     outcomes = [ground.runs.mean(axis=0), *ground.runs] if n_runs > 1 else [*ground.runs]
     outcome_groups = ([0], list(range(1, n_runs + 1))) if n_runs > 1 else ([0], [0])
 
@@ -451,7 +468,7 @@ def evaluate(
                 *map(number, (mean(value), low, high, top, top_low, top_high)),
                 *(len(value), int(broken.sum()), int((np.isnan(value) & ~broken).sum())),
                 *(0 if ground.empty else n_units, ground.n_runs or n_runs),
-                *(ground.n_unconverged, note, shares[label]),
+                *(ground.n_unconverged, note, shares[label], why[label]),
             )
         )
     with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:

@@ -45,6 +45,7 @@ from leaveout.metrics.evaluate import (
     aligned,
     load_ground_truth,
     mean,
+    not_computed,
     number,
     read_scores,
     split,
@@ -387,11 +388,16 @@ def _chosen(
         best: tuple[float, str, Floats] = (-math.inf, "", outcome)
         for label, artefact in points.items():
             trainings.check_apart(header, artefact)
+            if not_computed(artefact):
+                continue
             found = ground.predict(aligned(artefact, ground, truth, "lds"))(slice(None))
             # to the six decimals of the metrics, from which the table chooses
             value = float(number(mean(correlate("spearman", found, outcome)[select])))
             if not best[1] or value > best[0]:
                 best = (-math.inf if math.isnan(value) else value, label, found)
+        if not best[1]:
+            why = "; ".join(map(not_computed, points.values()))
+            raise LeaveoutError(f"compare: {setting} has no scores of {method} ({why}).")
         labels.append(best[1])
         predictions.append(best[2])
     return labels, predictions

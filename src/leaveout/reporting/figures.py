@@ -149,8 +149,10 @@ def _draw_methods(
                 capsize=2, zorder=3,
             )  # fmt: skip
         if math.isnan(number(row, "value", path)):
+            why = row["not_computed"].partition(":")[0]
+            why = why or f"{row['dropped_why']} of {row['n_test']} test samples"
             axes.text(
-                0.99, y + 0.2, f"no value: {row['dropped_why']} of {row['n_test']} test samples",
+                0.99, y + 0.2, f"no value: {why}",
                 ha="right", va="center", color=HELD_OUT, fontsize=8,
                 transform=axes.get_yaxis_transform(),
             )  # fmt: skip

@@ -54,6 +54,7 @@ def panel_page(metric: str, table_csv: Path, out: Path) -> None:
             "its interval": _interval(table, "as_published_ci"),
             "published": table["published"].astype("string").fillna(""),
             "difference": table["difference"].map(_number),
+            "no value, because": table["not_computed"].astype("string").fillna(""),
         }
     )
     page = (

@@ -47,6 +47,7 @@ PANEL_COLUMNS = (
     "inside_interval",
     "source",
     "ceiling_note",
+    "not_computed",
 )
 PUBLISHED_COLUMNS = ("panel", "setting", "metric", "method", "value", "source")
 COST_COLUMNS = (
@@ -201,7 +202,10 @@ def _panel_row(rows: Sequence[Row], published: str, source: str) -> Row:
     ours, theirs = held_out(rows), as_published(rows)
     value, ceiling = float(ours["value"]), float(ours["ceiling"])
     n_dropped, why = _dropped(ours)
-    row = {column: ours[column] for column in ("setting", "method", "params", "ceiling_note")}
+    row = {
+        column: ours[column]
+        for column in ("setting", "method", "params", "ceiling_note", "not_computed")
+    }
     row |= {column: ours[column] for column in ("n_test", "n_samples", "n_runs", "n_unconverged")}
     measured = ("value", "ci_low", "ci_high", "ceiling", "ceiling_low", "ceiling_high")
     row |= {column: _four(float(ours[column])) for column in measured}
@@ -242,7 +246,7 @@ def panel_table(metric: str, csvs: Sequence[Path], published: Path, out: Path) -
 
     Undefined numbers are ``nan``; what does not apply, such as a value nobody published, is empty.
     ``difference`` is ``as_published_value - published``, and ``inside_interval`` says whether the
-    published value lies in the interval of ours.
+    published value lies in the interval of ours. ``not_computed`` says why a method has no value.
 
     Args:
         metric: ``lds``, ``loo`` or ``pbrf``.
