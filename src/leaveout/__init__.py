@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         calculate_loo_ground_truth,
         calculate_pbrf_ground_truth,
     )
+    from leaveout.curvature.ekfac import ihvp_ekfac
     from leaveout.data.label_noise import flip_label
     from leaveout.interop.benchmark import load_benchmark
     from leaveout.tracing.tracincp import TracInCP, TracInCPFast, TracInCPFastRandProj
@@ -27,6 +28,7 @@ __all__ = [
     "calculate_loo_ground_truth",
     "calculate_pbrf_ground_truth",
     "flip_label",
+    "ihvp_ekfac",
     "load_benchmark",
     "retrain_lds",
     "retrain_loo",
@@ -41,6 +43,7 @@ _HOMES = {
     "calculate_loo_ground_truth": "leaveout.banks.truth",
     "calculate_pbrf_ground_truth": "leaveout.banks.truth",
     "flip_label": "leaveout.data.label_noise",
+    "ihvp_ekfac": "leaveout.curvature.ekfac",
     "load_benchmark": "leaveout.interop.benchmark",
     "retrain_lds": "leaveout.banks.retrain",
     "retrain_loo": "leaveout.banks.retrain",
