@@ -150,6 +150,38 @@ def test_two_methods_are_compared_where_the_configuration_says_so(panel: Plan) -
     assert Plan.load(values | {"metrics": ["loo"]}, CONFIG).widths() == []
 
 
+def test_dampings_are_chosen_for_the_methods_that_have_one(panel: Plan) -> None:
+    assert panel.damped == ("if_explicit", "if_cg")
+    assert panel.damping_csvs(wild(metric="loo")) == [
+        f"results/{s}/damping/loo/{m}.csv" for s in panel.settings for m in panel.damped
+    ]
+    steps = {path: step for step in panel.steps("published.csv") for path in step.outputs}
+    for metric in panel.metrics:
+        asked = wild(setting="digits_lr", metric=metric, method="if_cg")
+        step = steps[f"results/digits_lr/damping/{metric}/if_cg.csv"]
+        # no ground truth, and no retrained model
+        assert step.inputs == (
+            "results/digits_lr/data.safetensors",
+            *panel.full_models(asked),
+            *panel.scores(asked),
+        )
+        assert step.key == panel.damping_key(asked)
+        chosen = panel.damping_csvs(asked)
+        assert set(chosen) <= set(steps[f"results/{metric}_table.csv"].inputs)
+        figure = steps[f"results/figures/damping_{metric}.svg"]
+        assert figure.inputs == (*chosen, *panel.damped_csvs(asked))
+    assert set(panel.damping_figures()) <= set(panel.shown())
+    job = panel.mem_mb("damping")(wild(setting="digits_lr", metric="lds", method="if_cg"), 1)
+    assert job > 0
+
+
+def test_where_no_method_has_a_damping_none_is_drawn() -> None:
+    none = Plan.load({"settings": ["digits_lr"], "methods": ["grad_dot", "random"]}, CONFIG)
+    assert none.damping_figures() == []
+    assert none.damping_csvs(wild(metric="lds")) == []
+    assert not [path for step in none.steps("p.csv") for path in step.outputs if "damping" in path]
+
+
 def test_a_stale_output_gives_its_job_one_more_input() -> None:
     given = Plan.if_stale({"results/a/x.csv"}, "results/{setting}/{name}.csv")
     assert given({"setting": "a", "name": "x"}) == [plan.STALE_MARK]
