@@ -31,8 +31,10 @@ CODE = {
     "pbrf": "leaveout.retraining.pbrf",
     "truth": "leaveout.retraining.truth",
     "attribute": "leaveout.attribution.run",
+    "self_influence": "leaveout.attribution.self_influence",
     "damping": "leaveout.attribution.damping",
     "evaluate": "leaveout.metrics.evaluate",
+    "auc": "leaveout.metrics.auc",
     "width": "leaveout.metrics.width",
     "table": "leaveout.reporting.tables",
     "page": "leaveout.reporting.pages",
@@ -173,8 +175,17 @@ def truth_key(setting: Setting, layer: Layer) -> str:
 
 def attribute_key(setting: Setting, method: Method, params: dict[str, Scalar]) -> str:
     """Return the key of one score matrix."""
+    return _score_key("attribute", setting, method, params)
+
+
+def self_influence_key(setting: Setting, method: Method, params: dict[str, Scalar]) -> str:
+    """Return the key of the self-influence by one method."""
+    return _score_key("self_influence", setting, method, params)
+
+
+def _score_key(step: str, setting: Setting, method: Method, params: dict[str, Scalar]) -> str:
     return _key(
-        "attribute",
+        step,
         setting=setting.name,
         seed=setting.seed,
         model=setting.model.model_dump(),
@@ -210,7 +221,7 @@ def damping_key(setting: Setting, metric: str, method: Method) -> str:
 def evaluate_key(setting: Setting, metric: str, method: str, bootstrap: int) -> str:
     """Return the key of one method's metric."""
     return _key(
-        "evaluate",
+        "auc" if metric == "auc" else "evaluate",
         setting=setting.name,
         seed=setting.seed,
         metric=metric,

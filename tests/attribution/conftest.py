@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ MODELS: dict[str, Model] = {
     "cnn": CNN(name="cnn", channels=(2,), batch_norm=True),
 }
 RECIPE = Recipe(learning_rate=0.2, epochs=6, batch_size=6)
+EPOCHS = {"full": (2, 4, 6), "half": (6,)}
+RATES = {"full": (0.1, 0.2, 0.4), "half": (0.2,)}
 
 Make = Callable[..., Task]
 
@@ -39,8 +42,12 @@ def samples(n: int, seed: int, dtype: torch.dtype) -> Samples:
 
 @pytest.fixture(scope="session")
 def make_task() -> Make:
-    """Return a function that trains full runs with checkpoints and wraps them in a task."""
+    """Return a function that trains full and half models and wraps them in a task.
 
+    It trains once: methods leave a task as it was.
+    """
+
+    @cache
     def make(
         name: str = "linear", dtype: torch.dtype = torch.float64, n_train: int = N_TRAIN
     ) -> Task:
@@ -49,22 +56,30 @@ def make_task() -> Make:
         def build(seed: int) -> torch.nn.Module:
             return initialise(MODELS[name], SHAPE, CLASSES, seed)
 
-        full = []
-        for run in range(RUNS):
-            trial = Trial(0, ("t", "full", run))
-            stacks = train(build, [trial], train_set.inputs, train_set.labels, RECIPE, (2, 4))
-            (trained,) = stacks
-            full.append(
-                Trajectory(
-                    trial=trial,
-                    states=[{k: v[0].detach() for k, v in s.items()} for s in trained.snapshots],
-                    epochs=[2, 4, 6],
-                    learning_rates=[0.1, 0.2, 0.4],
-                    trained_on=torch.ones(n_train, dtype=torch.bool),
-                )
+        def trained(kind: str, run: int, kept: np.ndarray | None) -> Trajectory:
+            trial = Trial(0, ("t", kind, run), kept=kept)
+            (found,) = train(
+                build, [trial], train_set.inputs, train_set.labels, RECIPE, EPOCHS[kind]
             )
+            seen = torch.ones(n_train, dtype=torch.bool)
+            if kept is not None:
+                seen = torch.zeros_like(seen).index_fill_(0, torch.from_numpy(kept), True)
+            return Trajectory(
+                trial=trial,
+                states=[{k: v[0].detach() for k, v in s.items()} for s in found.snapshots],
+                epochs=EPOCHS[kind],
+                learning_rates=RATES[kind],
+                trained_on=seen,
+            )
+
+        halves = [
+            np.sort(np.random.default_rng(run).permutation(n_train)[: n_train // 2])
+            for run in range(RUNS)
+        ]
+        full = [trained("full", run, None) for run in range(RUNS)]
+        half = [trained("half", run, kept) for run, kept in enumerate(halves)]
         module = build(0).to(dtype).eval().requires_grad_(False)
-        return Task("t", 0, module, train_set, test_set, full, [], build, RECIPE)
+        return Task("t", 0, module, train_set, test_set, full, half, build, RECIPE)
 
     return make
 

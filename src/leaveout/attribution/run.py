@@ -184,6 +184,26 @@ def load_task(
     )
 
 
+def score_header(
+    setting: Setting,
+    method: Method,
+    params: dict[str, Scalar],
+    key: str,
+    data: Data,
+    models: Sequence[Artefact],
+    device: str,
+) -> dict[str, Any]:
+    """Return the header of what a method says of a setting: which, and what it was made from."""
+    return {
+        **provenance(setting, key, by_name([data.artefact, *models]), device),
+        "setting": setting.name,
+        "method": method.name,
+        "label": label(params),
+        "params": params,
+        **trainings.joined(models),
+    }
+
+
 def run_method(
     setting: Setting,
     method: Method,
@@ -230,19 +250,8 @@ def run_method(
     )
     ids: dict[str, Array | Stream] = {"train_id": data.train.ids, "test_id": data.test.ids}
     dims = {"train_id": ("train",), "test_id": ("test",)}
-    header = {
-        **provenance(
-            setting,
-            attribute_key(setting, method, params),
-            by_name([data.artefact, *models[0], *models[1]]),
-            device,
-        ),
-        "setting": setting.name,
-        "method": method.name,
-        "label": label(params),
-        "params": params,
-        **trainings.joined([*models[0], *models[1]]),
-    }
+    key = attribute_key(setting, method, params)
+    header = score_header(setting, method, params, key, data, [*models[0], *models[1]], device)
     meter = CostMeter(data.train.inputs.device)
     try:
         with limited(task.memory, task.seconds):

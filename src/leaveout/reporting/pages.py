@@ -52,7 +52,7 @@ def panel_page(metric: str, table_csv: Path, out: Path) -> None:
             "ceiling": table["ceiling"].map(_number),
             "ceiling's interval": _interval(table, "ceiling"),
             "of ceiling": table["value_over_ceiling"].map(_number),
-            "test samples": table["n_test"],
+            "training samples" if metric == "auc" else "test samples": table["n_test"],
             "dropped": table["n_dropped"],
             "as published": table["as_published_value"].map(_number),
             "its interval": _interval(table, "as_published_ci"),

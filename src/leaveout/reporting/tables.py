@@ -67,8 +67,8 @@ COST_COLUMNS = (
     "threads",
     "cpu",
 )
-# Only jobs on an accelerator have these.
-COST_OPTIONAL = ("peak_device_mb",)
+# Only jobs on an accelerator have the one, and only self-influence says what it is.
+COST_OPTIONAL = ("peak_device_mb", "what")
 NUMBERS = METRIC_COLUMNS[METRIC_COLUMNS.index("value") : METRIC_COLUMNS.index("ceiling_note")]
 ALL_METHODS = "all methods"
 Row = dict[str, str]
@@ -294,12 +294,15 @@ def panel_table(
 ) -> None:
     """Write the table of a panel: one row per setting and method.
 
+    For ``auc`` the samples that are counted and split are training samples, and ``n_samples`` says
+    how many of them were flipped.
+
     Undefined numbers are ``nan``; what does not apply, such as a value nobody published, is empty.
     ``difference`` is ``as_published_value - published``, and ``inside_interval`` says whether the
     published value lies in the interval of ours. ``not_computed`` says why a method has no value.
 
     Args:
-        metric: ``lds``, ``loo`` or ``pbrf``.
+        metric: ``lds``, ``loo``, ``pbrf`` or ``auc``.
         csvs: The metric CSVs of ``leaveout.metrics.evaluate``, one per setting and method; they
             order the rows.
         published: CSV of published values, with the columns ``PUBLISHED_COLUMNS``.
