@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "prepare", "train", "retrain-lds", "retrain-loo", "retrain-pbrf", "merge-truth", "attribute",
     "evaluate", "table", "table-page", "cost-table", "figure", "restore", "publish", "plan",
-    "export", "import", "schema", "lds-width", "width-figure", "self-influence", "damping", "damping-figure",
+    "export", "import", "schema", "lds-width", "width-figure",
+    "self-influence", "damping", "damping-figure",
 )  # fmt: skip
 
 SETTING = """
