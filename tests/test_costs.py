@@ -337,7 +337,10 @@ def test_scores(make_setting: Make) -> None:
     assert job("if_cg", iterations=20).seconds > 1.9 * job("if_cg", iterations=10).seconds - start
     # two 7850 x 7850 matrices in float64
     assert job("if_explicit").memory - job("if_cg").memory > 0.5 * 2 * 8 * 7850**2
-    for name in ("random", "grad_dot", "if_cg", "if_explicit"):
+    assert job("if_ekfac") == job("if_kfac")
+    assert job("grad_dot").seconds < job("if_ekfac").seconds < job("if_cg").seconds
+    assert job("astra", iterations=20).seconds > 1.5 * job("astra", iterations=10).seconds - start
+    for name in ("random", "grad_dot", "if_cg", "if_explicit", "if_ekfac", "datainf", "astra"):
         assert job(name).disk == 5000 * 500 * 4 + 8 * 5500
 
 
