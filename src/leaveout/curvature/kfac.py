@@ -124,13 +124,25 @@ class Curvature:
         Raises:
             LeaveoutError: Some eigenvalue plus damping is not positive, to rounding.
         """
-        return self._scaled(vectors, lambda values: inverse(values, damping))
+        return self.apply(vectors, lambda values: inverse(values, damping))
 
     def multiply(self, vectors: Tensor) -> Tensor:
         """Return curvature times v for many vectors, (vectors, parameters)."""
-        return self._scaled(vectors, lambda values: values)
+        return self.apply(vectors, lambda values: values)
 
-    def _scaled(self, vectors: Tensor, scale: Callable[[Tensor], Tensor]) -> Tensor:
+    def apply(self, vectors: Tensor, scale: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return scale(curvature) v for many vectors, scale a function of the eigenvalues.
+
+        Args:
+            vectors: (vectors, parameters), flat in the order of ``named_parameters()``.
+            scale: From a tensor of eigenvalues, in float64, numbers of the same shape.
+
+        Returns:
+            (vectors, parameters), in the vectors' dtype.
+
+        Raises:
+            LeaveoutError: The vectors have another length than the parameters.
+        """
         total = sum(shape.numel() for shape in self.names.values())
         if vectors.dim() != 2 or vectors.shape[1] != total:
             raise LeaveoutError(
