@@ -343,7 +343,10 @@ def test_scores(make_setting: Make) -> None:
     assert job("feature_cosine").seconds < one + start
     assert job("knn_shapley").memory > job("feature_cosine").memory + 4 * 5000 * 500
     assert job("rps_l2", l2=1e-4).seconds > 5 * (job("rps_l2", l2=1e-2).seconds - start)
-    for name in ("random", "grad_dot", "if_cg", "if_explicit", "knn_shapley"):
+    assert job("if_ekfac") == job("if_kfac")
+    assert job("grad_dot").seconds < job("if_ekfac").seconds < job("if_cg").seconds
+    assert job("astra", iterations=20).seconds > 1.5 * job("astra", iterations=10).seconds - start
+    for name in ("random", "grad_dot", "if_cg", "if_explicit", "if_ekfac", "astra", "knn_shapley"):
         assert job(name).disk == 5000 * 500 * 4 + 8 * 5500
 
 

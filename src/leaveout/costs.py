@@ -603,6 +603,22 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
             return replace(
                 score_job(work, base, params), seconds=score_job(both, base, params).seconds
             )
+        case "if_kfac" | "if_ekfac":
+            # a backward pass a class, eigenvectors of about 20 widths^3 in float64, scores
+            passes = 2 * n * (net.outputs + 1) * net.train
+            flops = passes + 40.0 * net.widths**3 + products
+            models, memory = 1, FLOAT * (min(m * float(p), 64e6) + 10.0 * net.widths**2)
+        case "datainf":
+            flops, models, memory = 3 * products, 1, 3.0 * FLOAT * m * p
+            if net.stacked:  # products of pairs of factors, or of formed gradients
+                pairs = 2.0 * n * n * (net.widths + m * net.modules)
+                if pairs < flops:
+                    flops, memory = pairs, FLOAT * n * (net.widths + m * float(net.modules))
+        case "astra":
+            product = n * 2.0 * (net.train - net.first) + 4.0 * p * net.widths
+            flops = int(params.get("iterations", 20)) * m * product + products
+            flops += 2 * n * (net.outputs + 1) * net.train + 40.0 * net.widths**3
+            models, memory = 1, 6.0 * FLOAT * m * p
         case "magic" | "dvemb":
             # every step: there and back for each test sample, at half the rate, for batches make
             # thin products; twice that where autograd does it

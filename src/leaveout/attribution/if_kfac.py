@@ -20,10 +20,10 @@ from torch import Tensor
 
 from leaveout.attribution.kronecker import scores, self_scores, task_samples
 from leaveout.attribution.task import Task
-from leaveout.curvature.kfac import Fisher, kfac
+from leaveout.curvature.kfac import kfac
 
 
-def attribute(task: Task, *, damping: float, fisher: Fisher = "true") -> Iterator[Tensor]:
+def attribute(task: Task, *, damping: float, fisher: str = "true") -> Iterator[Tensor]:
     """Yield g_i' (F + damping I)^-1 g_j.
 
     Args:
@@ -38,12 +38,12 @@ def attribute(task: Task, *, damping: float, fisher: Fisher = "true") -> Iterato
 
 
 def inverse_products(
-    task: Task, vectors: Tensor, *, damping: float, fisher: Fisher = "true"
+    task: Task, vectors: Tensor, *, damping: float, fisher: str = "true"
 ) -> Tensor:
     """Return (F + damping I)^-1 v for vectors (vectors, parameters), flat."""
     return kfac(task_samples(task, fisher)).solve(vectors, damping)
 
 
-def self_influence(task: Task, *, damping: float, fisher: Fisher = "true") -> Tensor:
+def self_influence(task: Task, *, damping: float, fisher: str = "true") -> Tensor:
     """Return g_i' (F + damping I)^-1 g_i, (train,)."""
     return self_scores(task, kfac(task_samples(task, fisher)), damping)
