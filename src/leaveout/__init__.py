@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from leaveout.curvature.ekfac import ihvp_ekfac
     from leaveout.data.label_noise import flip_label
     from leaveout.interop.benchmark import load_benchmark
+    from leaveout.tracing.tracincp import TracInCP, TracInCPFast, TracInCPFastRandProj
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "TracInCP",
+    "TracInCPFast",
+    "TracInCPFastRandProj",
     "calculate_lds_ground_truth",
     "calculate_loo_ground_truth",
     "calculate_pbrf_ground_truth",
@@ -32,6 +36,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "TracInCP": "leaveout.tracing.tracincp",
+    "TracInCPFast": "leaveout.tracing.tracincp",
+    "TracInCPFastRandProj": "leaveout.tracing.tracincp",
     "calculate_lds_ground_truth": "leaveout.banks.truth",
     "calculate_loo_ground_truth": "leaveout.banks.truth",
     "calculate_pbrf_ground_truth": "leaveout.banks.truth",

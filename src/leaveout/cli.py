@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from leaveout import __version__, devices, plan
 from leaveout.config import Method, Scalar, Setting, grid_point, load_methods, load_setting
+from leaveout.damping import damped
 from leaveout.errors import LeaveoutError
 
 if TYPE_CHECKING:
@@ -123,12 +124,17 @@ def _score(
     )
 
 
+def _known(methods: dict[str, Method], name: str) -> Method:
+    if name not in methods:
+        raise LeaveoutError(f"unknown method {name!r}; known: {', '.join(methods)}")
+    return methods[name]
+
+
 def _grid_point(
     methods: dict[str, Method], name: str, wanted: str
 ) -> tuple[Method, dict[str, Scalar]]:
-    if name not in methods:
-        raise LeaveoutError(f"unknown method {name!r}; known: {', '.join(methods)}")
-    return methods[name], grid_point(methods[name], wanted)
+    method = _known(methods, name)
+    return method, grid_point(method, wanted)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -150,6 +156,47 @@ def _evaluate(args: argparse.Namespace) -> None:
             root_seed=setting.seed,
             bootstrap=args.bootstrap,
         ),
+    )
+
+
+def _damping(args: argparse.Namespace) -> None:
+    from leaveout.attribution.damping import choose_damping
+
+    _use_threads(args.threads)
+    methods = load_methods(CONFIG / "methods.yaml")
+    method = _known(methods, args.method)
+    if not damped(method):
+        raise LeaveoutError(
+            f"{method.name} has no damping to choose: its grid has not several values of it. "
+            f"Methods that have: {', '.join(m.name for m in methods.values() if damped(m))}"
+        )
+    setting = _setting(args)
+    _stamped(
+        args.out,
+        plan.damping_key(setting, args.metric, method),
+        [args.data, *args.full, *args.half, *args.scores],
+        lambda: choose_damping(
+            setting,
+            args.metric,
+            method,
+            args.data,
+            args.full,
+            args.half,
+            args.scores,
+            args.out,
+            args.device,
+        ),
+    )
+
+
+def _damping_figure(args: argparse.Namespace) -> None:
+    from leaveout.reporting.dampings import damping_figure
+
+    _stamped(
+        args.out,
+        plan.report_key("damping_figure", args.metric),
+        [*args.dampings, *args.csvs],
+        lambda: damping_figure(args.metric, args.dampings, args.csvs, args.out),
     )
 
 
@@ -190,8 +237,8 @@ def _table(args: argparse.Namespace) -> None:
     _stamped(
         args.out,
         plan.report_key("table", args.metric),
-        [*args.csvs, args.published],
-        lambda: panel_table(args.metric, args.csvs, args.published, args.out),
+        [*args.csvs, args.published, *args.dampings],
+        lambda: panel_table(args.metric, args.csvs, args.published, args.out, args.dampings),
     )
 
 
@@ -372,6 +419,19 @@ def _parser() -> argparse.ArgumentParser:
     text = "scores (for auc self-influence), one file a grid point, in grid order"
     sub.add_argument("scores", type=Path, nargs="+", help=text)
     sub = command(
+        "damping",
+        _damping,
+        "choose a method's damping without retrained models",
+        *("setting", "data", "method", "metric", "out", "device", "threads"),
+    )
+    sub.add_argument("--full", type=Path, nargs="+", required=True, help="full models")
+    sub.add_argument("--half", type=Path, nargs="*", default=[], help="half models")
+    sub.add_argument("scores", type=Path, nargs="+", help="scores, one a grid point, in grid order")
+    text = "draw how a metric goes with the damping"
+    sub = command("damping-figure", _damping_figure, text, "metric", "out")
+    sub.add_argument("--dampings", type=Path, nargs="+", required=True, help="from damping")
+    sub.add_argument("csvs", type=Path, nargs="+", help="the same methods' metrics")
+    sub = command(
         "lds-width",
         _lds_width,
         "measure how two methods' LDS and its interval go with subsets and runs",
@@ -386,6 +446,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--table", type=Path, required=True, help="from lds-width")
     sub = command("table", _table, "make the table of a panel", "metric", "out")
     sub.add_argument("--published", type=Path, required=True, help="published values")
+    sub.add_argument("--dampings", type=Path, nargs="*", default=[], help="from damping")
     sub.add_argument("csvs", type=Path, nargs="+", help="the methods' metrics, in order")
     sub = command("table-page", _table_page, "write a panel's table as a page", "metric", "out")
     sub.add_argument("--table", type=Path, required=True, help="the panel's table")

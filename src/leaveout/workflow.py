@@ -26,6 +26,7 @@ from leaveout.config import (
     parse_config,
     select_methods,
 )
+from leaveout.damping import damped
 from leaveout.plan import Layer, Step
 
 Wildcards = Any
@@ -181,6 +182,36 @@ class Plan:
             for m in self.methods
         ]
 
+    def damped(self, metric: str) -> list[str]:
+        """Return the methods that have a damping to choose for a metric.
+
+        Only the linear datamodeling score leaves it open: what leave-one-out and PBRF ask for is a
+        damping known beforehand (:mod:`leaveout.attribution.damping`).
+        """
+        return [name for name, m in self.methods.items() if metric == "lds" and damped(m)]
+
+    def damping_csvs(self, wildcards: Wildcards) -> list[str]:
+        """Return the dampings chosen without retraining, of all settings."""
+        metric = wildcards.metric
+        return [
+            f"results/{s}/damping/{metric}/{m}.csv"
+            for s in self.settings
+            for m in self.damped(metric)
+        ]
+
+    def damped_csvs(self, wildcards: Wildcards) -> list[str]:
+        """Return the metrics of the methods that have a damping to choose."""
+        metric = wildcards.metric
+        return [
+            f"results/{s}/metrics/{metric}/{m}.csv"
+            for s in self.settings
+            for m in self.damped(metric)
+        ]
+
+    def damping_figures(self) -> list[str]:
+        """Return the figures of how metrics go with the damping."""
+        return [f"results/figures/damping_{m}.svg" for m in self.metrics if self.damped(m)]
+
     def _method(self, wildcards: Wildcards) -> tuple[Method, dict[str, Scalar]]:
         """Return the method and the grid point of one score matrix."""
         method = self.methods[wildcards.method]
@@ -203,6 +234,9 @@ class Plan:
                 return costs.score_job(work, *self._method(wildcards))
             case "self_influence":
                 return costs.self_influence_job(work, *self._method(wildcards))
+            case "damping":  # one score matrix more
+                method = self.methods[wildcards.method]
+                return costs.score_job(work, method, method.grid[0])
         assert step == "evaluate"
         return EVALUATE
 
@@ -250,6 +284,11 @@ class Plan:
         """Return the key of one self-influence."""
         return plan.self_influence_key(self.settings[wildcards.setting], *self._method(wildcards))
 
+    def damping_key(self, wildcards: Wildcards) -> str:
+        """Return the key of a damping chosen without retraining."""
+        method = self.methods[wildcards.method]
+        return plan.damping_key(self.settings[wildcards.setting], wildcards.metric, method)
+
     def evaluate_key(self, wildcards: Wildcards) -> str:
         """Return the key of one method's metric."""
         setting = self.settings[wildcards.setting]
@@ -294,6 +333,7 @@ class Plan:
         return [s.format(m) for s in shapes for m in self.metrics] + [
             "results/cost_table.csv",
             *self.widths(),
+            *self.damping_figures(),
         ]
 
     def steps(self, published: str) -> list[Step]:
@@ -308,13 +348,18 @@ class Plan:
         for metric in self.metrics:
             w = SimpleNamespace(metric=metric)
             csvs, table = self.metric_csvs(w), f"results/{metric}_table.csv"
+            dampings = self.damping_csvs(w)
             found += [
-                Step((table,), (*csvs, published), self.report_key("table")(w)),
+                Step((table,), (*csvs, published, *dampings), self.report_key("table")(w)),
                 Step((f"results/pages/{metric}.html",), (table,), self.report_key("page")(w)),
                 Step(
                     (f"results/figures/{metric}.svg",), (table, *csvs), self.report_key("figure")(w)
                 ),
             ]
+            if dampings:
+                inputs = (*dampings, *self.damped_csvs(w))
+                path = f"results/figures/damping_{metric}.svg"
+                found.append(Step((path,), inputs, self.report_key("damping_figure")(w)))
         costs = tuple(self.all_scores(".cost.json"))
         return [*found, Step(("results/cost_table.csv",), costs, self.cost_key(None))]
 
@@ -353,6 +398,10 @@ class Plan:
                 inputs = (self.truth(w), *self.scores(w))
                 path = f"results/{name}/metrics/{metric}/{method}.csv"
                 found.append(Step((path,), inputs, self.evaluate_key(w)))
+                if method in self.damped(metric):
+                    inputs = (data, *models, *self.scores(w))
+                    path = f"results/{name}/damping/{metric}/{method}.csv"
+                    found.append(Step((path,), inputs, self.damping_key(w)))
         if self.compared:
             w = SimpleNamespace(setting=name)
             path = f"results/{name}/metrics/lds_width.csv"

@@ -23,8 +23,8 @@ METHODS = load_methods(Path(__file__).parents[2] / "config" / "methods.yaml")
 SMALL = {"runs": 2, "models": 2, "projection": 8}
 # Their scores depend on which steps saw a sample, and so on where it stands.
 BY_POSITION = {"random", "magic", "dvemb"}
-# They do not look at labels.
-BLIND = {"random"}
+# They do not look at labels, or (RPS-L2) need not.
+BLIND = {"random", "feature_cosine", "rps_l2"}
 
 
 def middle(method: Method) -> dict[str, Any]:
