@@ -593,6 +593,18 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
             return replace(
                 score_job(work, base, params), seconds=score_job(both, base, params).seconds
             )
+        case "magic" | "dvemb":
+            # every step: there and back for each test sample, at half the rate, for batches make
+            # thin products; twice that where autograd does it
+            passes = 2.0 if net.stacked else 4.0
+            flops = work.epochs * (2 * n * net.train + 2 * passes * n * m * net.forward)
+            steps = work.epochs * 2 + -(-n // work.batch_size)
+            adjoints = (2.0 + work.optimizer_states) * m
+            models, memory = 1, FLOAT * ((steps + adjoints) * p + float(n) * m)
+        case "source":
+            models = work.checkpoints  # EK-FAC takes a pass backward for every output
+            flops = models * (n * (net.outputs + 2) * net.train + products)
+            memory = (int(params.get("segments", 3)) + 2.0) * FLOAT * m * p
         case other:
             models = {"tracin": int(params.get("runs", 1)), "tracin_cp": work.checkpoints}.get(
                 other, 1
@@ -617,6 +629,17 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
         disk=matrix + 8.0 * (n + m),
         gpus=on.gpus,
     )
+
+
+def self_influence_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
+    """Return what the self-influence by one method takes, if it is read off blocks of scores."""
+    # as leaveout.attribution.self_influence cuts them
+    size = min(work.n_train, (256 << 20) // (FLOAT * max(work.n_train, work.network.parameters)))
+    blocks = -(-work.n_train // max(1, size))
+    job = score_job(replace(work, n_test=max(1, size)), method, params)
+    start = HARDWARE[work.hardware].start
+    seconds = min(blocks * (job.seconds - start), work.method_seconds)
+    return replace(job, seconds=start + seconds, disk=12.0 * work.n_train)
 
 
 def feature_jobs(work: Workload, projection: int) -> list[Job]:
