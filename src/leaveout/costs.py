@@ -588,7 +588,7 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
             flops = 4 * count * (product + 8.0 * count * p) + 2.0 * (n + m) * count * p
             models, memory = 1, 2.0 * FLOAT * count * p
         case "relatif":  # all training samples are right-hand sides, a chunk at a time
-            base = replace(method, module=str(params.get("base", "if_cg")))
+            base = method.model_copy(update={"module": str(params.get("base", "if_cg"))})
             both = replace(work, n_test=n + m)
             return replace(
                 score_job(work, base, params), seconds=score_job(both, base, params).seconds
