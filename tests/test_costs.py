@@ -337,6 +337,12 @@ def test_scores(make_setting: Make) -> None:
     assert job("tracin_cp").seconds - start == pytest.approx(2 * one)  # checkpoints
     assert job("mine") == job("grad_dot")
     assert job("if_cg", iterations=20).seconds > 1.9 * job("if_cg", iterations=10).seconds - start
+    assert job("if_lissa", depth=200).seconds > 1.5 * job("if_lissa", depth=100).seconds - start
+    assert job("if_arnoldi", iterations=50).seconds < job("if_cg", iterations=10).seconds
+    # all training samples are right-hand sides, too
+    relative = job("relatif", base="if_cg", iterations=10)
+    assert relative.seconds - start > 10 * (job("if_cg", iterations=10).seconds - start)
+    assert relative.memory == job("if_cg", iterations=10).memory
     # two 7850 x 7850 matrices in float64
     assert job("if_explicit").memory - job("if_cg").memory > 0.5 * 2 * 8 * 7850**2
     assert job("label_match") == job("random")

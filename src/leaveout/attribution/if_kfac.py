@@ -14,7 +14,7 @@ Approximated: as EK-FAC (if_ekfac), and inputs and output gradients of a layer a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
@@ -41,7 +41,13 @@ def inverse_products(
     task: Task, vectors: Tensor, *, damping: float, fisher: str = "true"
 ) -> Tensor:
     """Return (F + damping I)^-1 v for vectors (vectors, parameters), flat."""
-    return kfac(task_samples(task, fisher)).solve(vectors, damping)
+    return inverse(task, damping=damping, fisher=fisher)(vectors)
+
+
+def inverse(task: Task, *, damping: float, fisher: str = "true") -> Callable[[Tensor], Tensor]:
+    """Estimate the factors once, and return the function of :func:`inverse_products`."""
+    found = kfac(task_samples(task, fisher))
+    return lambda vectors: found.solve(vectors, damping)
 
 
 def self_influence(task: Task, *, damping: float, fisher: str = "true") -> Tensor:
