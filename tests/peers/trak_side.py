@@ -74,7 +74,7 @@ def their_own() -> Tensor:
         save_dir=str(FOLDER / "traker"),
         device="cpu",
         projector=Given(width[1], width[0], 0, "na", "cpu"),
-        score_computer=Unscaled(dtype=torch.float32, device="cpu"),
+        score_computer=Unscaled,
         use_half_precision=False,
         logging_level=logging.ERROR,
     )

@@ -15,11 +15,22 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from leaveout.attribution.task import Task
-from leaveout.gradients.per_sample import gradient_dots
+from leaveout.gradients.last_layer import layer_dots, squared_norms
 
 
-def attribute(task: Task) -> Iterator[Tensor]:
-    """Yield <g_i, g_j>, (train, test), in blocks of rows."""
+def attribute(task: Task, *, layers: str = "all") -> Iterator[Tensor]:
+    """Yield <g_i, g_j>, (train, test), in blocks of rows.
+
+    Args:
+        task: The task.
+        layers: ``all``, or ``last`` for the gradient in the last linear layer alone.
+    """
     state, test = task.full[0].final, (task.test.inputs, task.test.labels)
     for block in task.train_blocks():
-        yield gradient_dots(task.module, state, (block.inputs, block.labels), test)
+        yield layer_dots(task.module, state, (block.inputs, block.labels), test, layers)
+
+
+def self_influence(task: Task, *, layers: str = "all") -> Tensor:
+    """Return |g_i|^2, (train,)."""
+    samples = (task.train.inputs, task.train.labels)
+    return squared_norms(task.module, task.full[0].final, samples, layers)

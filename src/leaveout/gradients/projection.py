@@ -30,9 +30,9 @@ from torch.nn import functional
 from leaveout import seeds
 from leaveout.errors import LeaveoutError
 from leaveout.gradients import per_sample
-from leaveout.gradients.factors import Factor, form, gradient_factors
+from leaveout.gradients.factors import Factor, SampleFunction, form, gradient_factors
 from leaveout.gradients.per_sample import gradient_chunks
-from leaveout.training.losses import SampleFunction, sample_losses
+from leaveout.training.losses import sample_losses
 
 State = Mapping[str, Tensor]
 
