@@ -584,6 +584,23 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
             product = n * 2.0 * (net.train - net.first)
             flops = int(params.get("iterations", 10)) * m * product + products
             models, memory = 1, 5.0 * FLOAT * m * p
+        case "trak":
+            k = int(params.get("projection", 512))
+            models = int(params.get("models", 1))
+            members = models * max(1, int(params.get("masks", 0)))
+            one = p * (2.0 * k if params.get("projector") == "rademacher" else 60.0)
+            # in double precision, at half the rate: X'X
+            flops = members * ((n + m) * (2 * net.train + one) + 2.0 * n * k * (k + m))
+            memory = FLOAT * (float(n) * (m + 3 * k) + (n + m) * net.widths) + 24.0 * k * k
+        case "logra" | "grass":
+            rank = int(params.get("rank", 0))
+            k = rank**2 or int(params.get("projection", 512))
+            parts = max(1, net.modules // 2)
+            flops = 3.0 * (n + m) * net.train + parts * 2.0 * n * k * (2 * k + m)
+            flops += parts * (4.0 * rank * n * net.widths + 2.0 * k**3)
+            if not net.stacked:  # gradients are formed, twice
+                flops += 4.0 * (n + m) * net.train
+            models, memory = 1, parts * (24.0 * k * k + 12.0 * n * 4 * k) + FLOAT * m * k
         case "if_lissa":
             samples = min(n, int(params.get("batch", 100)))
             product = samples * 2.0 * (net.train - net.first)
