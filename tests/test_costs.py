@@ -345,7 +345,11 @@ def test_scores(make_setting: Make) -> None:
     assert relative.memory == job("if_cg", iterations=10).memory
     # two 7850 x 7850 matrices in float64
     assert job("if_explicit").memory - job("if_cg").memory > 0.5 * 2 * 8 * 7850**2
-    for name in ("random", "grad_dot", "if_cg", "if_explicit", "if_lissa", "if_arnoldi"):
+    assert job("label_match") == job("random")
+    assert job("feature_cosine").seconds < one + start
+    assert job("knn_shapley").memory > job("feature_cosine").memory + 4 * 5000 * 500
+    assert job("rps_l2", l2=1e-4).seconds > 5 * (job("rps_l2", l2=1e-2).seconds - start)
+    for name in ("random", "grad_dot", "if_cg", "if_explicit", "if_arnoldi", "knn_shapley"):
         assert job(name).disk == 5000 * 500 * 4 + 8 * 5500
 
 

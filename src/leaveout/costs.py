@@ -564,8 +564,18 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
     held = 64 << 20  # bytes of gradients formed at once
     products = 2.0 * n * m * p
     match method.module.rpartition(".")[2]:
-        case "random":
+        case "random" | "label_match":
             flops, models, memory = 0.0, 0, 0.0
+        case "feature_cosine" | "knn_shapley" | "rps_l2" as method_name:
+            # what the last layer sees is no wider than its share of the parameters
+            width = min(p / net.outputs, net.inputs + net.activations)
+            flops, models = (n + m) * net.forward + 2.0 * n * m * width, 1
+            memory = 2.0 * FLOAT * (n + m) * (width + net.activations)
+            if method_name == "knn_shapley":  # two sorts of all training samples, in float64
+                flops, memory = flops + 4e4 * n * m, memory + FLOAT * n * m + (128 << 20)
+            elif method_name == "rps_l2":  # products with the curvature of the last layer
+                steps = 100 / float(params.get("l2", 1e-2)) ** 0.5
+                flops += steps * 4.0 * n * width * net.outputs
         case "if_explicit":  # in float64, at half the rate
             flops = 2.0 * n * p * p + 2 * (p**3 / 3 + 2.0 * m * p * p) + products
             models, memory = 1, 16.0 * p * p + 20.0 * m * p
@@ -609,7 +619,7 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
             models = {"tracin": int(params.get("runs", 1)), "tracin_cp": work.checkpoints}.get(
                 other, 1
             )
-            if net.stacked:  # gradients factor
+            if net.stacked or params.get("layers") == "last":  # gradients factor
                 flops = models * ((n + m) * net.train + 2.0 * n * m * net.widths)
             else:  # the training gradients are formed anew for each block of test samples
                 blocks = -(-m // max(1, held // (FLOAT * p)))
