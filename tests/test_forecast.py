@@ -14,6 +14,7 @@ import pytest
 
 from leaveout import cli, costs, forecast, plan
 from leaveout.config import ConfigError, Setting, load_methods, load_setting
+from leaveout.damping import damped
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config"
@@ -47,16 +48,18 @@ def test_rows_are_the_jobs_of_the_workflow() -> None:
     setting = load_setting(CONFIG / "settings" / "mnist_lr.yaml")
     rows = forecast.setting_rows(setting, METHODS.values())
     jobs = {row.layer: len(row.jobs) for row in rows}
-    # half models: no method needs them yet
     assert jobs == {
         "data": 1,
         "full": len(plan.chunks(setting, "full")),
+        "half": len(plan.chunks(setting, "half")),
         "lds": len(plan.chunks(setting, "lds")),
         "loo": len(plan.chunks(setting, "loo")),
         "truth": 2,
         "scores": sum(len(method.grid) for method in METHODS.values()),
+        "damping": sum(damped(method) for method in METHODS.values()),
     }
-    with_pbrf = forecast.setting_rows(setting, METHODS.values(), ["pbrf"])
+    no_halves = [method for method in METHODS.values() if method.needs == ("full",)]
+    with_pbrf = forecast.setting_rows(setting, no_halves, ["pbrf"])
     assert [row.layer for row in with_pbrf] == ["data", "full", "pbrf", "truth", "scores"]
     assert len(layer(with_pbrf, "pbrf").jobs) == len(plan.chunks(setting, "pbrf"))
     halves = METHODS["grad_dot"].model_copy(update={"needs": ("full", "half")})
@@ -71,7 +74,7 @@ def test_rows_are_the_jobs_of_the_workflow() -> None:
         layers = {row.layer for row in forecast.setting_rows(flipped, METHODS.values(), asked)}
         assert layers & {"scores", "self_influence"} == expected
     clean = {row.layer for row in forecast.setting_rows(setting, METHODS.values(), ["auc"])}
-    assert clean == {"data", "full"}
+    assert clean == {"data", "full", "half"}
     with_halves = forecast.setting_rows(setting, [halves], ["lds"])
     assert [row.layer for row in with_halves] == ["data", "full", "half", "lds", "truth", "scores"]
     assert len(layer(with_halves, "truth").jobs) == 1
@@ -101,7 +104,7 @@ def test_the_table_and_the_csv_show_the_same(main: Main) -> None:
     arguments = ["--settings", "mnist_lr", "digits_mlp"]
     rows = list(csv.DictReader(io.StringIO(main(*arguments, "--csv"))))
     assert list(rows[0]) == list(forecast.COLUMNS)
-    assert [r["setting"] for r in rows] == ["mnist_lr"] * 7 + ["digits_mlp"] * 7
+    assert [r["setting"] for r in rows] == ["mnist_lr"] * 9 + ["digits_mlp"] * 9
     text = main(*arguments).splitlines()
     header = ["setting", "layer", "jobs", "min a job", "core-h", "GPU-h", "GPUs", "memory", "disk"]
     assert re.split(r" {2,}", text[0]) == header

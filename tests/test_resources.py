@@ -22,6 +22,7 @@ def plan() -> Plan:
 
 
 STEPS = ("prepare", "models", "lds", "loo", "pbrf", "truth", "attribute", "evaluate")
+STEPS += ("self_influence", "damping")
 
 
 def wild(step: str) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 from leaveout import costs
 from leaveout.config import ConfigError, Method, Setting, load_yaml
 from leaveout.costs import LAYERS, Job, Layer, Network, Workload
+from leaveout.damping import damped
 
 MOST_JOBS, MOST_MINUTES = 2000, 60
 """What a queue, and a scheduler's usual limits, bear with; the plan says where it is more."""
@@ -86,6 +87,8 @@ def setting_rows(
     more = {}
     if set(metrics) - {"auc"}:
         more["scores"] = [costs.score_job(work, *point) for point in points]
+    if "lds" in metrics:  # one score matrix more
+        more["damping"] = [costs.score_job(work, m, m.grid[0]) for m in methods if damped(m)]
     if "auc" in metrics and setting.dataset.label_noise:
         more["self_influence"] = [costs.self_influence_job(work, *point) for point in points]
     return _rows(work, [layer for layer in LAYERS if layer in wanted], more)
