@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from leaveout.attribution.relatif import BASES, attribute
 from leaveout.curvature.hessian import hessian
 from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.gradients import per_sample
+from leaveout.retraining.common import Samples
 
 
 def scores(task: Any, **given: Any) -> torch.Tensor:
@@ -73,9 +75,16 @@ def test_chunks_change_nothing(make_task: Any, monkeypatch: pytest.MonkeyPatch) 
 def test_the_length_of_a_training_gradient_does_not_matter(make_task: Any) -> None:
     """A sample that is fitted to the last digit, whose gradient's square underflows in float32."""
     task = make_task("linear", torch.float32)
-    task.train.inputs[3] *= 1e-24
-    state = dict(task.full[0].final)
-    state["linear.bias"] = torch.zeros_like(state["linear.bias"])
+    train = task.train
+    inputs = train.inputs.clone()  # tasks are shared between tests
+    inputs[3] *= 1e-24
+    (state,) = task.full[0].states[-1:]
+    state = {**state, "linear.bias": 60 * torch.eye(3)[train.labels[3]]}
+    model = replace(task.full[0], states=[state])
+    task = replace(task, train=Samples(inputs, train.labels, train.ids), full=[model])
+    gradient = per_sample.per_sample_gradients(task.module, state, inputs[3:4], train.labels[3:4])
+    assert gradient.any()
+    assert not gradient.square().any()
     for base, more in (("if_cg", {"iterations": 10}), ("if_explicit", {})):
         found = scores(task, base=base, norm="l", damping=0.1, **more)
         assert found.isfinite().all()
