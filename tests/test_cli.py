@@ -135,8 +135,8 @@ ATTRIBUTE = f"attribute {TRAIN} --full full.safetensors --out out.safetensors --
         ),
         (f"{ATTRIBUTE} --method grad_dto", ["unknown method 'grad_dto'", "grad_dot"]),
         (
-            f"{ATTRIBUTE} --method if_explicit --params damping=7",
-            ["if_explicit has no grid point 'damping=7'", "damping=1, damping=0.1"],
+            f"{ATTRIBUTE} --method if_explicit --params dampnig=7",
+            ["if_explicit has no grid point 'dampnig=7'", "did you mean 'damping'", "damping=0.1"],
         ),
         (f"{ATTRIBUTE} --method if_explicit", ["no grid point 'default'"]),
         (f"{ATTRIBUTE} --method grad_dot", ["full.safetensors: no such file"]),

@@ -15,6 +15,7 @@ from leaveout.config import (
     MAX_CHUNKS,
     ConfigError,
     Setting,
+    grid_point,
     label,
     load_methods,
     load_setting,
@@ -337,6 +338,59 @@ def test_methods_are_picked_in_the_order_asked_for() -> None:
     unknown = parse_config({"settings": ["a"], "methods": ["if_gc"]})
     with pytest.raises(ConfigError, match=r"methods: unknown method 'if_gc'; did you mean 'if_cg'"):
         select_methods(unknown, methods)
+
+
+def test_a_configuration_can_give_a_method_another_grid() -> None:
+    methods = load_methods(METHODS)
+    given = {"if_cg": {"damping": ["1e-2", 5], "iterations": 3}, "grad_dot": None, "tracin": {}}
+    found = select_methods(parse_config({"settings": ["a"], "methods": given}), methods)
+    assert [m.name for m in found] == ["if_cg", "grad_dot", "tracin"]
+    assert found[0].grid == (
+        {"damping": 0.01, "iterations": 3},
+        {"damping": 5.0, "iterations": 3},
+    )
+    assert found[0].module == methods["if_cg"].module
+    assert found[1:] == [methods["grad_dot"], methods["tracin"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"if_gc": None}, "methods: unknown method 'if_gc'; did you mean 'if_cg'"),
+        ({"if_cg": {"dampnig": 1}}, "methods: if_cg.dampnig: unknown key; did you mean 'damping'"),
+        ({"if_cg": {"damping": 1}}, "methods: if_cg.iterations: missing"),
+        ({"if_explicit": {"damping": "soft"}}, "methods: if_explicit.damping: expected float"),
+        ({"if_explicit": {"damping": []}}, "methods: if_explicit: the grid is empty"),
+        ({"if_explicit": 5}, "methods: if_explicit: expected hyper-parameters, got 5"),
+        ({"if_explicit": {"module": "x"}}, "methods: if_explicit.module: unknown key"),
+        ({"if_explicit": {"damping": 0.12345678}}, "damping=0.123457 is not quite what was given"),
+        (["if_cg", "if_cg"], "methods: if_cg, if_cg: a name stands there twice"),
+        ("al", "methods: unknown value 'al'; did you mean 'all'"),
+        (5, "methods: Input should be a valid tuple (got 5)"),
+    ],
+)
+def test_a_configuration_with_bad_methods(given: Any, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        select_methods(parse_config({"settings": ["a"], "methods": given}), load_methods(METHODS))
+    assert str(caught.value).startswith("config: ")
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["damping=0.03+iterations=7", "damping=1e+06+iterations=1"])
+def test_a_label_off_the_grid_is_read_back(text: str) -> None:
+    method = load_methods(METHODS)["if_cg"]
+    point = grid_point(method, text)
+    assert label(point) == text
+    assert [type(value) for value in point.values()] == [float, int]
+
+
+def test_a_label_of_the_grid_is_its_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own(tmp_path, monkeypatch, "own_labels", OWN.format(needs=""))
+    text = "mine: {module: own_labels, steps: [1, 2], kind: [a, b.c], fast: [true, false]}"
+    method = methods(tmp_path, text)["mine"]
+    for point in method.grid:
+        assert grid_point(method, label(point)) is point
+        assert grid_point(method.model_copy(update={"grid": ()}), label(point)) == point
 
 
 # methods and grids

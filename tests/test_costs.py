@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 from torch import nn
 
 from leaveout import artefacts, costs, plan
-from leaveout.config import Method, Setting
+from leaveout.attribution.self_influence import block_size
+from leaveout.config import Method, Scalar, Setting, load_setting
 from leaveout.costs import HARDWARE, Layer, Workload
 from leaveout.data import catalogue
 from leaveout.data.catalogue import DATASETS, Name
@@ -368,3 +370,24 @@ def test_the_gradients_of_a_large_net_are_formed_again_for_each_test_sample(
     on = HARDWARE["cpu"]
     expected = on.start + (passes * 3e9 + products) / on.other
     assert costs.score_job(large, method, {}).seconds == pytest.approx(expected, rel=1e-4)
+
+
+def test_self_influence_takes_what_its_blocks_of_scores_take() -> None:
+    config = Path(__file__).parents[1] / "config"
+    work = costs.workload(load_setting(config / "settings" / "mnist_lr_noise10.yaml"))
+    method = Method(name="if_cg", module="leaveout.attribution.if_cg", grid=({},))
+    params: dict[str, Scalar] = {"damping": 1e-2, "iterations": 10}
+    start = HARDWARE["cpu"].start
+    whole = costs.score_job(dataclasses.replace(work, n_test=work.n_train), method, params)
+    found = costs.self_influence_job(work, method, params)
+    assert found.seconds == pytest.approx(whole.seconds, rel=1e-12)  # one block holds all
+    assert found.disk < whole.disk / 100
+    large = dataclasses.replace(work, n_train=60_000, method_seconds=math.inf)
+    size = block_size(60_000, work.network.parameters)
+    block = costs.score_job(dataclasses.replace(large, n_test=size), method, params)
+    found = costs.self_influence_job(large, method, params)
+    assert found.memory == block.memory
+    blocks = -(-60_000 // size)
+    assert found.seconds - start == pytest.approx(blocks * (block.seconds - start), rel=1e-12)
+    bounded = dataclasses.replace(large, method_seconds=60.0)
+    assert costs.self_influence_job(bounded, method, params).seconds == start + 60

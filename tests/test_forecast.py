@@ -60,6 +60,18 @@ def test_rows_are_the_jobs_of_the_workflow() -> None:
     assert [row.layer for row in with_pbrf] == ["data", "full", "pbrf", "truth", "scores"]
     assert len(layer(with_pbrf, "pbrf").jobs) == len(plan.chunks(setting, "pbrf"))
     halves = METHODS["grad_dot"].model_copy(update={"needs": ("full", "half")})
+    flipped = setting.model_copy(
+        update={"dataset": setting.dataset.model_copy(update={"label_noise": {"fraction": 0.1}})}
+    )
+    for asked, expected in (
+        (["auc"], {"self_influence"}),
+        (["lds", "auc"], {"scores", "self_influence"}),
+        (["lds"], {"scores"}),
+    ):
+        layers = {row.layer for row in forecast.setting_rows(flipped, METHODS.values(), asked)}
+        assert layers & {"scores", "self_influence"} == expected
+    clean = {row.layer for row in forecast.setting_rows(setting, METHODS.values(), ["auc"])}
+    assert clean == {"data", "full"}
     with_halves = forecast.setting_rows(setting, [halves], ["lds"])
     assert [row.layer for row in with_halves] == ["data", "full", "half", "lds", "truth", "scores"]
     assert len(layer(with_halves, "truth").jobs) == 1

@@ -81,7 +81,7 @@ def test_half_models_only_for_methods_that_need_them(panel: Plan) -> None:
 
 
 def test_files_of_scores_and_metrics(panel: Plan) -> None:
-    found = panel.scores(wild(setting="digits_lr", method="if_explicit"))
+    found = panel.scores(wild(setting="digits_lr", method="if_explicit", metric="lds"))
     assert found[:2] == [
         "results/digits_lr/scores/if_explicit/damping=1.safetensors",
         "results/digits_lr/scores/if_explicit/damping=0.1.safetensors",
@@ -139,8 +139,8 @@ def test_two_methods_are_compared_where_the_configuration_says_so(panel: Plan) -
     assert set(both.widths()) <= set(steps)
     assert set(both.widths()) <= set(both.shown())
     asked = wild(setting="digits_lr")
-    scores = [*both.scores(wild(setting="digits_lr", method="if_explicit")),
-              *both.scores(wild(setting="digits_lr", method="grad_dot"))]  # fmt: skip
+    scores = [*both.scores(wild(setting="digits_lr", method="if_explicit", metric="lds")),
+              *both.scores(wild(setting="digits_lr", method="grad_dot", metric="lds"))]  # fmt: skip
     assert both.compared_scores(asked) == scores
     table = steps["results/digits_lr/metrics/lds_width.csv"]
     assert table.inputs == ("results/digits_lr/truth/lds.safetensors", *scores)
@@ -148,6 +148,52 @@ def test_two_methods_are_compared_where_the_configuration_says_so(panel: Plan) -
     turned = Plan.load(values | {"compare": ["grad_dot", "if_explicit"]}, CONFIG)
     assert turned.width_key(asked) != both.width_key(asked)
     assert Plan.load(values | {"metrics": ["loo"]}, CONFIG).widths() == []
+
+
+def test_flipped_labels_are_looked_for_where_there_are_any() -> None:
+    values = {"settings": ["mnist_lr", "mnist_lr_noise10"], "methods": ["grad_dot", "if_explicit"]}
+    alone = Plan.load(values | {"metrics": ["auc"]}, CONFIG)
+    assert [alone.metrics_of(name) for name in alone.settings] == [[], ["auc"]]
+    assert alone.truths() == []
+    folder = "results/mnist_lr_noise10"
+    csvs = [f"{folder}/metrics/auc/{method}.csv" for method in alone.methods]
+    assert alone.metric_csvs(wild(metric="auc")) == csvs
+    steps = {path: step for step in alone.steps("published.csv") for path in step.outputs}
+    made = [path for path in steps if "/self_influence/" in path]
+    assert len(made) == 2 * 8  # eight points, a cost beside each
+    assert not [path for path in steps if "/scores/" in path]
+    assert set(alone.shown()) <= set(steps)
+    asked = wild(setting="mnist_lr_noise10", method="if_explicit", metric="auc",
+                 params="damping=0.01")  # fmt: skip
+    assert alone.truth(asked) == f"{folder}/data.safetensors"
+    assert steps[csvs[1]].inputs == (alone.truth(asked), *alone.scores(asked))
+    assert steps[csvs[1]].key == alone.evaluate_key(asked)
+    own = steps[f"{folder}/self_influence/if_explicit/damping=0.01.safetensors"]
+    assert own.key == alone.self_influence_key(asked) != alone.attribute_key(asked)
+    assert own.inputs == (alone.truth(asked), *alone.full_models(asked))
+    assert alone.all_scores() == [path for path in made if path.endswith(".safetensors")]
+    assert alone.mem_mb("self_influence")(asked, 1) >= 1000
+    assert alone.runtime("self_influence")(asked, 1) >= alone.runtime("attribute")(asked, 1)
+
+    both = Plan.load(values | {"metrics": ["lds", "auc"]}, CONFIG)
+    assert [both.metrics_of(name) for name in both.settings] == [["lds"], ["lds", "auc"]]
+    assert len(both.truths()) == 2
+    assert len(both.all_scores()) == 3 * 8
+    assert len(both.metric_csvs(wild(metric="lds"))) == 4
+    assert both.scores(wild(**vars(asked) | {"metric": "lds"})) == [
+        path.replace("self_influence", "scores") for path in alone.scores(asked)
+    ]
+    made_by = {path for step in both.steps("published.csv") for path in step.outputs}
+    assert {*both.shown(), *both.truths(), *both.all_scores()} <= made_by
+
+
+def test_a_grid_of_the_configuration_decides_the_files() -> None:
+    values = {"settings": ["digits_lr"], "methods": {"if_explicit": {"damping": "3e-2"}}}
+    found = Plan.load(values, CONFIG)
+    path = "results/digits_lr/scores/if_explicit/damping=0.03.safetensors"
+    assert found.all_scores() == [path]
+    asked = wild(setting="digits_lr", method="if_explicit", params="damping=0.03")
+    assert json.loads(found.attribute_key(asked))["params"] == {"damping": 0.03}
 
 
 def test_a_stale_output_gives_its_job_one_more_input() -> None:
@@ -195,6 +241,10 @@ def test_every_configuration_that_ships_can_be_given_on_the_command_line(file: P
             "compare: random, random: a name stands there twice",
         ),
         ({"setings": ["digits_lr"]}, "setings: unknown key; did you mean 'settings'"),
+        (
+            {"settings": ["digits_lr", "mnist_lr"], "metrics": ["lds", "auc"]},
+            "metrics: auc is about flipped labels, .*label_noise.: digits_lr, mnist_lr. Add one",
+        ),
     ],
 )
 def test_unknown_names(values: dict[str, Any], message: str) -> None:

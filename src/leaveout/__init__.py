@@ -13,16 +13,22 @@ if TYPE_CHECKING:
         calculate_loo_ground_truth,
         calculate_pbrf_ground_truth,
     )
+    from leaveout.curvature.ekfac import ihvp_ekfac
     from leaveout.data.label_noise import flip_label
     from leaveout.interop.benchmark import load_benchmark
+    from leaveout.tracing.tracincp import TracInCP, TracInCPFast, TracInCPFastRandProj
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "TracInCP",
+    "TracInCPFast",
+    "TracInCPFastRandProj",
     "calculate_lds_ground_truth",
     "calculate_loo_ground_truth",
     "calculate_pbrf_ground_truth",
     "flip_label",
+    "ihvp_ekfac",
     "load_benchmark",
     "retrain_lds",
     "retrain_loo",
@@ -30,10 +36,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "TracInCP": "leaveout.tracing.tracincp",
+    "TracInCPFast": "leaveout.tracing.tracincp",
+    "TracInCPFastRandProj": "leaveout.tracing.tracincp",
     "calculate_lds_ground_truth": "leaveout.banks.truth",
     "calculate_loo_ground_truth": "leaveout.banks.truth",
     "calculate_pbrf_ground_truth": "leaveout.banks.truth",
     "flip_label": "leaveout.data.label_noise",
+    "ihvp_ekfac": "leaveout.curvature.ekfac",
     "load_benchmark": "leaveout.interop.benchmark",
     "retrain_lds": "leaveout.banks.retrain",
     "retrain_loo": "leaveout.banks.retrain",

@@ -13,17 +13,20 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leaveout import __version__, devices, plan
-from leaveout.config import Method, Scalar, Setting, label, load_methods, load_setting
+from leaveout.config import Method, Scalar, Setting, grid_point, load_methods, load_setting
+from leaveout.damping import damped
 from leaveout.errors import LeaveoutError
 
 if TYPE_CHECKING:
     from leaveout.workflow import Plan
 
-METRICS = ("lds", "loo", "pbrf")
+TRUTHS = ("lds", "loo", "pbrf")
+METRICS = (*TRUTHS, "auc")
 LIBRARIES = ("dattri", "kronfluence")
 CONFIG = Path(os.environ.get("LEAVEOUT_CONFIG", "config"))
 PUBLISHED = str(CONFIG / "published.csv")
@@ -86,14 +89,28 @@ def _merge_truth(args: argparse.Namespace) -> None:
 def _attribute(args: argparse.Namespace) -> None:
     from leaveout.attribution.run import run_method
 
+    _score(args, plan.attribute_key, run_method)
+
+
+def _self_influence(args: argparse.Namespace) -> None:
+    from leaveout.attribution.self_influence import run_self_influence
+
+    _score(args, plan.self_influence_key, run_self_influence)
+
+
+def _score(
+    args: argparse.Namespace,
+    key: Callable[[Setting, Method, dict[str, Scalar]], str],
+    run: Callable[..., None],
+) -> None:
     _use_threads(args.threads)
     method, params = _grid_point(load_methods(CONFIG / "methods.yaml"), args.method, args.params)
     setting = _setting(args)
     _stamped(
         args.cost,
-        plan.attribute_key(setting, method, params),
+        key(setting, method, params),
         [args.data, *args.full, *args.half],
-        lambda: run_method(
+        lambda: run(
             setting,
             method,
             params,
@@ -107,28 +124,30 @@ def _attribute(args: argparse.Namespace) -> None:
     )
 
 
+def _known(methods: dict[str, Method], name: str) -> Method:
+    if name not in methods:
+        raise LeaveoutError(f"unknown method {name!r}; known: {', '.join(methods)}")
+    return methods[name]
+
+
 def _grid_point(
     methods: dict[str, Method], name: str, wanted: str
 ) -> tuple[Method, dict[str, Scalar]]:
-    if name not in methods:
-        raise LeaveoutError(f"unknown method {name!r}; known: {', '.join(methods)}")
-    for params in methods[name].grid:
-        if label(params) == wanted:
-            return methods[name], params
-    known = ", ".join(label(params) for params in methods[name].grid)
-    raise LeaveoutError(f"{name} has no grid point {wanted!r}; known: {known}")
+    method = _known(methods, name)
+    return method, grid_point(method, wanted)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from leaveout.metrics.auc import evaluate_auc
     from leaveout.metrics.evaluate import evaluate
 
     setting = _setting(args)
+    measure = evaluate_auc if args.metric == "auc" else partial(evaluate, args.metric)
     _stamped(
         args.out,
         plan.evaluate_key(setting, args.metric, args.method, args.bootstrap),
         [args.truth, *args.scores],
-        lambda: evaluate(
-            args.metric,
+        lambda: measure(
             args.truth,
             args.scores,
             args.out,
@@ -137,6 +156,47 @@ def _evaluate(args: argparse.Namespace) -> None:
             root_seed=setting.seed,
             bootstrap=args.bootstrap,
         ),
+    )
+
+
+def _damping(args: argparse.Namespace) -> None:
+    from leaveout.attribution.damping import choose_damping
+
+    _use_threads(args.threads)
+    methods = load_methods(CONFIG / "methods.yaml")
+    method = _known(methods, args.method)
+    if not damped(method):
+        raise LeaveoutError(
+            f"{method.name} has no damping to choose: its grid has not several values of it. "
+            f"Methods that have: {', '.join(m.name for m in methods.values() if damped(m))}"
+        )
+    setting = _setting(args)
+    _stamped(
+        args.out,
+        plan.damping_key(setting, args.metric, method),
+        [args.data, *args.full, *args.half, *args.scores],
+        lambda: choose_damping(
+            setting,
+            args.metric,
+            method,
+            args.data,
+            args.full,
+            args.half,
+            args.scores,
+            args.out,
+            args.device,
+        ),
+    )
+
+
+def _damping_figure(args: argparse.Namespace) -> None:
+    from leaveout.reporting.dampings import damping_figure
+
+    _stamped(
+        args.out,
+        plan.report_key("damping_figure", args.metric),
+        [*args.dampings, *args.csvs],
+        lambda: damping_figure(args.metric, args.dampings, args.csvs, args.out),
     )
 
 
@@ -177,8 +237,8 @@ def _table(args: argparse.Namespace) -> None:
     _stamped(
         args.out,
         plan.report_key("table", args.metric),
-        [*args.csvs, args.published],
-        lambda: panel_table(args.metric, args.csvs, args.published, args.out),
+        [*args.csvs, args.published, *args.dampings],
+        lambda: panel_table(args.metric, args.csvs, args.published, args.out, args.dampings),
     )
 
 
@@ -334,18 +394,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--full", type=Path, required=True, help="the full models of the chunk's run")
     sub = command("merge-truth", _merge_truth, "put a ground truth together", "setting", "out")
-    sub.add_argument("--kind", choices=METRICS, required=True)
+    sub.add_argument("--kind", choices=TRUTHS, required=True)
     sub.add_argument("chunks", type=Path, nargs="+")
-    sub = command(
-        "attribute",
-        _attribute,
-        "score all training samples by one method",
-        *("setting", "data", "method", "out", "device", "threads"),
-    )
-    sub.add_argument("--params", default="default", help="the grid point, such as damping=0.01")
-    sub.add_argument("--full", type=Path, nargs="+", required=True, help="full models")
-    sub.add_argument("--half", type=Path, nargs="*", default=[], help="half models")
-    sub.add_argument("--cost", type=Path, required=True, help="the cost file to write")
+    for name, run, text in (
+        ("attribute", _attribute, "score all training samples by one method"),
+        ("self-influence", _self_influence, "score each training sample on itself"),
+    ):
+        scores = ("setting", "data", "method", "out", "device", "threads")
+        sub = command(name, run, text, *scores)
+        sub.add_argument("--params", default="default", help="hyper-parameters: damping=0.01")
+        sub.add_argument("--full", type=Path, nargs="+", required=True, help="full models")
+        sub.add_argument("--half", type=Path, nargs="*", default=[], help="half models")
+        sub.add_argument("--cost", type=Path, required=True, help="the cost file to write")
     sub = command(
         "evaluate",
         _evaluate,
@@ -353,9 +413,24 @@ def _parser() -> argparse.ArgumentParser:
         *("setting", "method", "out"),
     )
     sub.add_argument("--metric", choices=(*METRICS, "lds_variance"), required=True)
-    sub.add_argument("--truth", type=Path, required=True, help="the ground truth artefact")
+    text = "the ground truth artefact; for auc the data artefact, which names the flipped"
+    sub.add_argument("--truth", type=Path, required=True, help=text)
     sub.add_argument("--bootstrap", type=int, default=1000, help="bootstrap draws")
+    text = "scores (for auc self-influence), one file a grid point, in grid order"
+    sub.add_argument("scores", type=Path, nargs="+", help=text)
+    sub = command(
+        "damping",
+        _damping,
+        "choose a method's damping without retrained models",
+        *("setting", "data", "method", "metric", "out", "device", "threads"),
+    )
+    sub.add_argument("--full", type=Path, nargs="+", required=True, help="full models")
+    sub.add_argument("--half", type=Path, nargs="*", default=[], help="half models")
     sub.add_argument("scores", type=Path, nargs="+", help="scores, one a grid point, in grid order")
+    text = "draw how a metric goes with the damping"
+    sub = command("damping-figure", _damping_figure, text, "metric", "out")
+    sub.add_argument("--dampings", type=Path, nargs="+", required=True, help="from damping")
+    sub.add_argument("csvs", type=Path, nargs="+", help="the same methods' metrics")
     sub = command(
         "lds-width",
         _lds_width,
@@ -371,6 +446,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--table", type=Path, required=True, help="from lds-width")
     sub = command("table", _table, "make the table of a panel", "metric", "out")
     sub.add_argument("--published", type=Path, required=True, help="published values")
+    sub.add_argument("--dampings", type=Path, nargs="*", default=[], help="from damping")
     sub.add_argument("csvs", type=Path, nargs="+", help="the methods' metrics, in order")
     sub = command("table-page", _table_page, "write a panel's table as a page", "metric", "out")
     sub.add_argument("--table", type=Path, required=True, help="the panel's table")
@@ -403,8 +479,9 @@ def _parser() -> argparse.ArgumentParser:
         "import",
         _import,
         "make a ground truth of another library's files",
-        *("setting", "metric", "data", "out"),
+        *("setting", "data", "out"),
     )
+    sub.add_argument("--metric", choices=TRUTHS, required=True)
     sub.add_argument("--from", choices=LIBRARIES, required=True, dest="origin", help="whose")
     sub.add_argument("folder", type=Path, help="where the files lie")
     command("schema", _schema, "print the JSON schema of a setting, for editors")

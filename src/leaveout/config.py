@@ -471,15 +471,31 @@ class Setting(_Closed):
         return tuple(-(-epochs * (i + 1) // kept) for i in range(kept))
 
 
+def _kind_of_methods(value: Any) -> str:
+    return "grids" if isinstance(value, dict) else "every" if isinstance(value, str) else "names"
+
+
+Methods = Annotated[
+    Annotated[Literal["all"], Tag("every")]
+    | Annotated[tuple[str, ...], Tag("names")]
+    | Annotated[dict[str, Any], Tag("grids")],
+    Discriminator(_kind_of_methods),
+]
+
+Metric = Literal["lds", "loo", "pbrf", "auc"]
+
+
 class Config(_Closed):
     """Which settings, methods and metrics the tables show."""
 
     settings: tuple[str, ...] = Field(min_length=1)
     """Names of files in config/settings, without the ending."""
-    methods: Literal["all"] | tuple[str, ...] = "all"
-    """Entries of config/methods.yaml, or `all`."""
-    metrics: tuple[Literal["lds", "loo", "pbrf"], ...] = ("lds", "loo")
-    """Which metrics."""
+    methods: Methods = "all"
+    """Entries of config/methods.yaml, or `all`. As a mapping, hyper-parameters given to an entry
+    replace its grid; one without any keeps it."""
+    metrics: tuple[Metric, ...] = ("lds", "loo")
+    """Which metrics. `auc` (finding flipped labels by self-influence) is made for the settings with
+    `dataset.label_noise`, the others for all."""
     compare: tuple[str, str] | None = None
     """Two methods: how narrow the intervals of their LDS and of its difference get with more
     subsets and runs. Nothing is made of it where `methods` leaves out one of them."""
@@ -549,7 +565,7 @@ def _tags(model: type[BaseModel]) -> tuple[str, ...]:
     return getattr(model.model_fields["name"].annotation, "__args__", ())
 
 
-_TAGS = ("linear", "mlp", "cnn", "auto", "count", "file")
+_TAGS = ("linear", "mlp", "cnn", "auto", "count", "file", "every", "names", "grids")
 """Alternatives that pydantic names in a location, though no file has them as keys."""
 
 
@@ -709,9 +725,7 @@ def load_methods(path: Path | str) -> dict[str, Method]:
             raise ConfigError(
                 f"{path}: {name}: a method's name has lower-case letters, digits and _"
             )
-        if not isinstance(entry, dict | None):
-            raise ConfigError(f"{path}: {name}: expected hyper-parameters, got {entry!r}")
-        values = {str(key): value for key, value in (entry or {}).items()}
+        values = _hyper_parameters(entry, f"{path}: {name}")
         module = values.pop("module", f"leaveout.attribution.{name}")
         try:
             takes, needs = _signature(module)
@@ -723,27 +737,43 @@ def load_methods(path: Path | str) -> dict[str, Method]:
                 raise ConfigError(
                     f"{path}: {name}.{key}: unknown key{nearest(key, ['module', *takes])}"
                 )
-        for key, (_, has_default) in takes.items():
-            if key not in values and not has_default:
-                raise ConfigError(f"{path}: {name}.{key}: missing, {module} needs it")
-        axes = [
-            [
-                (key, _coerce(value, takes[key][0], f"{path}: {name}.{key}"))
-                for value in (given if isinstance(given, list) else [given])
-            ]
-            for key, given in values.items()
-        ]
-        grid = tuple(dict(point) for point in itertools.product(*axes))
-        labels = [label(point) for point in grid]
-        if len(set(labels)) != len(labels) or not grid:
-            raise ConfigError(f"{path}: {name}: the grid is empty or repeats a value")
-        for odd in (text for text in labels if not re.fullmatch(r"[\w.=+-]+", text)):
-            raise ConfigError(
-                f"{path}: {name}: {odd!r} is to be part of a file's name, and of commands on a "
-                "cluster: only letters, digits and _.-+ can stand in a value"
-            )
+        grid = _grid(module, values, f"{path}: {name}")
         methods[name] = Method(name=name, module=module, grid=grid, needs=needs)
     return methods
+
+
+def _hyper_parameters(entry: Any, where: str) -> dict[str, Any]:
+    if not isinstance(entry, dict | None):
+        raise ConfigError(f"{where}: expected hyper-parameters, got {entry!r}")
+    return {str(key): value for key, value in (entry or {}).items()}
+
+
+def _grid(module: str, values: Mapping[str, Any], where: str) -> tuple[dict[str, Scalar], ...]:
+    """Expand a grid of hyper-parameters, checked against what a method's ``attribute`` takes."""
+    takes, _ = _signature(module)
+    for key in values:
+        if key not in takes:
+            raise ConfigError(f"{where}.{key}: unknown key{nearest(key, list(takes))}")
+    for key, (_, has_default) in takes.items():
+        if key not in values and not has_default:
+            raise ConfigError(f"{where}.{key}: missing, {module} needs it")
+    axes = [
+        [
+            (key, _coerce(value, takes[key][0], f"{where}.{key}"))
+            for value in (given if isinstance(given, list) else [given])
+        ]
+        for key, given in values.items()
+    ]
+    grid = tuple(dict(point) for point in itertools.product(*axes))
+    labels = [label(point) for point in grid]
+    if len(set(labels)) != len(labels) or not grid:
+        raise ConfigError(f"{where}: the grid is empty or repeats a value")
+    for odd in (text for text in labels if not re.fullmatch(r"[\w.=+-]+", text)):
+        raise ConfigError(
+            f"{where}: {odd!r} is to be part of a file's name, and of commands on a "
+            "cluster: only letters, digits and _.-+ can stand in a value"
+        )
+    return grid
 
 
 def _known_methods() -> list[str]:
@@ -751,7 +781,7 @@ def _known_methods() -> list[str]:
     assert spec is not None
     assert spec.submodule_search_locations
     folder = Path(next(iter(spec.submodule_search_locations)))
-    others = ("__init__", "run", "task")
+    others = ("__init__", "run", "self_influence", "task")
     return sorted(p.stem for p in folder.glob("*.py") if p.stem not in others)
 
 
@@ -768,11 +798,43 @@ def _text(value: Scalar) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def select_methods(config: Config, methods: Mapping[str, Method]) -> list[Method]:
-    """Return the methods the configuration asks for, in its order.
+def grid_point(method: Method, text: str) -> dict[str, Scalar]:
+    """Return the hyper-parameters that a label names: of the grid, or any that the method takes.
+
+    A configuration may replace a grid, so that a label is not always one of ``methods.yaml``'s.
 
     Raises:
-        ConfigError: It names an unknown one.
+        ConfigError: The label is of neither kind.
+    """
+    for params in method.grid:
+        if label(params) == text:
+            return params
+    parts = [] if text == "default" else split_label(text)
+    values: dict[str, Any] = {key: value for key, _, value in (p.partition("=") for p in parts)}
+    takes, _ = _signature(method.module)
+    for key in values:
+        if takes.get(key, ("", False))[0] == "bool":
+            values[key] = {"True": True, "False": False}.get(values[key], values[key])
+    try:
+        (params,) = _grid(method.module, values, method.name)
+    except ConfigError as error:
+        known = ", ".join(label(params) for params in method.grid)
+        raise ConfigError(
+            f"{method.name} has no grid point {text!r} ({error}); known: {known}"
+        ) from error
+    return params
+
+
+def split_label(text: str) -> list[str]:
+    """Take a label apart; a number may have a plus of its own, as in ``damping=1e+06``."""
+    return re.split(r"\+(?=[A-Za-z_]\w*=)", text)
+
+
+def select_methods(config: Config, methods: Mapping[str, Method]) -> list[Method]:
+    """Return the methods the configuration asks for, in its order, with the grids it gives them.
+
+    Raises:
+        ConfigError: It names an unknown one, or gives one hyper-parameters that it does not take.
     """
     names = list(methods) if config.methods == "all" else list(config.methods)
     for key, listed in (("methods", names), ("compare", config.compare or ())):
@@ -781,4 +843,20 @@ def select_methods(config: Config, methods: Mapping[str, Method]) -> list[Method
                 raise ConfigError(
                     f"config: {key}: unknown method {name!r}{nearest(name, list(methods))}"
                 )
-    return [methods[name] for name in names]
+    given = config.methods if isinstance(config.methods, dict) else {}
+    return [_with_grid(methods[name], given.get(name)) for name in names]
+
+
+def _with_grid(method: Method, entry: Any) -> Method:
+    where = f"config: methods: {method.name}"
+    values = _hyper_parameters(entry, where)
+    if not values:
+        return method
+    grid = _grid(method.module, values, where)
+    for point in grid:
+        # a job is told its point by the label, and reads it back
+        if grid_point(method.model_copy(update={"grid": ()}), label(point)) != point:
+            raise ConfigError(
+                f"{where}: {label(point)} is not quite what was given: six digits at most"
+            )
+    return method.model_copy(update={"grid": grid})

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -574,6 +574,37 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
             product = n * 2.0 * (net.train - net.first)
             flops = int(params.get("iterations", 10)) * m * product + products
             models, memory = 1, 5.0 * FLOAT * m * p
+        case "if_lissa":
+            samples = min(n, int(params.get("batch", 100)))
+            product = samples * 2.0 * (net.train - net.first)
+            # short products: what they are added to is passed through memory a dozen times
+            adding = 12.0 * FLOAT * p * rate / 10e9
+            flops = int(params.get("depth", 100)) * m * (product + adding) + products
+            models, memory = 1, 4.0 * FLOAT * m * p
+        case "if_arnoldi":
+            count = int(params.get("iterations", 50))
+            product = n * (net.train + 2.0 * (net.train - net.first))
+            # one vector at a time runs at a fraction of the rate
+            flops = 4 * count * (product + 8.0 * count * p) + 2.0 * (n + m) * count * p
+            models, memory = 1, 2.0 * FLOAT * count * p
+        case "relatif":  # all training samples are right-hand sides, a chunk at a time
+            base = replace(method, module=str(params.get("base", "if_cg")))
+            both = replace(work, n_test=n + m)
+            return replace(
+                score_job(work, base, params), seconds=score_job(both, base, params).seconds
+            )
+        case "magic" | "dvemb":
+            # every step: there and back for each test sample, at half the rate, for batches make
+            # thin products; twice that where autograd does it
+            passes = 2.0 if net.stacked else 4.0
+            flops = work.epochs * (2 * n * net.train + 2 * passes * n * m * net.forward)
+            steps = work.epochs * 2 + -(-n // work.batch_size)
+            adjoints = (2.0 + work.optimizer_states) * m
+            models, memory = 1, FLOAT * ((steps + adjoints) * p + float(n) * m)
+        case "source":
+            models = work.checkpoints  # EK-FAC takes a pass backward for every output
+            flops = models * (n * (net.outputs + 2) * net.train + products)
+            memory = (int(params.get("segments", 3)) + 2.0) * FLOAT * m * p
         case other:
             models = {"tracin": int(params.get("runs", 1)), "tracin_cp": work.checkpoints}.get(
                 other, 1
@@ -598,6 +629,17 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
         disk=matrix + 8.0 * (n + m),
         gpus=on.gpus,
     )
+
+
+def self_influence_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
+    """Return what the self-influence by one method takes, if it is read off blocks of scores."""
+    # as leaveout.attribution.self_influence cuts them
+    size = min(work.n_train, (256 << 20) // (FLOAT * max(work.n_train, work.network.parameters)))
+    blocks = -(-work.n_train // max(1, size))
+    job = score_job(replace(work, n_test=max(1, size)), method, params)
+    start = HARDWARE[work.hardware].start
+    seconds = min(blocks * (job.seconds - start), work.method_seconds)
+    return replace(job, seconds=start + seconds, disk=12.0 * work.n_train)
 
 
 def feature_jobs(work: Workload, projection: int) -> list[Job]:

@@ -41,7 +41,7 @@ class Row:
     Attributes:
         setting: Name of the setting.
         layer: ``data``, ``full``, ``half``, ``lds``, ``loo``, ``pbrf``, ``truth``, ``features``,
-            ``scores``.
+            ``scores``, ``self_influence``.
         jobs: What its jobs take.
     """
 
@@ -78,12 +78,17 @@ def setting_rows(
     Args:
         setting: The setting.
         methods: Which methods score it; half models are trained if one needs them.
-        metrics: Which ground truths are made.
+        metrics: Which metrics are made, of those the setting has.
     """
     methods, work = list(methods), costs.workload(setting)
     wanted = {"full", *metrics} | {kind for method in methods for kind in method.needs}
-    scores = [costs.score_job(work, m, point) for m in methods for point in m.grid]
-    return _rows(work, [layer for layer in LAYERS if layer in wanted], {"scores": scores})
+    points = [(m, point) for m in methods for point in m.grid]
+    more = {}
+    if set(metrics) - {"auc"}:
+        more["scores"] = [costs.score_job(work, *point) for point in points]
+    if "auc" in metrics and setting.dataset.label_noise:
+        more["self_influence"] = [costs.self_influence_job(work, *point) for point in points]
+    return _rows(work, [layer for layer in LAYERS if layer in wanted], more)
 
 
 def _rows(work: Workload, layers: Sequence[Layer], more: dict[str, list[Job]]) -> list[Row]:

@@ -31,12 +31,16 @@ CODE = {
     "pbrf": "leaveout.retraining.pbrf",
     "truth": "leaveout.retraining.truth",
     "attribute": "leaveout.attribution.run",
+    "self_influence": "leaveout.attribution.self_influence",
+    "damping": "leaveout.attribution.damping",
     "evaluate": "leaveout.metrics.evaluate",
+    "auc": "leaveout.metrics.auc",
     "width": "leaveout.metrics.width",
     "table": "leaveout.reporting.tables",
     "page": "leaveout.reporting.pages",
     "figure": "leaveout.reporting.figures",
     "width_figure": "leaveout.reporting.widths",
+    "damping_figure": "leaveout.reporting.dampings",
 }
 """The module that does each step."""
 
@@ -171,8 +175,17 @@ def truth_key(setting: Setting, layer: Layer) -> str:
 
 def attribute_key(setting: Setting, method: Method, params: dict[str, Scalar]) -> str:
     """Return the key of one score matrix."""
+    return _score_key("attribute", setting, method, params)
+
+
+def self_influence_key(setting: Setting, method: Method, params: dict[str, Scalar]) -> str:
+    """Return the key of the self-influence by one method."""
+    return _score_key("self_influence", setting, method, params)
+
+
+def _score_key(step: str, setting: Setting, method: Method, params: dict[str, Scalar]) -> str:
     return _key(
-        "attribute",
+        step,
         setting=setting.name,
         seed=setting.seed,
         model=setting.model.model_dump(),
@@ -184,10 +197,31 @@ def attribute_key(setting: Setting, method: Method, params: dict[str, Scalar]) -
     )
 
 
+def damping_key(setting: Setting, metric: str, method: Method) -> str:
+    """Return the key of the damping chosen for a method without retraining."""
+    decides: dict[str, Any] = {"recipe": setting.recipe.model_dump()}
+    if metric == "lds":
+        own = setting.lds.own
+        decides["subsets"] = list(own.digests) if own else setting.lds.ratio
+    if metric == "pbrf":
+        decides = {"damping": setting.pbrf.damping}
+    return _key(
+        "damping",
+        setting=setting.name,
+        seed=setting.seed,
+        model=setting.model.model_dump(),
+        limits=setting.attribution.model_dump(),
+        metric=metric,
+        method=method.name,
+        method_code=code_digest(method.module),
+        **decides,
+    )
+
+
 def evaluate_key(setting: Setting, metric: str, method: str, bootstrap: int) -> str:
     """Return the key of one method's metric."""
     return _key(
-        "evaluate",
+        "auc" if metric == "auc" else "evaluate",
         setting=setting.name,
         seed=setting.seed,
         metric=metric,
@@ -211,7 +245,7 @@ def report_key(step: str, what: str) -> str:
     """Return the key of a table, page or figure; which cells it shows, its inputs say.
 
     Args:
-        step: ``table``, ``page``, ``figure`` or ``width_figure``.
+        step: ``table``, ``page``, ``figure``, ``damping_figure`` or ``width_figure``.
         what: The metric, or ``cost``; the setting, for a ``width_figure``.
     """
     return _key(step, shows=what)

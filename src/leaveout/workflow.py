@@ -16,6 +16,7 @@ from typing import Any, cast
 from leaveout import costs, plan, resources
 from leaveout.config import (
     Config,
+    ConfigError,
     Method,
     Scalar,
     Setting,
@@ -25,6 +26,7 @@ from leaveout.config import (
     parse_config,
     select_methods,
 )
+from leaveout.damping import damped
 from leaveout.plan import Layer, Step
 
 Wildcards = Any
@@ -62,6 +64,13 @@ class Plan:
         settings = {
             name: load_setting(folder / "settings" / f"{name}.yaml") for name in config.settings
         }
+        noisy = [name for name, setting in settings.items() if setting.dataset.label_noise]
+        if "auc" in config.metrics and not noisy:
+            raise ConfigError(
+                "config: metrics: auc is about flipped labels, and no setting has any "
+                f"(dataset.label_noise): {', '.join(settings)}. Add one that has, such as "
+                "mnist_lr_noise10, or leave out auc."
+            )
         methods = select_methods(config, load_methods(folder / "methods.yaml"))
         return cls(config, settings, {method.name: method for method in methods})
 
@@ -69,6 +78,15 @@ class Plan:
     def metrics(self) -> tuple[str, ...]:
         """The metrics shown."""
         return self.config.metrics
+
+    def metrics_of(self, setting: str) -> list[str]:
+        """Return the metrics of a setting: labels are found only where some were flipped."""
+        noisy = self.settings[setting].dataset.label_noise is not None
+        return [metric for metric in self.metrics if metric != "auc" or noisy]
+
+    def truths_of(self, setting: str) -> list[str]:
+        """Return the metrics of a setting that need a ground truth: which labels are, is known."""
+        return [metric for metric in self.metrics_of(setting) if metric != "auc"]
 
     def _chunks(self, setting: str, layer: str, folder: str) -> list[str]:
         names = plan.chunks(self.settings[setting], cast(Layer, layer))
@@ -102,19 +120,42 @@ class Plan:
 
     def truths(self) -> list[str]:
         """Return all ground truths."""
-        return [f"results/{s}/truth/{m}.safetensors" for s in self.settings for m in self.metrics]
+        return [
+            f"results/{s}/truth/{m}.safetensors" for s in self.settings for m in self.truths_of(s)
+        ]
 
-    def _scores(self, setting: str, method: str, ending: str) -> list[str]:
+    def truth(self, wildcards: Wildcards) -> str:
+        """Return what a metric compares with: a ground truth, or the data with their flips."""
+        if wildcards.metric == "auc":
+            return f"results/{wildcards.setting}/data.safetensors"
+        return f"results/{wildcards.setting}/truth/{wildcards.metric}.safetensors"
+
+    def _scores(self, setting: str, method: str, ending: str, layer: str = "scores") -> list[str]:
         grid = self.methods[method].grid
-        return [f"results/{setting}/scores/{method}/{label(point)}{ending}" for point in grid]
+        return [f"results/{setting}/{layer}/{method}/{label(point)}{ending}" for point in grid]
 
     def scores(self, wildcards: Wildcards) -> list[str]:
-        """Return the scores of one method, one file a grid point."""
-        return self._scores(wildcards.setting, wildcards.method, ".safetensors")
+        """Return what one method says for a metric, one file a grid point."""
+        layer = "self_influence" if wildcards.metric == "auc" else "scores"
+        return self._scores(wildcards.setting, wildcards.method, ".safetensors", layer)
+
+    def score_layers(self, setting: str) -> list[str]:
+        """Return what a setting's metrics need of the methods."""
+        needed = {
+            "scores": bool(self.truths_of(setting)),
+            "self_influence": "auc" in self.metrics_of(setting),
+        }
+        return [layer for layer, wanted in needed.items() if wanted]
 
     def all_scores(self, ending: str = ".safetensors") -> list[str]:
-        """Return all scores, or the files beside them."""
-        return [p for s in self.settings for m in self.methods for p in self._scores(s, m, ending)]
+        """Return all scores and self-influences, or the files beside them."""
+        return [
+            path
+            for setting in self.settings
+            for layer in self.score_layers(setting)
+            for method in self.methods
+            for path in self._scores(setting, method, ending, layer)
+        ]
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -137,8 +178,39 @@ class Plan:
         return [
             f"results/{s}/metrics/{wildcards.metric}/{m}.csv"
             for s in self.settings
+            if wildcards.metric in self.metrics_of(s)
             for m in self.methods
         ]
+
+    def damped(self, metric: str) -> list[str]:
+        """Return the methods that have a damping to choose for a metric.
+
+        Only the linear datamodeling score leaves it open: what leave-one-out and PBRF ask for is a
+        damping known beforehand (:mod:`leaveout.attribution.damping`).
+        """
+        return [name for name, m in self.methods.items() if metric == "lds" and damped(m)]
+
+    def damping_csvs(self, wildcards: Wildcards) -> list[str]:
+        """Return the dampings chosen without retraining, of all settings."""
+        metric = wildcards.metric
+        return [
+            f"results/{s}/damping/{metric}/{m}.csv"
+            for s in self.settings
+            for m in self.damped(metric)
+        ]
+
+    def damped_csvs(self, wildcards: Wildcards) -> list[str]:
+        """Return the metrics of the methods that have a damping to choose."""
+        metric = wildcards.metric
+        return [
+            f"results/{s}/metrics/{metric}/{m}.csv"
+            for s in self.settings
+            for m in self.damped(metric)
+        ]
+
+    def damping_figures(self) -> list[str]:
+        """Return the figures of how metrics go with the damping."""
+        return [f"results/figures/damping_{m}.svg" for m in self.metrics if self.damped(m)]
 
     def _method(self, wildcards: Wildcards) -> tuple[Method, dict[str, Scalar]]:
         """Return the method and the grid point of one score matrix."""
@@ -160,6 +232,11 @@ class Plan:
                 return costs.truth_job(work, wildcards.metric)
             case "attribute":
                 return costs.score_job(work, *self._method(wildcards))
+            case "self_influence":
+                return costs.self_influence_job(work, *self._method(wildcards))
+            case "damping":  # one score matrix more
+                method = self.methods[wildcards.method]
+                return costs.score_job(work, method, method.grid[0])
         assert step == "evaluate"
         return EVALUATE
 
@@ -202,6 +279,14 @@ class Plan:
     def attribute_key(self, wildcards: Wildcards) -> str:
         """Return the key of one score matrix."""
         return plan.attribute_key(self.settings[wildcards.setting], *self._method(wildcards))
+
+    def self_influence_key(self, wildcards: Wildcards) -> str:
+        """Return the key of one self-influence."""
+        return plan.self_influence_key(self.settings[wildcards.setting], *self._method(wildcards))
+    def damping_key(self, wildcards: Wildcards) -> str:
+        """Return the key of a damping chosen without retraining."""
+        method = self.methods[wildcards.method]
+        return plan.damping_key(self.settings[wildcards.setting], wildcards.metric, method)
 
     def evaluate_key(self, wildcards: Wildcards) -> str:
         """Return the key of one method's metric."""
@@ -247,6 +332,7 @@ class Plan:
         return [s.format(m) for s in shapes for m in self.metrics] + [
             "results/cost_table.csv",
             *self.widths(),
+            *self.damping_figures(),
         ]
 
     def steps(self, published: str) -> list[Step]:
@@ -261,13 +347,18 @@ class Plan:
         for metric in self.metrics:
             w = SimpleNamespace(metric=metric)
             csvs, table = self.metric_csvs(w), f"results/{metric}_table.csv"
+            dampings = self.damping_csvs(w)
             found += [
-                Step((table,), (*csvs, published), self.report_key("table")(w)),
+                Step((table,), (*csvs, published, *dampings), self.report_key("table")(w)),
                 Step((f"results/pages/{metric}.html",), (table,), self.report_key("page")(w)),
                 Step(
                     (f"results/figures/{metric}.svg",), (table, *csvs), self.report_key("figure")(w)
                 ),
             ]
+            if dampings:
+                inputs = (*dampings, *self.damped_csvs(w))
+                path = f"results/figures/damping_{metric}.svg"
+                found.append(Step((path,), inputs, self.report_key("damping_figure")(w)))
         costs = tuple(self.all_scores(".cost.json"))
         return [*found, Step(("results/cost_table.csv",), costs, self.cost_key(None))]
 
@@ -286,24 +377,30 @@ class Plan:
                 )
                 benchmark = f"benchmarks/{own}-{w.chunk}.tsv"
                 found.append(Step((path,), (data, *base), self.train_key(layer)(w), benchmark))
-        for metric in self.metrics:
+        for metric in self.truths_of(name):
             w = SimpleNamespace(setting=name, metric=metric)
-            path = f"results/{name}/truth/{metric}.safetensors"
-            found.append(Step((path,), tuple(self.retrained(w)), self.truth_key(w)))
+            found.append(Step((self.truth(w),), tuple(self.retrained(w)), self.truth_key(w)))
         for method in self.methods:
             w = SimpleNamespace(setting=name, method=method)
             models = (*self.full_models(w), *self.half_models(w))
-            for point in self.methods[method].grid:
-                w.params = label(point)
-                stem = f"results/{name}/scores/{method}/{w.params}"
-                outputs = (f"{stem}.safetensors", f"{stem}.cost.json")
-                benchmark = f"benchmarks/attribute/{name}-{method}-{w.params}.tsv"
-                found.append(Step(outputs, (data, *models), self.attribute_key(w), benchmark))
-            for metric in self.metrics:
+            keys = {"scores": self.attribute_key, "self_influence": self.self_influence_key}
+            for made in self.score_layers(name):
+                for point in self.methods[method].grid:
+                    w.params = label(point)
+                    stem = f"results/{name}/{made}/{method}/{w.params}"
+                    outputs = (f"{stem}.safetensors", f"{stem}.cost.json")
+                    rule = "attribute" if made == "scores" else made
+                    benchmark = f"benchmarks/{rule}/{name}-{method}-{w.params}.tsv"
+                    found.append(Step(outputs, (data, *models), keys[made](w), benchmark))
+            for metric in self.metrics_of(name):
                 w.metric = metric
-                inputs = (f"results/{name}/truth/{metric}.safetensors", *self.scores(w))
+                inputs = (self.truth(w), *self.scores(w))
                 path = f"results/{name}/metrics/{metric}/{method}.csv"
                 found.append(Step((path,), inputs, self.evaluate_key(w)))
+                if method in self.damped(metric):
+                    inputs = (data, *models, *self.scores(w))
+                    path = f"results/{name}/damping/{metric}/{method}.csv"
+                    found.append(Step((path,), inputs, self.damping_key(w)))
         if self.compared:
             w = SimpleNamespace(setting=name)
             path = f"results/{name}/metrics/lds_width.csv"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,12 @@ def samples(n: int, seed: int, dtype: torch.dtype) -> Samples:
 
 @pytest.fixture(scope="session")
 def make_task() -> Make:
-    """Return a function that trains full and half models and wraps them in a task."""
+    """Return a function that trains full and half models and wraps them in a task.
 
+    It trains once: methods leave a task as it was.
+    """
+
+    @cache
     def make(
         name: str = "linear", dtype: torch.dtype = torch.float64, n_train: int = N_TRAIN
     ) -> Task:

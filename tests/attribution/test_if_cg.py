@@ -47,3 +47,12 @@ def test_many_iterations_stay_finite_in_float32(make_task: Any) -> None:
         found = torch.cat([*if_cg.attribute(task, damping=1e-5, iterations=200)])
         assert found.isfinite().all()
         assert found.dtype == torch.float32
+
+
+def test_gauss_newton_tends_to_its_own_inverse(make_task: Any) -> None:
+    task, given = make_task("mlp"), {"damping": 0.01, "curvature": "gauss_newton"}
+    exact = torch.cat([*if_explicit.attribute(task, **given)])
+    found = torch.cat([*if_cg.attribute(task, iterations=200, **given)])
+    torch.testing.assert_close(found, exact, atol=1e-5 * float(exact.abs().max()), rtol=0)
+    other = torch.cat([*if_cg.attribute(task, damping=0.01, iterations=200)])
+    assert (other - exact).norm() > 0.1 * exact.norm()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,10 @@ import pytest
 import torch
 from scipy.special import softmax
 
+from leaveout.attribution import if_explicit
 from leaveout.attribution.if_explicit import attribute
+from leaveout.curvature.hessian import hessian
+from leaveout.errors import LeaveoutError, NotComputableError
 
 
 def closed_form(task: Any, damping: float) -> np.ndarray:
@@ -81,3 +85,47 @@ def test_any_model_against_finite_differences(task: Any, gradients: Any, damping
     np.testing.assert_allclose(
         torch.cat([*attribute(task, damping=damping)]), expected, atol=1e-4 * np.abs(expected).max()
     )
+
+
+def test_gauss_newton_is_another_matrix_for_a_deep_model_only(task: Any, gradients: Any) -> None:
+    state, damping = task.full[0].final, 0.3
+    found = torch.cat([*attribute(task, damping=damping, curvature="gauss_newton")])
+    matrix = hessian(
+        task.module, state, task.train.inputs, task.train.labels, "gauss_newton"
+    ).numpy()
+    g, h = (gradients(task, state, part) for part in (task.train, task.test))
+    expected = g @ np.linalg.inv(matrix + damping * np.eye(len(matrix))) @ h.T
+    np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max())
+    other = torch.cat([*attribute(task, damping=damping)])
+    linear = len(list(task.module.parameters())) == 2
+    assert torch.allclose(found, other, atol=1e-12) == linear
+
+
+def test_a_matrix_that_does_not_fit_is_refused_before_it_is_made(
+    make_task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task("linear")
+
+    def never(*_: Any) -> None:
+        raise AssertionError("made")
+
+    monkeypatch.setattr(if_explicit, "hessian", never)
+    exact = 2 * 8 * 51**2  # itself and a second one, in float64
+    with pytest.raises(NotComputableError, match=r"the hessian of 51\^2 numbers") as error:
+        next(iter(attribute(replace(task, memory=exact - 1), damping=0.1)))
+    assert error.value.reason == "memory"
+    with pytest.raises(AssertionError, match="made"):
+        next(iter(attribute(replace(task, memory=exact), damping=0.1)))
+
+
+def test_a_singular_matrix_is_undefined(make_task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task("linear")
+    monkeypatch.setattr(if_explicit, "hessian", lambda *_: torch.zeros(51, 51).double())
+    with pytest.raises(NotComputableError, match="damping = 0 is singular") as error:
+        next(iter(attribute(task, damping=0.0)))
+    assert error.value.reason == "undefined"
+
+
+def test_a_wrong_curvature_is_answered_with_the_nearest(make_task: Any) -> None:
+    with pytest.raises(LeaveoutError, match="'gauss-newton' is unknown; did you mean 'gauss_new"):
+        next(iter(attribute(make_task("linear"), damping=0.1, curvature="gauss-newton")))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from leaveout.attribution.self_influence import self_influence
 from leaveout.attribution.task import Task, Trajectory
 from leaveout.config import Method, load_methods
 from leaveout.errors import NotComputableError
@@ -21,17 +22,21 @@ METHODS = load_methods(Path(__file__).parents[2] / "config" / "methods.yaml")
 # Sizes that fit a handful of samples and parameters.
 SMALL = {"runs": 2, "models": 2, "projection": 8}
 # Their scores depend on which steps saw a sample, and so on where it stands.
-BY_POSITION = {"random"}
-# They do not look at labels.
-BLIND = {"random"}
+BY_POSITION = {"random", "magic", "dvemb"}
+# They do not look at labels, or (RPS-L2) need not.
+BLIND = {"random", "feature_cosine", "rps_l2"}
+
+
+def middle(method: Method) -> dict[str, Any]:
+    """Return the grid point in the middle, small enough for these tasks."""
+    point = method.grid[len(method.grid) // 2]
+    return {key: min(value, SMALL.get(key, value)) for key, value in point.items()}  # type: ignore[type-var]
 
 
 def score(method: Method, task: Task) -> Tensor:
     """Score by the grid point in the middle; skip what is not defined for the model."""
-    point = method.grid[len(method.grid) // 2]
-    params = {key: min(value, SMALL.get(key, value)) for key, value in point.items()}  # type: ignore[type-var]
     try:
-        found = importlib.import_module(method.module).attribute(task, **params)
+        found = importlib.import_module(method.module).attribute(task, **middle(method))
         return found if isinstance(found, Tensor) else torch.cat([*found])
     except NotComputableError as error:
         if error.reason != "undefined":  # hardly any memory and time are needed here
@@ -118,10 +123,10 @@ def test_a_sample_that_is_there_twice_scores_alike(method: Method, task: Task) -
     close(found[-1], found[5], 1e-9)
 
 
-@pytest.mark.parametrize("size", [1, 4096])
 def test_the_size_of_chunks_is_nothing(
-    method: Method, task: Task, monkeypatch: pytest.MonkeyPatch, size: int
+    method: Method, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    size = 2000  # a few gradients
     expected = score(method, task)
     for module in ("gradients.per_sample", "curvature.hvp"):
         monkeypatch.setattr(f"leaveout.{module}.CHUNK_BYTES", size)
@@ -158,3 +163,17 @@ def test_a_test_sample_s_twin_helps_it_and_its_mislabelled_twin_does_not(
     helps, harms = found[len(train.ids) : -n].diagonal(), found[-n:].diagonal()
     assert (helps > 0).all()
     assert (helps > harms).all()
+
+
+@pytest.mark.parametrize("size", [7, 24])
+def test_self_influence_is_the_diagonal(
+    method: Method, task: Task, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read off blocks, or by the method's own function: score[i, i], each sample being tested."""
+    if method.name == "random":
+        return  # draws for the pairs there are, others for others
+    expected = score(method, replace(task, test=task.train)).diagonal()
+    module = importlib.import_module(method.module)
+    monkeypatch.setattr("leaveout.attribution.self_influence.block_size", lambda *_: size)
+    found = torch.from_numpy(self_influence(module, task, middle(method), []))
+    close(found.to(expected), expected, 1e-5)  # stored in float32

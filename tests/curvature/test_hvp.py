@@ -16,11 +16,11 @@ def vectors(problem: Any, count: int = 7) -> Tensor:
 
 
 @pytest.mark.parametrize("by_hand", [True, False])
-@pytest.mark.parametrize(("samples", "at_once"), [(23, 7), (10, 2), (1, 7), (22, 1)])
+@pytest.mark.parametrize(("samples", "count"), [(23, 7), (10, 2), (1, 7), (22, 1)])
 def test_products_with_the_explicit_hessian_however_they_are_cut(
-    problem: Any, monkeypatch: pytest.MonkeyPatch, by_hand: bool, samples: int, at_once: int
+    problem: Any, monkeypatch: pytest.MonkeyPatch, by_hand: bool, samples: int, count: int
 ) -> None:
-    monkeypatch.setattr(hvp, "_chunks", lambda *_: (samples, at_once))
+    monkeypatch.setattr(hvp, "at_once", lambda *_: (samples, count))
     v = vectors(problem)
     found = hessian_products(
         problem.module, problem.state, problem.inputs, problem.labels, v, by_hand

@@ -147,10 +147,10 @@ def test_module_and_state_are_left_as_they_were(problem: Any) -> None:
 def test_too_little_memory_halves_the_chunk_and_changes_nothing(
     problem: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def small(module: Any, state: Any, inputs: Tensor, labels: Tensor) -> Tensor:
+    def small(module: Any, state: Any, inputs: Tensor, labels: Tensor, *function: Any) -> Tensor:
         if len(inputs) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return per_sample_gradients(module, state, inputs, labels)
+        return per_sample_gradients(module, state, inputs, labels, *function)
 
     monkeypatch.setattr(per_sample, "per_sample_gradients", small)
     parts = list(gradient_chunks(problem.module, problem.state, *problem.left))

@@ -30,7 +30,7 @@ def make(folder, settings=("toy",), n_runs=2, ceiling=0.84, scale=1.0, metric="l
             rows = []
             for k, label in enumerate(labels):
                 for truth in ("mean", "single"):
-                    top = min(1.0, ceiling + 0.07 * (truth == "mean" and n_runs > 1))
+                    top = min(ceiling + 0.07 * (truth == "mean" and n_runs > 1), 1.0)  # or NaN
                     for half in ("select", "report", "all"):
                         v = scale * value * (1 - 0.1 * abs(k - 1)) + 0.03 * (truth == "mean")
                         rows.append(
@@ -82,6 +82,19 @@ def test_the_ceiling_of_pbrf_is_said_to_be_between_models(tmp_path):
     assert "published" not in texts  # nobody has
 
 
+def test_flips_have_no_runs_no_ceiling_and_chance_at_a_half(tmp_path, saved):
+    table, paths = make(tmp_path, n_runs=1, metric="auc", ceiling=float("nan"))
+    panel_figure("auc", table, paths, tmp_path / "a.svg")
+    root = ElementTree.fromstring((tmp_path / "a.svg").read_bytes())
+    texts = [e.text for e in root.iter() if e.tag.endswith("}text")]
+    assert "no value: 500 NaN of 500 training samples" in texts
+    assert "chosen and reported on all training samples" in texts
+    assert not [text for text in texts if text and re.search("ceiling|test sample|run", text)]
+    ((left, *_),) = [figure.axes for figure in saved]
+    assert left.get_xlim()[1] > 1
+    assert [line for line in left.lines if list(line.get_xdata()) == [0.5, 0.5]]
+
+
 @pytest.mark.parametrize("suffix", ["png", "pdf"])
 def test_the_suffix_decides_the_format(tmp_path, suffix):
     table, paths = make(tmp_path)
@@ -98,7 +111,7 @@ def test_the_figure_follows_the_data(tmp_path):
     assert (tmp_path / "a.svg").read_bytes() != (tmp_path / "b.svg").read_bytes()
 
 
-@pytest.mark.parametrize(("metric", "n_runs"), [("lds", 1), ("lds", 2), ("pbrf", 1)])
+@pytest.mark.parametrize(("metric", "n_runs"), [("lds", 1), ("lds", 2), ("pbrf", 1), ("auc", 1)])
 @pytest.mark.parametrize("ceiling", [0.08, 0.5, 0.97])
 def test_no_two_labels_overlap_and_none_is_cut_off(tmp_path, saved, metric, n_runs, ceiling):
     table, paths = make(

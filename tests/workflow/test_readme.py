@@ -109,5 +109,5 @@ def test_the_example_method_gets_its_row(fresh: Path, snakemake: Run) -> None:
     status, output = snakemake(fresh, "results/lds_table.csv")
     assert status == 0, output
     table = pd.read_csv(fresh / "results" / "lds_table.csv").set_index("method")
-    assert table.loc[name[1], "params"] == "weight=1"
-    assert 0 < table.loc[name[1], "value"] < 1  # samples of the same class help
+    assert table.loc[name[1], "params"] in ("power=1", "power=4")
+    assert 0 < table.loc[name[1], "value"] < 1  # samples that look alike help

@@ -359,6 +359,36 @@ def test_an_artefact_leads_back_to_its_inputs(finished: Path) -> None:
     assert json.loads(score.meta["key"])["method"] == "grad_dot"
 
 
+def test_flipped_labels_are_looked_for(
+    edit: Edit, clone: Path, planned: Planned, snakemake: Run
+) -> None:
+    edit(
+        clone / "config/settings/tiny.yaml", "n_test: 12", "n_test: 12, label_noise: {fraction: .1}"
+    )
+    edit(clone / "config/config.yaml", "metrics: [lds, loo, pbrf]", "metrics: [auc]")
+    table = "results/auc_table.csv"
+    own = {
+        path.replace("/scores/", "/self_influence/") for path in scores("grad_dot", "if_explicit")
+    }
+    below = {f"results/tiny/metrics/auc/{m}.csv" for m in ("grad_dot", "if_explicit")} | {table}
+    first = {"results/tiny/data.safetensors"} | trained("models/full")
+    assert planned(clone, table) == first | own | below
+    status, output = snakemake(clone, table)
+    assert status == 0, output
+    with (clone / table).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["grad_dot", "if_explicit"]
+    assert all(0 <= float(row["value"]) <= 1 for row in rows)
+    assert {(row["n_test"], row["n_samples"]) for row in rows} == {("30", "3")}
+    assert planned(clone, table) == set()
+    # a grid of the configuration's own, whose point is not in methods.yaml
+    edit(clone / "config/config.yaml", "[grad_dot, if_explicit]", "{if_explicit: {damping: 3e-2}}")
+    path = "results/tiny/self_influence/if_explicit/damping=0.03.safetensors"
+    assert planned(clone, table) == {path, "results/tiny/metrics/auc/if_explicit.csv", table}
+    status, output = snakemake(clone, path)
+    assert status == 0, output
+
+
 @pytest.mark.parametrize("target", ["models", "truths", "scores", "tables"])
 def test_each_layer_has_a_target(clone: Path, snakemake: Run, target: str) -> None:
     status, output = snakemake(clone, "--dry-run", target)

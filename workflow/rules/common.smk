@@ -47,7 +47,7 @@ shell.prefix(
 wildcard_constraints:
     setting="|".join(PLAN.settings),
     method="|".join(PLAN.methods),
-    metric="lds|loo|pbrf",
+    metric="lds|loo|pbrf|auc",
     kind="full|half",
     chunk=r"\d+(-\d+)?",
     params=r"[^/]+",

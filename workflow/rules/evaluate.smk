@@ -1,9 +1,9 @@
-# Scores against ground truth.
+# Scores against ground truth, and self-influence against the flips of labels.
 
 
 rule evaluate:
     input:
-        truth="results/{setting}/truth/{metric}.safetensors",
+        truth=PLAN.truth,
         scores=PLAN.scores,
         stale=if_stale("results/{setting}/metrics/{metric}/{method}.csv"),
     output:

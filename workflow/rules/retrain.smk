@@ -83,6 +83,8 @@ rule merge_truth:
         "results/{setting}/truth/{metric}.safetensors",
     log:
         "logs/merge_truth/{setting}-{metric}.log",
+    wildcard_constraints:
+        metric="lds|loo|pbrf",
     conda:
         "../envs/leaveout.yaml"
     resources:

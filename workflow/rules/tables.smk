@@ -5,6 +5,7 @@ rule make_table:
     input:
         csvs=PLAN.metric_csvs,
         published=f"{CONFIG}/published.csv",
+        dampings=PLAN.damping_csvs,
         stale=if_stale("results/{metric}_table.csv"),
     output:
         report(
@@ -21,7 +22,7 @@ rule make_table:
         key=PLAN.report_key("table"),
     shell:
         "leaveout table --metric {wildcards.metric} --published {input.published:q} --out {output:q}"
-        " {input.csvs:q} 2> {log:q}"
+        " {input.csvs:q} --dampings {input.dampings:q} 2> {log:q}"
 
 
 rule make_page:

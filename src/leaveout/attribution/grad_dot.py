@@ -15,11 +15,16 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from leaveout.attribution.task import Task
-from leaveout.gradients.per_sample import gradient_dots
+from leaveout.gradients.last_layer import layer_dots
 
 
-def attribute(task: Task) -> Iterator[Tensor]:
-    """Yield <g_i, g_j>, (train, test), in blocks of rows."""
+def attribute(task: Task, *, layers: str = "all") -> Iterator[Tensor]:
+    """Yield <g_i, g_j>, (train, test), in blocks of rows.
+
+    Args:
+        task: The task.
+        layers: ``all``, or ``last`` for the gradient in the last linear layer alone.
+    """
     state, test = task.full[0].final, (task.test.inputs, task.test.labels)
     for block in task.train_blocks():
-        yield gradient_dots(task.module, state, (block.inputs, block.labels), test)
+        yield layer_dots(task.module, state, (block.inputs, block.labels), test, layers)

@@ -1,9 +1,9 @@
-"""Influence function with the explicit Hessian.
+"""Influence function with the explicit Hessian, or Gauss-Newton matrix.
 
 Paper: Koh and Liang 2017, Understanding Black-box Predictions via Influence Functions,
 arXiv:1703.04730.
 Formula: score[i, j] = g_j' (H + damping I)^-1 g_i, H the Hessian of the mean training loss at the
-final state of full run 0.
+final state of full run 0, or its Gauss-Newton part.
 Cost: parameters^2 memory and parameters^3 time, in float64; for models of up to about 10,000
 parameters.
 Approximated: nothing but the model's own optimality; the damping makes H invertible and stands for
@@ -19,44 +19,72 @@ from torch import Tensor
 
 from leaveout.attribution.task import Task
 from leaveout.curvature.hessian import hessian
-from leaveout.errors import LeaveoutError
-from leaveout.gradients.per_sample import gradient_products, per_sample_gradients
+from leaveout.curvature.kinds import check_kind
+from leaveout.errors import NotComputableError
+from leaveout.gradients.per_sample import gradient_products, n_parameters, per_sample_gradients
 
 
-def attribute(task: Task, *, damping: float) -> Iterator[Tensor]:
+def attribute(task: Task, *, damping: float, curvature: str = "hessian") -> Iterator[Tensor]:
     """Yield g_j' (H + damping I)^-1 g_i.
 
     Args:
         task: The task.
-        damping: Added to the diagonal of the Hessian.
+        damping: Added to the diagonal of the curvature.
+        curvature: ``hessian`` or ``gauss_newton``.
 
     Yields:
         (train, test), in blocks of rows.
+
+    Raises:
+        NotComputableError: The matrix takes too much memory, or with the damping it is singular.
     """
-    state, samples = task.full[0].final, (task.train.inputs, task.train.labels)
-    right = per_sample_gradients(task.module, state, task.test.inputs, task.test.labels)
-    solved = _solve(lambda: hessian(task.module, state, *samples), damping, right.double().T)
-    vectors = solved.T.to(right.dtype)
+    state = task.full[0].final
+    solve = inverse(task, damping=damping, curvature=curvature)
+    solved = solve(per_sample_gradients(task.module, state, task.test.inputs, task.test.labels))
     for block in task.train_blocks():
-        yield gradient_products(task.module, state, block.inputs, block.labels, vectors)
+        yield gradient_products(task.module, state, block.inputs, block.labels, solved)
 
 
-def _solve(build: Callable[[], Tensor], damping: float, right: Tensor) -> Tensor:
-    """Solve (H + damping I) x = b for the columns of ``right``, by Cholesky where H allows it."""
-    matrix = build()
-    matrix.diagonal().add_(damping)
+def inverse_products(
+    task: Task, vectors: Tensor, *, damping: float, curvature: str = "hessian"
+) -> Tensor:
+    """Return (H + damping I)^-1 v for rows v, (vectors, parameters)."""
+    return inverse(task, damping=damping, curvature=curvature)(vectors)
+
+
+def inverse(
+    task: Task, *, damping: float, curvature: str = "hessian"
+) -> Callable[[Tensor], Tensor]:
+    """Factor the matrix once, and return the function of :func:`inverse_products`."""
+    check_kind(curvature)
+    size = n_parameters(task.module)
+    # itself, and its second copy where it is not positive definite
+    task.need(2.0 * 8 * size**2, f"the {curvature} of {size:,}^2 numbers in float64")
+    samples = task.train.inputs, task.train.labels
+
+    def build() -> Tensor:
+        matrix = hessian(task.module, task.full[0].final, *samples, curvature)
+        matrix.diagonal().add_(damping)
+        return matrix
+
+    solve = _cholesky(build()) or _lu(build())
+    if solve is None:
+        raise NotComputableError(
+            "undefined", f"the {curvature} plus damping = {damping:g} is singular"
+        )
+    return lambda vectors: solve(vectors.double().T).T.to(vectors.dtype)
+
+
+def _cholesky(matrix: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Factor a positive definite matrix in its own memory; return the function from b to x."""
     # in place, for a second matrix of this size would double the memory; the transpose of a
     # symmetric matrix is itself, and already in the order of columns that LAPACK wants
     lower, failed = matrix.mT, torch.zeros((), dtype=torch.int32, device=matrix.device)
     torch.linalg.cholesky_ex(lower, out=(lower, failed))
-    if not failed:
-        return torch.cholesky_solve(right, lower)
-    # the Hessian of a deep model need not be positive definite
-    matrix = build()
-    matrix.diagonal().add_(damping)
-    solution, failed = torch.linalg.solve_ex(matrix, right)
-    if failed:
-        raise LeaveoutError(
-            f"if_explicit: the Hessian plus damping = {damping:g} is singular; raise the damping"
-        )
-    return torch.as_tensor(solution)
+    return None if failed else lambda right: torch.cholesky_solve(right, lower)
+
+
+def _lu(matrix: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Do the same for any matrix: the Hessian of a deep model need not be positive definite."""
+    factors, pivots, failed = torch.linalg.lu_factor_ex(matrix)
+    return None if failed else lambda right: torch.linalg.lu_solve(factors, pivots, right)

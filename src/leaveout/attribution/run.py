@@ -67,7 +67,7 @@ def _peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _blocks(
+def score_blocks(
     score: Callable[[], object], shape: tuple[int, int], module: str, spent: list[float]
 ) -> Iterator[NDArray[np.float32]]:
     """Give a method's scores block by block, as float32, noting the seconds it took for each.
@@ -184,6 +184,26 @@ def load_task(
     )
 
 
+def score_header(
+    setting: Setting,
+    method: Method,
+    params: dict[str, Scalar],
+    key: str,
+    data: Data,
+    models: Sequence[Artefact],
+    device: str,
+) -> dict[str, Any]:
+    """Return the header of what a method says of a setting: which, and what it was made from."""
+    return {
+        **provenance(setting, key, by_name([data.artefact, *models]), device),
+        "setting": setting.name,
+        "method": method.name,
+        "label": label(params),
+        "params": params,
+        **trainings.joined(models),
+    }
+
+
 def run_method(
     setting: Setting,
     method: Method,
@@ -226,23 +246,12 @@ def run_method(
     score = Stream(
         np.dtype(np.float32),
         shape,
-        _blocks(lambda: attribute(task, **params), shape, method.module, spent),
+        score_blocks(lambda: attribute(task, **params), shape, method.module, spent),
     )
     ids: dict[str, Array | Stream] = {"train_id": data.train.ids, "test_id": data.test.ids}
     dims = {"train_id": ("train",), "test_id": ("test",)}
-    header = {
-        **provenance(
-            setting,
-            attribute_key(setting, method, params),
-            by_name([data.artefact, *models[0], *models[1]]),
-            device,
-        ),
-        "setting": setting.name,
-        "method": method.name,
-        "label": label(params),
-        "params": params,
-        **trainings.joined([*models[0], *models[1]]),
-    }
+    key = attribute_key(setting, method, params)
+    header = score_header(setting, method, params, key, data, [*models[0], *models[1]], device)
     meter = CostMeter(data.train.inputs.device)
     try:
         with limited(task.memory, task.seconds):

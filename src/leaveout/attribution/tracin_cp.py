@@ -15,14 +15,36 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from leaveout.attribution.task import Task
-from leaveout.gradients.per_sample import gradient_dots
+from leaveout.gradients.last_layer import layer_dots, projected_dots
 
 
-def attribute(task: Task) -> Iterator[Tensor]:
-    """Yield Grad-Dot summed over checkpoints of full run 0, (train, test), in blocks of rows."""
+def attribute(task: Task, *, layers: str = "all", projection: int = 0) -> Iterator[Tensor]:
+    """Yield Grad-Dot summed over checkpoints of full run 0, (train, test), in blocks of rows.
+
+    Args:
+        task: The task.
+        layers: ``all``, or ``last`` for the gradient in the last linear layer alone.
+        projection: With ``last``, how many numbers of a gradient a random projection keeps at each
+            checkpoint (the paper's appendix); 0 for no projection.
+    """
     trajectory, test = task.full[0], (task.test.inputs, task.test.labels)
     for block in task.train_blocks():
-        total = block.inputs.new_zeros(len(block.ids), len(task.test.ids))
-        for state, rate in zip(trajectory.states, trajectory.learning_rates, strict=True):
-            total += rate * gradient_dots(task.module, state, (block.inputs, block.labels), test)
+        total, train = (
+            block.inputs.new_zeros(len(block.ids), len(task.test.ids)),
+            (
+                block.inputs,
+                block.labels,
+            ),
+        )
+        for c, (state, rate) in enumerate(
+            zip(trajectory.states, trajectory.learning_rates, strict=True)
+        ):
+            if projection:
+                identity = (task.setting, "tracin_cp projection", c)
+                dots = projected_dots(
+                    task.module, state, train, test, layers, projection, task.seed, *identity
+                )
+            else:
+                dots = layer_dots(task.module, state, train, test, layers)
+            total += rate * dots
         yield total

@@ -1,4 +1,4 @@
-"""The explicit Hessian of the mean loss, for small models."""
+"""The explicit Hessian, or Gauss-Newton matrix, of the mean loss, for small models."""
 
 from __future__ import annotations
 
@@ -7,30 +7,38 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from leaveout.curvature.hvp import hessian_products
+from leaveout.curvature.kinds import curvature_products
 from leaveout.gradients.per_sample import n_parameters
 from leaveout.training.stack import parse
 
 State = Mapping[str, Tensor]
 
 
-def hessian(module: nn.Module, state: State, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the Hessian of the mean loss, in float64.
+def hessian(
+    module: nn.Module, state: State, inputs: Tensor, labels: Tensor, kind: str = "hessian"
+) -> Tensor:
+    """Return the Hessian of the mean loss, or its Gauss-Newton part, in float64.
 
-    For one linear layer it is the closed form mean_i (diag p_i - p_i p_i') kron x_i x_i', in blocks
-    of classes; otherwise it is assembled from Hessian-vector products with unit vectors.
+    For one linear layer both are the closed form mean_i (diag p_i - p_i p_i') kron x_i x_i', in
+    blocks of classes; otherwise it is assembled from products with unit vectors. Nothing of its
+    size is held beside it.
 
     Args:
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
         inputs: (samples, ...).
         labels: (samples,).
+        kind: ``hessian`` or ``gauss_newton``.
 
     Returns:
         (parameters, parameters), symmetric.
+
+    Raises:
+        LeaveoutError: There is no such curvature.
     """
     state = {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
     inputs = inputs.double()
+    product = curvature_products(kind, module, state, inputs, labels)
     layers = parse(module)
     if layers is not None and len(layers) == 1:
         name = layers[0].name
@@ -41,8 +49,14 @@ def hessian(module: nn.Module, state: State, inputs: Tensor, labels: Tensor) -> 
     for start in range(0, size, step):
         unit = inputs.new_zeros(min(step, size - start), size)
         unit[torch.arange(len(unit)), start + torch.arange(len(unit))] = 1
-        out[start : start + step] = hessian_products(module, state, inputs, labels, unit)
-    return (out + out.T) / 2
+        out[start : start + step] = product(unit)
+    # symmetric to the last digit, block by block: a sum with the transpose takes its size twice
+    for start in range(0, size, step):
+        rows = slice(start, start + step)
+        mean = (out[rows, start:] + out[start:, rows].T) / 2
+        out[rows, start:] = mean
+        out[start:, rows] = mean.T
+    return out
 
 
 def _softmax_hessian(weight: Tensor, bias: Tensor, inputs: Tensor) -> Tensor:

@@ -72,14 +72,14 @@ def hessian_products(
     """
     params = {name: state[name].detach() for name, _ in module.named_parameters()}
     layers = parse(module) if by_hand else None
-    samples, at_once = _chunks(inputs, vectors)
+    samples, count = at_once(inputs, vectors)
     out = torch.zeros_like(vectors)
     share = 1 / len(inputs)
     for start in range(0, len(inputs), samples):
         x, y = inputs[start : start + samples], labels[start : start + samples]
         product = _product(module, state, params, layers, x, y, share)
         work = partial(_products_of_rows, module, product, vectors)
-        for rows, found in in_blocks(work, len(vectors), at_once, "vectors multiplied at once"):
+        for rows, found in in_blocks(work, len(vectors), count, "vectors multiplied at once"):
             out[rows] += torch.cat([found[name].flatten(1) for name in params], dim=1)
     return out
 
@@ -93,7 +93,7 @@ def _products_of_rows(
     return product(split(module, vectors[rows]))
 
 
-def _chunks(inputs: Tensor, vectors: Tensor) -> tuple[int, int]:
+def at_once(inputs: Tensor, vectors: Tensor) -> tuple[int, int]:
     """Return how many samples and vectors to take at once, to stay within CHUNK_BYTES."""
     width = 128 * vectors.element_size()  # a typical layer's width
     samples = min(len(inputs), 5000)

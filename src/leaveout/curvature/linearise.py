@@ -111,23 +111,23 @@ def linearise_module(module: nn.Module, state: State, inputs: Tensor) -> Lineari
         outputs: Tensor = functional_call(module, {**p, **buffers}, (x,))
         return outputs.T
 
-    def spread(count: int) -> dict[str, Tensor]:
-        return {name: value.expand(count, *value.shape[1:]) for name, value in params.items()}
+    # one model is not repeated for each vector: torch runs it once for all of them
+    dims = 0 if models > 1 else None
+    there = params if models > 1 else {name: value[0] for name, value in params.items()}
 
     def push(vectors: State) -> Tensor:
         v = {name: vectors[name] for name in names}
-        there = spread(len(v[names[0]]))
         parts = [
-            vmap(lambda p, t, x=x: jvp(lambda q: run(q, x), (p,), (t,))[1])(there, v)
+            vmap(lambda p, t, x=x: jvp(lambda q: run(q, x), (p,), (t,))[1], (dims, 0))(there, v)
             for x in blocks
         ]
         return torch.cat(parts, dim=2)
 
     def pull(change: Tensor) -> dict[str, Tensor]:
-        there = spread(len(change))
         total: dict[str, Tensor] = {}
         for x, c in zip(blocks, change.split(size, dim=2), strict=True):
-            found = vmap(lambda p, t, x=x: vjp(lambda q: run(q, x), p)[1](t)[0])(there, c)
+            pulled = vmap(lambda p, t, x=x: vjp(lambda q: run(q, x), p)[1](t)[0], (dims, 0))
+            found = pulled(there, c)
             total = {name: found[name] + total.get(name, 0) for name in names}
         return total
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from leaveout.training.losses import sample_losses
+from leaveout.training.losses import SampleFunction, sample_losses
 
 State = Mapping[str, Tensor]
 
@@ -27,7 +27,8 @@ class Factor:
     Attributes:
         name: The layer's name in the module.
         inputs: a, (samples, in).
-        deltas: d = gradient of a sample's loss in the layer's outputs, (samples, out).
+        deltas: d = gradient of a sample's loss, or what else was differentiated, in the layer's
+            outputs, (samples, out).
         bias: Whether the layer has a bias.
     """
 
@@ -46,7 +47,11 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def gradient_factors(
-    module: nn.Module, state: State, inputs: Tensor, labels: Tensor
+    module: nn.Module,
+    state: State,
+    inputs: Tensor,
+    labels: Tensor,
+    function: SampleFunction = sample_losses,
 ) -> list[Factor] | None:
     """Return the factors of every sample's gradient.
 
@@ -55,6 +60,7 @@ def gradient_factors(
         state: Parameters and buffers.
         inputs: (samples, ...).
         labels: (samples,).
+        function: What is differentiated.
 
     Returns:
         One factor a layer, in the order of ``module.named_parameters()``; None if the module has
@@ -79,7 +85,7 @@ def gradient_factors(
     try:
         frozen = {name: value.detach() for name, value in state.items()}
         with torch.enable_grad():
-            total = sample_losses(functional_call(module, frozen, (inputs,)), labels).sum()
+            total = function(functional_call(module, frozen, (inputs,)), labels).sum()
             if sorted(calls) != sorted(layers) or any(a.dim() != 2 for a, _ in seen.values()):
                 return None
             deltas = torch.autograd.grad(total, [seen[name][1] for name in layers])

@@ -18,7 +18,7 @@ from leaveout.gradients.factors import (
     gradient_factors,
     is_linear,
 )
-from leaveout.training.losses import sample_losses
+from leaveout.training.losses import SampleFunction, sample_losses
 from leaveout.training.memory import in_blocks
 
 State = Mapping[str, Tensor]
@@ -32,19 +32,26 @@ def n_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def per_sample_gradients(module: nn.Module, state: State, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Form the gradient of each sample's loss.
+def per_sample_gradients(
+    module: nn.Module,
+    state: State,
+    inputs: Tensor,
+    labels: Tensor,
+    function: SampleFunction = sample_losses,
+) -> Tensor:
+    """Form the gradient of each sample's loss, or of another function of its outputs and label.
 
     Args:
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
         inputs: (samples, ...).
         labels: (samples,).
+        function: What is differentiated.
 
     Returns:
         (samples, parameters).
     """
-    factors = gradient_factors(module, state, inputs, labels)
+    factors = gradient_factors(module, state, inputs, labels, function)
     if factors is not None:
         return form(factors)
     names = [name for name, _ in module.named_parameters()]
@@ -53,14 +60,18 @@ def per_sample_gradients(module: nn.Module, state: State, inputs: Tensor, labels
 
     def loss(p: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         outputs = functional_call(module, {**p, **buffers}, (x[None],))
-        return sample_losses(outputs, y[None])[0]
+        return function(outputs, y[None])[0]
 
     found = vmap(grad(loss), in_dims=(None, 0, 0))(params, inputs, labels)
     return torch.cat([found[name].flatten(1) for name in names], dim=1)
 
 
 def gradient_chunks(
-    module: nn.Module, state: State, inputs: Tensor, labels: Tensor
+    module: nn.Module,
+    state: State,
+    inputs: Tensor,
+    labels: Tensor,
+    function: SampleFunction = sample_losses,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Form gradients chunk by chunk, so that at most ``CHUNK_BYTES`` are held.
 
@@ -71,7 +82,7 @@ def gradient_chunks(
     """
     size = max(1, CHUNK_BYTES // (n_parameters(module) * inputs.element_size()))
     yield from in_blocks(
-        lambda part: per_sample_gradients(module, state, inputs[part], labels[part]),
+        lambda part: per_sample_gradients(module, state, inputs[part], labels[part], function),
         len(inputs),
         size,
         "gradients formed at once",

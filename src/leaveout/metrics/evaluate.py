@@ -128,7 +128,7 @@ def _tensors(artefact: Artefact, *names: str) -> list[NDArray[Any]]:
     return [artefact.tensors[name] for name in names]
 
 
-def _sorted_ids(artefact: Artefact, name: str) -> tuple[Ids, NDArray[np.intp]]:
+def sorted_ids(artefact: Artefact, name: str) -> tuple[Ids, NDArray[np.intp]]:
     """Return the ids of a dim in order, and the positions they come from."""
     (ids,) = _tensors(artefact, name)
     unique, order = np.unique(ids, return_index=True)
@@ -137,7 +137,8 @@ def _sorted_ids(artefact: Artefact, name: str) -> tuple[Ids, NDArray[np.intp]]:
     return unique, order
 
 
-def _listed(ids: Ids) -> str:
+def listed(ids: Ids) -> str:
+    """Return the first few ids as text."""
     shown = ", ".join(map(str, ids[:5]))
     return shown if len(ids) <= 5 else f"{shown} and {len(ids) - 5} more"
 
@@ -145,9 +146,9 @@ def _listed(ids: Ids) -> str:
 def _load_lds(path: Path) -> GroundTruth:
     artefact = read(path, "lds")
     target, mask = _tensors(artefact, "target", "mask")
-    train_id, train = _sorted_ids(artefact, "train_id")
-    test_id, test = _sorted_ids(artefact, "test_id")
-    _, subset = _sorted_ids(artefact, "subset_id")
+    train_id, train = sorted_ids(artefact, "train_id")
+    test_id, test = sorted_ids(artefact, "test_id")
+    _, subset = sorted_ids(artefact, "subset_id")
     mask = mask[subset][:, train]
     runs = lds.outcomes(np.moveaxis(target[subset][:, :, test], 1, 0))
 
@@ -206,13 +207,13 @@ def _load_removals(artefact: Artefact, name: str, what: str) -> GroundTruth:
         what: One of them, in words.
     """
     target, full = _tensors(artefact, "target", "full_target")
-    removed_id, removed = _sorted_ids(artefact, name)
-    test_id, test = _sorted_ids(artefact, "test_id")
+    removed_id, removed = sorted_ids(artefact, name)
+    test_id, test = sorted_ids(artefact, "test_id")
     rise = loo.outcomes(target[removed][:, :, test], full[:, test])
     repeats = rise
     if len(artefact.tensors.get(f"replicate_{name}", ())):
         again, again_full = _tensors(artefact, "replicate_target", "replicate_full_target")
-        again_id, order = _sorted_ids(artefact, f"replicate_{name}")
+        again_id, order = sorted_ids(artefact, f"replicate_{name}")
         _, first, second = np.intersect1d(removed_id, again_id, return_indices=True)
         again_rise = loo.outcomes(again[order][:, :, test], again_full[:, test])
         repeats = np.concatenate([rise[first], again_rise[second]], axis=1)
@@ -290,17 +291,17 @@ def aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: st
     """
     positions = []
     for what, wanted in (("train", truth.train_id), ("test", truth.test_id)):
-        have, order = _sorted_ids(artefact, f"{what}_id")
+        have, order = sorted_ids(artefact, f"{what}_id")
         missing = np.setdiff1d(wanted, have)
         if len(missing):
             raise LeaveoutError(
-                f"{artefact.path}: no score for {what} ids {_listed(missing)}, which {truth_path} "
+                f"{artefact.path}: no score for {what} ids {listed(missing)}, which {truth_path} "
                 "holds. Make the scores and the ground truth from the same setting."
             )
         extra = np.setdiff1d(have, wanted)
         if what == "train" and metric in ("lds", "lds_variance") and len(extra):
             raise LeaveoutError(
-                f"{artefact.path}: scores train ids {_listed(extra)}, which no subset of "
+                f"{artefact.path}: scores train ids {listed(extra)}, which no subset of "
                 f"{truth_path} draws from. Make scores and ground truth from the same setting."
             )
         positions.append(order[np.searchsorted(have, wanted)])
@@ -309,15 +310,23 @@ def aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: st
     return Scores(artefact.rows["score"], *positions)
 
 
-def read_scores(paths: Sequence[Path], setting: str, method: str) -> dict[str, Artefact]:
+def read_scores(
+    paths: Sequence[Path], setting: str, method: str, kind: str = "score"
+) -> dict[str, Artefact]:
     """Read the scores of one method by the label of their hyper-parameters.
+
+    Args:
+        paths: The files.
+        setting: The setting they must be of.
+        method: The method they must be of.
+        kind: The kind of artefact they must be.
 
     Raises:
         LeaveoutError: There are none, or one is damaged, a repetition, or of something else.
     """
     scores: dict[str, Artefact] = {}
     for path in paths:
-        artefact = read(path, "score", leave=["score"])
+        artefact = read(path, kind, leave=["score"])
         for key, expected in (("setting", setting), ("method", method)):
             if artefact.meta.get(key) != expected:
                 raise LeaveoutError(

@@ -42,8 +42,12 @@ AXIS = {
     "lds": "linear datamodeling score (mean Spearman correlation)",
     "loo": "leave-one-out (mean Pearson correlation)",
     "pbrf": "proximal Bregman response (mean Pearson correlation)",
+    "auc": "mislabel detection (area under the ROC curve of self-influence)",
 }
-SHORT = {"lds": "LDS", "loo": "LOO", "pbrf": "PBRF"}
+SHORT = {"lds": "LDS", "loo": "LOO", "pbrf": "PBRF", "auc": "AUC"}
+CHANCE = {"auc": 0.5}
+SAMPLES = {"auc": "training samples"}
+"""What is counted and split in halves, if not test samples."""
 CEILING = {"pbrf": "ceiling between two models"}
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "leaveout",
@@ -71,7 +75,7 @@ def panel_figure(metric: str, table_csv: Path, metric_csvs: Sequence[Path], out:
     the chosen point ringed.
 
     Args:
-        metric: ``lds``, ``loo`` or ``pbrf``.
+        metric: ``lds``, ``loo``, ``pbrf`` or ``auc``.
         table_csv: The table of ``leaveout.reporting.tables.panel_table``; orders settings and
             methods.
         metric_csvs: The metric CSVs it was made from.
@@ -101,7 +105,7 @@ def panel_figure(metric: str, table_csv: Path, metric_csvs: Sequence[Path], out:
             _draw_methods(left, metric, methods, own, table_csv)
             left.set_title(setting, loc="left", fontweight="bold", pad=18)
             _draw_grids(right, metric, own)
-        _legend(figure, rows, CEILING.get(metric, "noise ceiling"))
+        _legend(figure, metric, rows)
         save(figure, out)
 
 
@@ -150,7 +154,8 @@ def _draw_methods(
             )  # fmt: skip
         if math.isnan(number(row, "value", path)):
             why = row["not_computed"].partition(":")[0]
-            why = why or f"{row['dropped_why']} of {row['n_test']} test samples"
+            samples = SAMPLES.get(metric, "test samples")
+            why = why or f"{row['dropped_why']} of {row['n_test']} {samples}"
             axes.text(
                 0.99, y + 0.2, f"no value: {why}",
                 ha="right", va="center", color=HELD_OUT, fontsize=8,
@@ -170,8 +175,11 @@ def _draw_methods(
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     low, high = axes.get_xlim()
-    axes.set_xlim(min(low, 0.0), 1.0 if high > 0.5 else high)
-    axes.axvline(0, color="0.6", linewidth=0.6, zorder=1)
+    chance = CHANCE.get(metric, 0.0)
+    # a mark at 1 is whole, and no room is lost beyond a bound that nothing can exceed
+    most = 1.0 if high > 0.5 else high
+    axes.set_xlim(min(low, chance), 1.01 if metric == "auc" else most)
+    axes.axvline(chance, color="0.6", linewidth=0.6, zorder=1)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.set_xlabel(AXIS[metric])
 
@@ -256,27 +264,32 @@ def _draw_grids(axes: Axes, metric: str, metrics: dict[str, list[Row]]) -> None:
     axes.legend(loc="best", fontsize=8)
 
 
-def _legend(figure: Figure, rows: Sequence[Row], ceiling: str) -> None:
+def _legend(figure: Figure, metric: str, rows: Sequence[Row]) -> None:
     def mark(marker: str, colour: str, size: float, **more: Any) -> Line2D:
         return Line2D([], [], linestyle="", marker=marker, color=colour, markersize=size, **more)
 
+    # which labels were flipped is no matter of runs, and has no ceiling
+    runs = metric != "auc"
+    one, several = ("1 run, ", "mean of runs, ") if runs else ("", "")
     entries: list[tuple[Any, str]] = [
         (
             mark("o", AS_PUBLISHED, 5),
-            "ours, as published: 1 run, hyper-parameters\nchosen and reported on all test samples",
+            f"ours, as published: {one}hyper-parameters\nchosen and reported on all "
+            f"{SAMPLES.get(metric, 'test samples')}",
         ),
         (
             mark("s", HELD_OUT, 5),
-            "ours, held out: mean of runs, hyper-parameters\n"
-            "chosen on one half, reported on the other",
+            f"ours, held out: {several}hyper-parameters\nchosen on one half, reported on the other",
         ),
     ]
     if any(row["published"] and not row["published"].startswith("<=") for row in rows):
         entries.append((mark("D", PUBLISHED, 8, markerfacecolor="none"), "published"))
     if any(row["published"].startswith("<=") for row in rows):
         entries.append((mark("<", PUBLISHED, 8, markerfacecolor="none"), "published: at most"))
-    band = (Line2D([], [], color="0.3", linestyle="--"), Patch(color="0.3", alpha=0.15))
-    entries.append((band, f"{ceiling} (bars and bands: 95%)"))
+    if runs:
+        band = (Line2D([], [], color="0.3", linestyle="--"), Patch(color="0.3", alpha=0.15))
+        ceiling = CEILING.get(metric, "noise ceiling")
+        entries.append((band, f"{ceiling} (bars and bands: 95%)"))
     entries.append((mark("o", "0.3", 10, markerfacecolor="none"), "hyper-parameter chosen"))
     handles, labels = zip(*entries, strict=True)
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, columnspacing=2)

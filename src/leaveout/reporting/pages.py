@@ -45,10 +45,14 @@ def panel_page(metric: str, table_csv: Path, out: Path) -> None:
             "hyper-parameters": table["params"],
             "value": table["value"].map(_number),
             "95% interval": _interval(table, "ci"),
+            "damping chosen without retraining": table["surrogate_params"]
+            .astype("string")
+            .fillna(""),
+            "its value": table["surrogate_value"].map(_number),
             "ceiling": table["ceiling"].map(_number),
             "ceiling's interval": _interval(table, "ceiling"),
             "of ceiling": table["value_over_ceiling"].map(_number),
-            "test samples": table["n_test"],
+            "training samples" if metric == "auc" else "test samples": table["n_test"],
             "dropped": table["n_dropped"],
             "as published": table["as_published_value"].map(_number),
             "its interval": _interval(table, "as_published_ci"),

@@ -1,7 +1,8 @@
 """Tables: a row per method with interval, noise ceiling and published value; and its cost.
 
 A panel shows two protocols side by side. ``value`` is the held-out one: hyper-parameters are chosen
-on one half of the test samples and reported on the other, against the mean of all runs.
+on one half of the test samples and reported on the other, against the mean of all runs;
+``surrogate_value`` is reported alike, for the damping chosen without any retrained model.
 ``as_published_value`` is the papers' habit, for comparison with their numbers: one run each,
 hyper-parameters chosen and reported on the same test samples.
 """
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from leaveout.artefacts import atomic_path
+from leaveout.damping import COLUMNS as DAMPING_COLUMNS
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.evaluate import COLUMNS as METRIC_COLUMNS
 
@@ -48,6 +50,10 @@ PANEL_COLUMNS = (
     "source",
     "ceiling_note",
     "not_computed",
+    "surrogate_params",
+    "surrogate_value",
+    "surrogate_ci_low",
+    "surrogate_ci_high",
 )
 PUBLISHED_COLUMNS = ("panel", "setting", "metric", "method", "value", "source")
 COST_COLUMNS = (
@@ -61,8 +67,8 @@ COST_COLUMNS = (
     "threads",
     "cpu",
 )
-# Only jobs on an accelerator have these.
-COST_OPTIONAL = ("peak_device_mb",)
+# Only jobs on an accelerator have the one, and only self-influence says what it is.
+COST_OPTIONAL = ("peak_device_mb", "what")
 NUMBERS = METRIC_COLUMNS[METRIC_COLUMNS.index("value") : METRIC_COLUMNS.index("ceiling_note")]
 ALL_METHODS = "all methods"
 Row = dict[str, str]
@@ -176,6 +182,41 @@ def as_published(rows: Sequence[Row]) -> Row:
     return select(rows, "single", "all", "all")
 
 
+def read_dampings(metric: str, paths: Sequence[Path]) -> dict[tuple[str, str], list[Row]]:
+    """Read dampings chosen without retraining by (setting, method).
+
+    Raises:
+        LeaveoutError: A file is malformed, of another metric, or two hold the same method.
+    """
+    found: dict[tuple[str, str], list[Row]] = {}
+    for path in paths:
+        rows = read_csv(path, DAMPING_COLUMNS)
+        keys = {(row["setting"], row["method"]) for row in rows}
+        if len(keys) != 1 or {row["metric"] for row in rows} != {metric} or keys & found.keys():
+            raise LeaveoutError(
+                f"{path}: expected dampings for the {metric} of one method of one setting, once. "
+                "Delete the file and make it anew."
+            )
+        for row in rows:
+            for column in ("damping", "indicator"):
+                number(row, column, path)
+        found[keys.pop()] = rows
+    return found
+
+
+def surrogate(rows: Sequence[Row], dampings: Sequence[Row], half: str = "report") -> Row | None:
+    """Return the metric's row at the damping chosen without retraining, None if none was.
+
+    Args:
+        rows: The metric's rows of one method.
+        dampings: Its dampings.
+        half: The half of the test samples whose row is returned.
+    """
+    chosen = [row["params"] for row in dampings if row["chosen"] == "yes"]
+    here = [row for row in rows if (row["truth"], row["half"]) == ("mean", half)]
+    return next((row for row in here if row["params"] in chosen), None)
+
+
 def _published(rows: Sequence[Row], metric: str, setting: str, method: str) -> tuple[str, str]:
     """Return the published value and its source; several are joined, none is two empty strings."""
     here = [row for row in rows if (row["setting"], row["metric"]) == (setting, metric)]
@@ -198,7 +239,7 @@ def _dropped(row: Row) -> tuple[str, str]:
     return str(sum(causes.values())), ", ".join(f"{n} {why}" for why, n in causes.items() if n)
 
 
-def _panel_row(rows: Sequence[Row], published: str, source: str) -> Row:
+def _panel_row(rows: Sequence[Row], dampings: Sequence[Row], published: str, source: str) -> Row:
     ours, theirs = held_out(rows), as_published(rows)
     value, ceiling = float(ours["value"]), float(ours["ceiling"])
     n_dropped, why = _dropped(ours)
@@ -210,6 +251,9 @@ def _panel_row(rows: Sequence[Row], published: str, source: str) -> Row:
     measured = ("value", "ci_low", "ci_high", "ceiling", "ceiling_low", "ceiling_high")
     row |= {column: _four(float(ours[column])) for column in measured}
     row |= {f"as_published_{column}": _four(float(theirs[column])) for column in measured}
+    if (found := surrogate(rows, dampings)) is not None:
+        row["surrogate_params"] = found["params"]
+        row |= {f"surrogate_{column}": _four(float(found[column])) for column in measured[:3]}
     row |= {
         # A ceiling of 0 (its interval's low end can be) leaves nothing to divide by.
         "value_over_ceiling": _four(value / ceiling if ceiling else math.nan),
@@ -236,32 +280,46 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, objec
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as handle,
     ):
-        writer = csv.DictWriter(handle, columns, lineterminator="\n")
+        writer = csv.DictWriter(handle, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def panel_table(metric: str, csvs: Sequence[Path], published: Path, out: Path) -> None:
+def panel_table(
+    metric: str,
+    csvs: Sequence[Path],
+    published: Path,
+    out: Path,
+    dampings: Sequence[Path] = (),
+) -> None:
     """Write the table of a panel: one row per setting and method.
+
+    For ``auc`` the samples that are counted and split are training samples, and ``n_samples`` says
+    how many of them were flipped.
 
     Undefined numbers are ``nan``; what does not apply, such as a value nobody published, is empty.
     ``difference`` is ``as_published_value - published``, and ``inside_interval`` says whether the
     published value lies in the interval of ours. ``not_computed`` says why a method has no value.
 
     Args:
-        metric: ``lds``, ``loo`` or ``pbrf``.
+        metric: ``lds``, ``loo``, ``pbrf`` or ``auc``.
         csvs: The metric CSVs of ``leaveout.metrics.evaluate``, one per setting and method; they
             order the rows.
         published: CSV of published values, with the columns ``PUBLISHED_COLUMNS``.
         out: CSV to write, with the columns ``PANEL_COLUMNS``; numbers have 4 decimals.
+        dampings: The CSVs of ``leaveout.attribution.damping``, of methods that have one.
 
     Raises:
         LeaveoutError: A file is missing or malformed.
     """
     known = read_csv(published, PUBLISHED_COLUMNS)
-    methods = read_metrics(metric, csvs)
+    methods, chosen = read_metrics(metric, csvs), read_dampings(metric, dampings)
     rows = [
-        _panel_row(rows, *_published(known, metric, setting, method))
+        _panel_row(
+            rows,
+            chosen.get((setting, method), ()),
+            *_published(known, metric, setting, method),
+        )
         for (setting, method), rows in methods.items()
     ]
     _write(out, PANEL_COLUMNS, rows)

@@ -1,0 +1,26 @@
+"""Label match: 1 where the labels are equal, else 0. A baseline that looks at no model.
+
+Formula: score[i, j] = [label_i = label_j].
+Cost: none.
+Approximated: everything; what a method adds to it is what it knows beyond the labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from leaveout.attribution.task import Task
+
+
+def attribute(task: Task) -> Iterator[Tensor]:
+    """Yield [label_i = label_j], (train, test), in blocks of rows."""
+    for block in task.train_blocks():
+        yield (block.labels[:, None] == task.test.labels).to(block.inputs.dtype)
+
+
+def self_influence(task: Task) -> Tensor:
+    """Return 1 for every training sample, (train,): each has its own label."""
+    return torch.ones(len(task.train.ids))

@@ -1,0 +1,123 @@
+"""LoGra: influence in gradients whose two factors are projected, layer by layer.
+
+Paper: Choe et al. 2024, What is Your Data Worth to GPT?, arXiv:2405.13954.
+Formula: score[i, j] = sum over layers of g_i' (F + damping I)^-1 g_j at the final state of full run
+0, with g = (Q d) (P a)' of a layer's input a (1 appended for the bias) and output gradient d of a
+sample's loss, and F the mean of g g' over all training samples. With ``pca`` the rows of P and Q
+are the eigenvectors of E[a a'] and E[d d'] with the largest eigenvalues, with ``random`` normal
+numbers of variance 1 / rank.
+Cost: three passes over the training samples, one backward each; rank^4 memory a layer.
+Approximated: the Hessian by the empirical Fisher matrix without blocks across layers; gradients by
+their rank x rank projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from leaveout import seeds
+from leaveout.attribution.task import Task
+from leaveout.curvature.compressed import solve_fisher
+from leaveout.errors import LeaveoutError, NotComputableError
+from leaveout.gradients.factors import Factor, gradient_factors
+from leaveout.retraining.common import Samples
+
+
+def attribute(task: Task, *, damping: float, rank: int, start: str = "pca") -> Iterator[Tensor]:
+    """Yield g_i' (F + damping I)^-1 g_j.
+
+    Args:
+        task: The task.
+        damping: Added to the diagonal of each layer's Fisher matrix.
+        rank: Dimensions that inputs, and output gradients, are projected to; a layer with fewer
+            keeps what it has.
+        start: ``pca`` or ``random``: what they are projected on.
+
+    Yields:
+        (train, test), in blocks of rows.
+
+    Raises:
+        LeaveoutError: There is no such start, or the rank is not positive.
+        NotComputableError: The model is no stack of linear layers.
+    """
+    if start not in ("pca", "random") or rank < 1:
+        raise LeaveoutError(
+            f"logra: start = {start!r} and rank = {rank}; valid: pca or random, and 1 or more"
+        )
+    first = _factors(task, task.test)
+    number, m = task.train.inputs.element_size(), len(task.test.ids)
+    sizes = [(min(rank, f.inputs.shape[1]), min(rank, f.deltas.shape[1])) for f in first]
+    numbers = [p * q for p, q in sizes]
+    block = max(len(samples.ids) for samples in task.train_blocks())
+    held = 24.0 * sum(k**2 for k in numbers) + (number + 8.0) * max(numbers) * block
+    task.need(held + 2.0 * number * m * sum(numbers), "Fisher matrices of projected gradients")
+    pairs = _directions(task, sizes) if start == "pca" else _random(task, first, sizes)
+
+    def project(samples: Samples) -> list[Tensor]:
+        return [
+            ((f.deltas @ q)[:, :, None] * (f.inputs @ p)[:, None, :]).flatten(1)
+            for f, (p, q) in zip(_factors(task, samples), pairs, strict=True)
+        ]
+
+    solved = solve_fisher(map(project, task.train_blocks()), project(task.test), damping)
+    for samples in task.train_blocks():
+        total = samples.inputs.new_zeros(len(samples.ids), m)
+        for g, x in zip(project(samples), solved, strict=True):
+            total.addmm_(g, x.T)
+        yield total
+
+
+def _factors(task: Task, samples: Samples) -> list[Factor]:
+    """Return the factors of each layer, with the bias as one more input."""
+    found = gradient_factors(task.module, task.full[0].final, samples.inputs, samples.labels)
+    if found is None:
+        raise NotComputableError("undefined", "LoGra is made for stacks of linear layers")
+    return [
+        Factor(f.name, torch.cat([f.inputs, torch.ones_like(f.inputs[:, :1])], 1), f.deltas, False)
+        if f.bias
+        else f
+        for f in found
+    ]
+
+
+def _directions(task: Task, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+    """Return the first principal axes of inputs and output gradients, (numbers, rank) each."""
+    sums: list[tuple[Tensor, Tensor]] = []
+    for samples in task.train_blocks():
+        found = [
+            (a.T @ a, d.T @ d)
+            for a, d in ((f.inputs.double(), f.deltas.double()) for f in _factors(task, samples))
+        ]
+        if not sums:
+            sums = found
+            continue
+        for (aa, dd), (more_aa, more_dd) in zip(sums, found, strict=True):
+            aa += more_aa
+            dd += more_dd
+    dtype = task.train.inputs.dtype
+    return [
+        (
+            torch.linalg.eigh(aa).eigenvectors[:, -p:].to(dtype),
+            torch.linalg.eigh(dd).eigenvectors[:, -q:].to(dtype),
+        )
+        for (aa, dd), (p, q) in zip(sums, sizes, strict=True)
+    ]
+
+
+def _random(
+    task: Task, factors: list[Factor], sizes: list[tuple[int, int]]
+) -> list[tuple[Tensor, Tensor]]:
+    """Draw normal directions, (numbers, rank) each."""
+
+    def draw(rows: int, columns: int, name: str, side: str) -> Tensor:
+        stream = seeds.generator(task.seed, task.setting, "logra", name, side)
+        drawn = torch.from_numpy(stream.standard_normal((rows, columns)) / columns**0.5)
+        return drawn.to(task.train.inputs)
+
+    return [
+        (draw(f.inputs.shape[1], p, f.name, "in"), draw(f.deltas.shape[1], q, f.name, "out"))
+        for f, (p, q) in zip(factors, sizes, strict=True)
+    ]

@@ -1,0 +1,46 @@
+"""MAGIC: the exact derivative of the test loss, through all of training, in each sample's weight.
+
+Paper: Ilyas and Engstrom 2025, arXiv:2504.16430.
+Formula: score[i, j] = -d loss_j(w_T) / d weight_i at weight 1, w_T the end of full run 0 as trained
+with the batch's loss sum_b weight_b loss_b / sum_b weight_b: to first order what removing i from
+its batches adds to the loss of j, in nats. Momentum, weight decay, dropout as drawn and batch norm
+are differentiated as they are.
+Cost: training twice more, and a Hessian-vector product on the batch for every step and test sample.
+Memory: one or, with momentum, two n_test x parameters matrices, and the states of one epoch.
+Approximated: nothing but removal by its derivative. The scores are of one run, and so are no
+better elsewhere than runs are alike. Leave-one-out that shares the run's batches (`pairing: mask`)
+is what they foresee: with `shuffle` as that ground truth has it, this is its upper bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from leaveout.attribution.task import Task
+from leaveout.curvature.unroll import final_gradients, unroll, unroll_bytes
+from leaveout.training.replay import Replay
+
+
+def attribute(task: Task, *, shuffle: bool) -> Tensor:
+    """Return minus the derivative of each test loss in each training sample's weight.
+
+    Args:
+        task: The task.
+        shuffle: Whether to go through full run 0 itself, or through its twin that sees the samples
+            in file order, as leave-one-out does with `shuffle: false`.
+
+    Returns:
+        (train, test).
+
+    Raises:
+        NotComputableError: It would take too long or too much memory, or the run was trained in
+            bfloat16.
+    """
+    train, test = task.train, task.test
+    task.need(unroll_bytes(task.module, task.recipe, train.inputs, len(test.ids)), "its adjoints")
+    trial = replace(task.full[0].trial, shuffle=shuffle)
+    replay = Replay(task.build, trial, train.inputs, train.labels, task.recipe)
+    final = final_gradients(task.module, replay.final, test.inputs, test.labels)
+    return unroll(replay, final, "hessian", task.seconds).neg_()

@@ -1,0 +1,151 @@
+"""Self-influence: the score of every training sample on itself, large for mislabelled ones.
+
+A method may define ``self_influence(task, **hyper_parameters)`` beside ``attribute``; any other
+scores blocks of training samples as if they were test samples, and score[i, i] is kept. The whole
+matrix is never in memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from leaveout import artefacts
+from leaveout.artefacts import Array
+from leaveout.attribution.run import CostMeter, limited, load_task, score_blocks, score_header
+from leaveout.attribution.task import Task
+from leaveout.config import Method, Scalar, Setting, label
+from leaveout.errors import LeaveoutError, NotComputableError
+from leaveout.plan import self_influence_key
+from leaveout.retraining.common import Samples, load_data
+
+BLOCK_BYTES = 256 << 20
+"""The gradients of a block of samples, or their scores, take so much at most."""
+
+
+def block_size(n_train: int, parameters: int) -> int:
+    """Return how many training samples are scored at once as if they were test samples.
+
+    As many as can be: each block costs a method its preparations, such as a Hessian.
+
+    Args:
+        n_train: Training samples.
+        parameters: Numbers in a gradient.
+    """
+    return max(1, min(n_train, BLOCK_BYTES // (4 * max(n_train, parameters))))
+
+
+def self_influence(
+    module: ModuleType, task: Task, params: dict[str, Scalar], spent: list[float]
+) -> NDArray[np.float32]:
+    """Return score[i, i] by one method, each training sample being its own test sample.
+
+    Args:
+        module: The method's.
+        task: The task; its test samples are not looked at.
+        params: The hyper-parameters.
+        spent: The seconds that the method took are added to it.
+
+    Returns:
+        (train,): positive where a sample helps itself. A large one is a sample the model would get
+        wrong but for having seen it.
+
+    Raises:
+        LeaveoutError: The method returned something of another shape.
+    """
+    n_train = len(task.train.ids)
+    if own := getattr(module, "self_influence", None):
+        start = time.perf_counter()
+        found = own(task, **params)
+        if not isinstance(found, torch.Tensor) or found.shape != (n_train,):
+            what = tuple(found.shape) if hasattr(found, "shape") else type(found).__name__
+            raise LeaveoutError(
+                f"{module.__name__}.self_influence returned {what}, expected ({n_train},)"
+            )
+        values = found.to("cpu", torch.float32).numpy()
+        spent.append(time.perf_counter() - start)
+        return values
+    parameters = sum(parameter.numel() for parameter in task.module.parameters())
+    size = block_size(n_train, parameters)
+    parts = [slice(k, min(k + size, n_train)) for k in range(0, n_train, size)]
+    return np.concatenate([_diagonal(module, task, params, part, spent) for part in parts])
+
+
+def _diagonal(
+    module: ModuleType, task: Task, params: dict[str, Scalar], part: slice, spent: list[float]
+) -> NDArray[np.float32]:
+    """Return score[i, i] for the training samples of one block."""
+    train = task.train
+    block = Samples(train.inputs[part], train.labels[part], train.ids[part])
+    shape = (len(train.ids), len(block.ids))
+    seen = dataclasses.replace(task, test=block)
+    rows: Iterator[NDArray[np.float32]] = score_blocks(
+        lambda: module.attribute(seen, **params), shape, module.__name__, spent
+    )
+    found, first = np.empty(shape[1], dtype=np.float32), 0
+    for scores in rows:
+        own = np.arange(max(first, part.start), min(first + len(scores), part.stop))
+        found[own - part.start] = scores[own - first, own - part.start]
+        first += len(scores)
+        if first >= part.stop:  # what the later samples do to these is not asked for
+            break
+    return found
+
+
+def run_self_influence(
+    setting: Setting,
+    method: Method,
+    params: dict[str, Scalar],
+    data_path: Path,
+    full_paths: Sequence[Path],
+    half_paths: Sequence[Path],
+    out: Path,
+    cost: Path,
+    device: str,
+) -> None:
+    """Write the ``self_influence`` artefact of one grid point, and its cost as JSON beside it.
+
+    A method that can't score the setting leaves a file without scores, whose header says why.
+
+    Args:
+        setting: The setting.
+        method: The method.
+        params: One point of its grid.
+        data_path: The setting's ``data`` artefact.
+        full_paths: Its full models.
+        half_paths: Its half models, if the method needs them.
+        out: The file to write.
+        cost: The cost file to write.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        LeaveoutError: The method returned something of another shape.
+    """
+    data = load_data(setting, data_path, device)
+    full, half = (
+        [artefacts.read(path, "models") for path in paths] for paths in (full_paths, half_paths)
+    )
+    task = load_task(setting, data, full, half)
+    module = importlib.import_module(method.module)
+    key = self_influence_key(setting, method, params)
+    header = score_header(setting, method, params, key, data, [*full, *half], device)
+    tensors: dict[str, Array] = {"train_id": data.train.ids}
+    spent: list[float] = []
+    meter = CostMeter(data.train.inputs.device)
+    try:
+        with limited(task.memory, task.seconds):
+            tensors["self_influence"] = self_influence(module, task, params, spent)
+    except NotComputableError as error:
+        header["not_computed"] = {"reason": error.reason, "detail": error.detail}
+    dims = dict.fromkeys(tensors, ("train",))
+    artefacts.write(out, "self_influence", tensors, dims, header)
+    name = {"setting": setting.name, "method": method.name, "params": label(params)}
+    meter.write(cost, {**name, "what": "self_influence"}, sum(spent))

@@ -1,0 +1,151 @@
+"""SOURCE: unrolled training in a few segments, each with one curvature and one gradient.
+
+Paper: Bae et al. 2024, Training Data Attribution via Approximate Unrolled Differentiation,
+arXiv:2405.12186.
+Formula: score[i, j] = g_j(w_T)' sum_l S_L .. S_l+1 r_l(i), over L segments of K steps each of full
+run 0: S_l = exp(-K rate_l H_l) and r_l(i) = 1/N (I - S_l) H_l^-1 gbar_l(i), H_l and gbar_l(i) the
+curvature and i's gradient averaged over the segment's checkpoints, rate_l the mean learning rate,
+over 1 - momentum. It is what leaving i out of all its batches adds to the loss of j, to first
+order, in nats (no constant is left out).
+Cost: EK-FAC over the training samples at every checkpoint, and products of all training gradients
+there with n_test vectors.
+Memory: L + 2 matrices of n_test x parameters.
+Approximated: the Hessian, by the Gauss-Newton matrix in EK-FAC's form, and weight decay; steps, by
+the gradient flow they follow; within a segment curvature and gradients do not change, and do not
+vary together. Dropout is off, batch norm in evaluation mode. No damping is needed: where H is flat,
+r_l is K rate_l / N times the gradient. The initial weights are no checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leaveout.attribution.kronecker import task_samples
+from leaveout.attribution.task import State, Task
+from leaveout.curvature.ekfac import ekfac
+from leaveout.curvature.kfac import Samples
+from leaveout.errors import LeaveoutError
+from leaveout.gradients.per_sample import gradient_products, n_parameters, per_sample_gradients
+
+Scale = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of the training.
+
+    Attributes:
+        states: Its checkpoints.
+        span: Steps times learning rate, over 1 - momentum: the time of the gradient flow.
+        apply: Multiplies vectors by a function of the segment's curvature.
+    """
+
+    states: Sequence[State]
+    span: float
+    apply: Callable[[Tensor, Scale], Tensor]
+
+
+def attribute(task: Task, *, segments: int) -> Iterator[Tensor]:
+    """Yield g_j' sum_l S_L .. S_l+1 r_l(i).
+
+    Args:
+        task: The task.
+        segments: Parts of equally many steps; each must have a checkpoint.
+
+    Yields:
+        (train, test), in blocks of rows.
+
+    Raises:
+        NotComputableError: The vectors take too much memory.
+        LeaveoutError: A segment has no checkpoint.
+    """
+    tests, samples = task.test, int(task.full[0].trained_on.sum())
+    size = len(tests.ids) * n_parameters(task.module) * tests.inputs.element_size()
+    task.need((segments + 2) * size, f"{segments} segments' vectors")
+    parts = _segments(task, segments)
+    final = task.full[0].final
+    right = per_sample_gradients(task.module, final, tests.inputs, tests.labels)
+    vectors = segment_vectors(parts, right, samples, task.recipe.weight_decay)
+    for block in task.train_blocks():
+        total = block.inputs.new_zeros(len(block.ids), len(tests.ids))
+        for part, mine in zip(parts, vectors, strict=True):
+            for state in part.states:
+                found = gradient_products(task.module, state, block.inputs, block.labels, mine)
+                total += found / len(part.states)
+        yield total
+
+
+def segment_vectors(
+    parts: Sequence[Segment], right: Tensor, samples: int, decay: float
+) -> list[Tensor]:
+    """Return for each segment the vectors that a sample's mean gradient there is multiplied with.
+
+    Args:
+        parts: The segments, first to last.
+        right: Test gradients at the end, (test, parameters).
+        samples: N.
+        decay: Weight decay, added to the curvature.
+
+    Returns:
+        For each segment 1/N H_l^-1 (I - S_l) S_l+1 .. S_L right, (test, parameters).
+    """
+
+    def contraction(span: float, values: Tensor) -> Tensor:
+        return torch.exp(-span * (values + decay))
+
+    def response(span: float, values: Tensor) -> Tensor:
+        x = span * (values + decay)
+        ratio = torch.where(x.abs() < 1e-12, 1.0, -torch.expm1(-x) / x)
+        return ratio * (span / samples)
+
+    found = []
+    for number, part in reversed(list(enumerate(parts))):
+        found.append(part.apply(right, partial(response, part.span)))
+        if number > 0:
+            right = part.apply(right, partial(contraction, part.span))
+    return found[::-1]
+
+
+def _segments(task: Task, count: int) -> list[Segment]:
+    """Cut full run 0 into parts, with the EK-FAC of all checkpoints of each."""
+    run, recipe = task.full[0], task.recipe
+    # a checkpoint at the end of a part belongs to it
+    of = [-(-epoch * count // recipe.epochs) - 1 for epoch in run.epochs]
+    empty = sorted(set(range(count)) - set(of))
+    if count < 1 or empty:
+        raise LeaveoutError(
+            f"source: segments = {count}, but of {len(run.epochs)} checkpoints none falls into "
+            f"segment {empty[0] + 1 if empty else 1}; take fewer segments, or more checkpoints "
+            "(full.checkpoints)"
+        )
+    steps = -(-int(run.trained_on.sum()) // recipe.batch_size) * recipe.epochs / count
+    parts = []
+    for number in range(count):
+        mine = [place for place, part in enumerate(of) if part == number]
+        states = [run.states[place] for place in mine]
+        rate = sum(run.learning_rates[place] for place in mine) / len(mine)
+        averaged = ekfac(_at(task, states))
+        parts.append(Segment(states, steps * rate / (1 - recipe.momentum), averaged.apply))
+    return parts
+
+
+def _at(task: Task, states: Sequence[State]) -> Samples:
+    """Describe the training samples, once under each of some states, to EK-FAC."""
+    run, n = task.full[0], len(task.train.ids)
+    each = [
+        task_samples(replace(task, full=[replace(run, states=[state])]), "true") for state in states
+    ]
+
+    def outputs(model: nn.Module, batch: Any, start: int) -> tuple[Tensor, Iterable[Tensor]]:
+        under, own = batch
+        found: tuple[Tensor, Iterable[Tensor]] = under(model, own, start % n)
+        return found
+
+    batches = [(one.outputs, batch) for one in each for batch in one.batches]
+    return Samples(task.module, batches, outputs)

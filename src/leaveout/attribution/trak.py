@@ -1,0 +1,228 @@
+"""TRAK: least squares of the models' margins in randomly projected gradients.
+
+Paper: Park et al. 2023, TRAK: Attributing Model Behavior at Scale, arXiv:2303.14186. Masks: Deng et
+al. 2024, Efficient Ensembles Improve Training Data Attribution, arXiv:2405.17293. Relative: Barshan
+et al. 2020, RelatIF, arXiv:2003.11630.
+Formula: score[i, j] = mean over models of x_i' K x_j, times mean over models of (1 - p_i), with
+x = P grad(margin), margin = log p - log(1 - p), p a sample's probability of its label, X the
+training samples' x, and K = (X'X)^-1. The models are half models, each with its own P. With
+``relative`` it is the mean over models of x_i' K x_j / sqrt(x_i' K x_i): RelatIF divides by the
+norm of the training sample's loss gradient -(1 - p_i) x_i in K, and 1 - p_i cancels.
+Cost: one backward pass a sample and model, its projection, and n x projection^2; memory of n_train
+x (n_test + projection).
+Approximated: the loss by the margin, which is linear in the parameters near the model; the Hessian
+by X'X; both by what the projection keeps. Where X'X is singular (more dimensions than training
+samples or parameters, say) K is its pseudo-inverse, the limit of a vanishing regularisation.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from leaveout import seeds
+from leaveout.attribution.task import State, Task
+from leaveout.errors import LeaveoutError, NotComputableError
+from leaveout.gradients.per_sample import n_parameters
+from leaveout.gradients.projection import Projection, draw, projected_gradients
+from leaveout.retraining.common import Samples
+from leaveout.training.dropout import draw_masks, use_streams
+
+NEEDS = ("half",)
+
+ROWS = 4096
+"""Samples in one forward pass, or in one product in double precision."""
+
+
+def attribute(
+    task: Task,
+    *,
+    models: int,
+    projection: int,
+    projector: str = "sparse",
+    masks: int = 0,
+    relative: bool = False,
+) -> Iterator[Tensor]:
+    """Yield TRAK scores.
+
+    Args:
+        task: The task.
+        models: How many half models, from the first on.
+        projection: Dimensions that gradients are projected to.
+        projector: ``sparse``, ``rademacher``, or ``identity``, which takes all dimensions there
+            are. The first two keep inner products alike; the second takes far longer.
+        masks: How many dropout masks of each model make as many models of it; 0 for none.
+        relative: Whether to divide by the training sample's own norm, as RelatIF does.
+
+    Yields:
+        (train, test), in blocks of rows.
+
+    Raises:
+        LeaveoutError: The setting has fewer half models, or there is no such projector.
+        NotComputableError: There are masks to draw and the model has no dropout.
+    """
+    n, m, number = len(task.train.ids), len(task.test.ids), task.train.inputs.element_size()
+    members = _members(task, models, projection, projector, masks)
+    width = n_parameters(task.module) if projector == "identity" else projection
+    task.need(
+        number * float(n) * (m + width) + 24.0 * width**2, "scores and one model's projections"
+    )
+    total = task.train.inputs.new_zeros(n, m)
+    doubt = task.train.inputs.new_zeros(n)
+    for member in members:
+        x = _features(member, task.train)
+        kernel = _kernel(x)
+        solved = (_features(member, task.test).double() @ kernel).to(x.dtype)
+        if relative:
+            x = x / _leverage(x, kernel).sqrt().clamp_min(torch.finfo(x.dtype).tiny)[:, None]
+        else:
+            doubt += _doubt(member, task.train)
+        total.addmm_(x, solved.T)
+    count = models * max(masks, 1)
+    total /= count
+    if not relative:
+        total *= (doubt / count)[:, None]
+    start = 0
+    for block in task.train_blocks():
+        yield total[start : start + len(block.ids)]
+        start += len(block.ids)
+
+
+def self_influence(
+    task: Task,
+    *,
+    models: int,
+    projection: int,
+    projector: str = "sparse",
+    masks: int = 0,
+    relative: bool = False,
+) -> Tensor:
+    """Return the score of each training sample for itself, (train,).
+
+    Args:
+        task: The task.
+        models: As for ``attribute``.
+        projection: As for ``attribute``.
+        projector: As for ``attribute``.
+        masks: As for ``attribute``.
+        relative: As for ``attribute``.
+    """
+    total = task.train.inputs.new_zeros(len(task.train.ids))
+    doubt = torch.zeros_like(total)
+    for member in _members(task, models, projection, projector, masks):
+        x = _features(member, task.train)
+        leverage = _leverage(x, _kernel(x))
+        total += leverage.sqrt() if relative else leverage
+        doubt += _doubt(member, task.train)
+    count = models * max(masks, 1)
+    return total / count if relative else total * doubt / count**2
+
+
+@dataclass(frozen=True)
+class _Member:
+    module: nn.Module
+    state: State
+    projection: Projection
+
+
+def _members(
+    task: Task, models: int, projection: int, projector: str, masks: int
+) -> Iterator[_Member]:
+    """Check what was asked for, and give one model with its projection after the other."""
+    if not 1 <= models <= len(task.half):
+        raise LeaveoutError(
+            f"trak.models: {models} were asked for, {task.setting} has {len(task.half)} half "
+            "models; lower trak.models in the methods file or raise half.runs in the setting"
+        )
+    if masks and not any(isinstance(layer, nn.Dropout) for layer in task.module.modules()):
+        raise NotComputableError("undefined", "the model has no dropout")
+    size, device = n_parameters(task.module), task.train.inputs.device
+    # a generator of its own, so that what is wrong is said before anything is computed
+    return (
+        _Member(
+            _masked(task, run, mask) if masks else task.module,
+            task.half[run].final,
+            draw(
+                projector,
+                size,
+                projection,
+                task.seed,
+                (task.setting, "trak", "projection", run, mask),
+                device,
+            ),
+        )
+        for run in range(models)
+        for mask in range(max(masks, 1))
+    )
+
+
+def _masked(task: Task, run: int, mask: int) -> nn.Module:
+    """Return the model with some units dropped: the same ones for all samples."""
+    module = copy.deepcopy(task.module)
+    layers = use_streams(module, task.train.inputs[:1])
+    stream = seeds.generator(task.seed, task.setting, "trak", "dropout", run, mask)
+    shapes = [(layer.unit_shape, layer.probability) for layer in layers]
+    for layer, kept in zip(layers, draw_masks(stream, 1, shapes), strict=True):
+        layer.mask = torch.from_numpy(kept).to(task.train.inputs.device)
+        layer.train()
+    return module
+
+
+def margins(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return log p - log(1 - p) of each sample's label, (samples,).
+
+    That is the label's logit minus the log of the sum of the others' exponentials: neither it nor
+    its gradient overflows where p is 0 or 1 in floating point.
+    """
+    chosen = outputs.gather(1, labels[:, None])
+    others = outputs.scatter(1, labels[:, None], float("-inf"))
+    return chosen[:, 0] - torch.logsumexp(others, dim=1)
+
+
+def _features(member: _Member, samples: Samples) -> Tensor:
+    return projected_gradients(
+        member.projection, member.module, member.state, samples.inputs, samples.labels, margins
+    )
+
+
+def _doubt(member: _Member, samples: Samples) -> Tensor:
+    """Return 1 - p of each sample's label, (samples,)."""
+    with torch.no_grad():
+        found = [
+            margins(functional_call(member.module, dict(member.state), (inputs,)), labels)
+            for inputs, labels in zip(
+                samples.inputs.split(ROWS), samples.labels.split(ROWS), strict=True
+            )
+        ]
+    return torch.sigmoid(-torch.cat(found))
+
+
+def _kernel(x: Tensor) -> Tensor:
+    """Return the inverse, or pseudo-inverse, of X'X, in double precision."""
+    gram = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+    for rows in x.split(ROWS):
+        double = rows.double()
+        gram.addmm_(double.T, double)
+    if not gram.isfinite().all():  # a diverged model: its scores are not numbers, and are counted
+        return torch.full_like(gram, float("nan"))
+    # what rounding makes of a zero: that of X, squared, and that of the product
+    tiny = max(x.shape) * (torch.finfo(x.dtype).eps ** 2 + torch.finfo(gram.dtype).eps)
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    pivots = lower.diagonal().square()
+    if not failed and bool(pivots.min() > tiny * pivots.max()):
+        return torch.cholesky_inverse(lower)
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > tiny * values[-1]
+    vectors = vectors[:, kept]
+    return torch.as_tensor(vectors / values[kept] @ vectors.T)
+
+
+def _leverage(x: Tensor, kernel: Tensor) -> Tensor:
+    """Return x_i' K x_i of each sample, (samples,)."""
+    found = [((rows.double() @ kernel) * rows).sum(1) for rows in x.split(ROWS)]
+    return torch.cat(found).clamp_min(0).to(x.dtype)

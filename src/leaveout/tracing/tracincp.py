@@ -1,0 +1,494 @@
+"""TracInCP of a user's model: influence, self-influence, proponents and opponents, embeddings.
+
+Paper: Pruthi et al. 2020, Estimating Training Data Influence by Tracing Gradient Descent,
+arXiv:2002.08484.
+Formula: score[j, i] = sum over checkpoints c of lr_c <g_i(c), g_j(c)>, g the gradient of a sample's
+loss in the parameters of the chosen layers; positive where training on i lowers the loss of j.
+
+The interface is the one that captum's users know (``captum.influence``); docs/tracin.md says what
+is different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from leaveout.errors import LeaveoutError
+from leaveout.gradients import projection_of_factors
+from leaveout.gradients.factors import Factor
+from leaveout.gradients.parts import (
+    Chosen,
+    Formed,
+    Losses,
+    Part,
+    choose,
+    dots,
+    fit,
+    form_parts,
+    gradient_parts,
+    squared_norms,
+)
+from leaveout.gradients.per_sample import CHUNK_BYTES
+from leaveout.gradients.trees import rows, tensors
+from leaveout.tracing.batches import Batch, as_batches, per_sample, placed
+from leaveout.tracing.checkpoints import (
+    Load,
+    borrowed,
+    list_checkpoints,
+    load_checkpoint,
+    load_with,
+)
+from leaveout.tracing.most import KMostInfluentialResults, most_influential
+
+GROUP_BYTES = 256 << 20
+"""Training batches, and scores of them, held while the checkpoints are gone through, at most."""
+
+HELD_BYTES = 512 << 20
+"""Gradients of test samples held at once, at most."""
+
+LossFunction = Callable[..., Tensor]
+
+
+class TracInCP:
+    """Influence of training samples on the loss of others, traced over checkpoints.
+
+    Attributes are the arguments of the constructor. Every method loads the checkpoints one after
+    the other into the model, computes in evaluation mode, and leaves the model as it was. Scores do
+    not depend on how data are cut into batches, beyond rounding.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_dataset: Dataset[Any] | DataLoader[Any],
+        checkpoints: str | Path | Iterable[Any],
+        checkpoints_load_func: Load = load_checkpoint,
+        layers: Sequence[str] | None = None,
+        loss_fn: LossFunction | None = None,
+        batch_size: int = 512,
+        test_loss_fn: LossFunction | None = None,
+    ) -> None:
+        """Note what is to be traced; nothing is computed yet.
+
+        Args:
+            model: The module that the checkpoints are of.
+            train_dataset: Training samples. Batches are tuples, the last item targets:
+                ``loss_fn(model(*batch[:-1]), batch[-1])``.
+            checkpoints: A folder of files, or whatever ``checkpoints_load_func`` takes: a list of
+                paths, an iterator of state dicts.
+            checkpoints_load_func: Loads a checkpoint into the model and returns the learning rate.
+            layers: Names of the modules (or parameters) whose gradients count; by default all
+                parameters that require a gradient.
+            loss_fn: The loss; per sample, mean or sum, the same scores come out. None if the model
+                returns losses itself.
+            batch_size: Samples at once, where ``train_dataset`` is a ``Dataset``.
+            test_loss_fn: Another loss for the samples that influence is asked on.
+
+        Raises:
+            LeaveoutError: An argument is of no use; the message says which.
+        """
+        self.model = model
+        self.train_dataset = train_dataset
+        self.checkpoints = list_checkpoints(checkpoints)
+        self.checkpoints_load_func = checkpoints_load_func
+        self.layers = layers
+        self.loss_fn = loss_fn
+        self.batch_size = batch_size
+        self.test_loss_fn = loss_fn if test_loss_fn is None else test_loss_fn
+        self._parameters = _chosen_parameters(model, layers)
+        self._train = as_batches(train_dataset, batch_size, "train_dataset")
+        self._losses = per_sample(loss_fn, "loss_fn")
+        self._test_losses = per_sample(self.test_loss_fn, "test_loss_fn")
+
+    def influence(
+        self,
+        inputs: Batch | DataLoader[Any],
+        k: int | None = None,
+        proponents: bool = True,
+        show_progress: bool = False,
+        aggregate: bool = False,
+    ) -> Tensor | KMostInfluentialResults:
+        """Return the influence of the training samples on the loss of others.
+
+        Args:
+            inputs: Test samples: a batch, or a loader of batches.
+            k: Return only so many training samples for each test sample.
+            proponents: Whether these are the ones that help most; else those that harm most.
+            show_progress: Whether to show it on stderr.
+            aggregate: Whether to sum over the test samples, which makes one row of them.
+
+        Returns:
+            Scores (test, train); with ``k`` indices and scores, (test, k) each, found without ever
+            holding all scores.
+        """
+        with borrowed(self.model):
+            blocks = self._scores(self._tests(inputs), show_progress)
+            if aggregate:
+                blocks = (block.sum(0, keepdim=True) for block in blocks)
+            if k is not None:
+                return most_influential(blocks, k, proponents)
+            return torch.cat(list(blocks), dim=1)
+
+    def self_influence(
+        self, inputs: Batch | DataLoader[Any] | None = None, show_progress: bool = False
+    ) -> Tensor:
+        """Return the influence of each sample on its own loss, (samples,).
+
+        Args:
+            inputs: A batch or a loader; the training samples by default.
+            show_progress: Whether to show it on stderr.
+        """
+        with borrowed(self.model):
+            return torch.cat(
+                [
+                    self._over_checkpoints(
+                        group, lambda _, parts: squared_norms(parts)[:, None], bar
+                    )[:, 0]
+                    for group, bar in self._groups(self._given(inputs), 1, show_progress)
+                ]
+            )
+
+    def embeddings(
+        self,
+        inputs: Batch | DataLoader[Any] | None = None,
+        show_progress: bool = False,
+    ) -> Tensor:
+        """Return a vector a sample whose inner products are the influences.
+
+        It stacks sqrt(lr_c) g(c) over checkpoints, so that what finds the largest inner products
+        finds proponents. captum's users know it as ``compute_intermediate_quantities``.
+
+        Args:
+            inputs: A batch or a loader, whose loss is ``test_loss_fn``; the training samples by
+                default.
+            show_progress: Whether to show it on stderr.
+
+        Returns:
+            (samples, checkpoints x numbers of a gradient). All parameters of a model of any size
+            make vectors of that size: choose layers, or ``TracInCPFastRandProj``.
+        """
+        with borrowed(self.model):
+            return self._embed(inputs, show_progress)
+
+    # how a sample is seen at a checkpoint; the random projection has another view
+
+    def _view(self, checkpoint: int, parts: list[Part]) -> list[Part]:
+        return parts
+
+    # what all of them are made of
+
+    def _embed(self, inputs: Batch | DataLoader[Any] | None, show_progress: bool) -> Tensor:
+        losses = self._losses if inputs is None else self._test_losses
+        found = []
+        for group, bar in self._groups(self._given(inputs), 1, show_progress):
+            columns = []
+            for number, rate, chosen, formed in self._loaded(group[0], losses):
+                rooted = [
+                    form_parts(self._view(number, parts)) * rate**0.5
+                    for batch in group
+                    for _, parts in self._gradients(batch, chosen, formed, losses, bar)
+                ]
+                columns.append(torch.cat(rooted))
+            found.append(torch.cat(columns, dim=1))
+        return torch.cat(found)
+
+    def _scores(self, tests: list[Batch], show_progress: bool) -> Iterator[Tensor]:
+        """Yield scores (test, some training samples) of consecutive groups of batches."""
+        n_test = sum(len(tensors(batch)[0]) for batch in tests)
+        for group, bar in self._groups(self._train, n_test, show_progress):
+            scores = None
+            for number, rate, chosen, formed in self._loaded(tests[0], self._test_losses):
+                for held in self._held(tests, number, chosen, formed):
+                    column = 0
+                    for batch in group:
+                        first = bar if held[0][0] == 0 else None
+                        for n, parts in self._gradients(batch, chosen, formed, self._losses, first):
+                            view = self._view(number, parts)
+                            for row, other in held:
+                                found = dots(other, view)
+                                if scores is None:
+                                    width = sum(len(tensors(b)[0]) for b in group)
+                                    scores = found.new_zeros(n_test, width)
+                                scores[row : row + len(found), column : column + n].add_(
+                                    found, alpha=rate
+                                )
+                            column += n
+            assert scores is not None
+            yield scores
+
+    def _over_checkpoints(
+        self, group: list[Batch], function: Callable[[int, list[Part]], Tensor], bar: tqdm[Any]
+    ) -> Tensor:
+        """Sum a function of the training samples' gradients over checkpoints, (samples, ...)."""
+        total: Tensor | None = None
+        for number, rate, chosen, formed in self._loaded(group[0], self._losses):
+            found = [
+                function(number, parts)
+                for batch in group
+                for _, parts in self._gradients(batch, chosen, formed, self._losses, bar)
+            ]
+            values = torch.cat(found).mul_(rate)
+            total = values if total is None else total.add_(values)
+        assert total is not None
+        return total
+
+    def _loaded(self, sample: Batch, losses: Losses) -> Iterator[tuple[int, float, Chosen, int]]:
+        """Load one checkpoint after the other.
+
+        Yields:
+            Its number, its learning rate, how to differentiate, and the numbers that are formed.
+        """
+        for number, checkpoint in enumerate(self.checkpoints):
+            rate = load_with(self.checkpoints_load_func, self.model, checkpoint)
+            if number == 0:
+                chosen = choose(self.model, self._parameters)
+                formed = fit(self.model, chosen, losses, sample)
+            yield number, rate, chosen, formed
+
+    def _gradients(
+        self, batch: Batch, chosen: Chosen, formed: int, losses: Losses, bar: tqdm[Any] | None
+    ) -> Iterator[tuple[int, list[Part]]]:
+        """Yield gradients of consecutive samples, so many that ``CHUNK_BYTES`` are formed."""
+        count = len(tensors(batch)[0])
+        size = max(1, CHUNK_BYTES // (4 * formed)) if formed else count
+        for start in range(0, count, size):
+            part = rows(batch, slice(start, start + size)) if size < count else batch
+            yield min(size, count - start), gradient_parts(self.model, chosen, losses, part)
+        if bar is not None:
+            bar.update()
+
+    def _held(
+        self, tests: list[Batch], number: int, chosen: Chosen, formed: int
+    ) -> Iterator[list[tuple[int, list[Part]]]]:
+        """Yield gradients of test samples, with the first one's row, as many as can be held."""
+        held: list[tuple[int, list[Part]]] = []
+        row = taken = 0
+        for batch in tests:
+            for n, parts in self._gradients(batch, chosen, formed, self._test_losses, None):
+                view = self._view(number, parts)
+                size = sum(_bytes(part) for part in view)
+                if held and taken + size > HELD_BYTES:
+                    yield held
+                    held, taken = [], 0
+                held.append((row, view))
+                row, taken = row + n, taken + size
+        yield held
+
+    def _groups(
+        self, batches: Iterable[Any], n_scores: int, show_progress: bool
+    ) -> Iterator[tuple[list[Batch], tqdm[Any]]]:
+        """Go through batches once, in groups for which each checkpoint is loaded once."""
+        device = self._device()
+        try:
+            total = len(batches) * len(self.checkpoints)  # type: ignore[arg-type]
+        except TypeError:
+            total = None
+        with tqdm(
+            total=total, desc=type(self).__name__, unit="batch", disable=not show_progress
+        ) as bar:
+            group: list[Batch] = []
+            taken = 0
+            for given in batches:
+                batch, n = placed(given, device, "train_dataset")
+                size = n * n_scores * 4
+                size += sum(value.numel() * value.element_size() for value in tensors(batch))
+                if group and taken + size > GROUP_BYTES:
+                    yield group, bar
+                    group, taken = [], 0
+                group.append(batch)
+                taken += size
+            if group:
+                yield group, bar
+
+    def _given(self, inputs: Batch | DataLoader[Any] | None) -> Iterable[Any]:
+        return self._train if inputs is None else self._tests(inputs)
+
+    def _tests(self, inputs: Batch | DataLoader[Any]) -> list[Batch]:
+        given = inputs if isinstance(inputs, DataLoader) else [inputs]
+        found = [placed(batch, self._device(), "inputs")[0] for batch in given]
+        if not found:
+            raise LeaveoutError("inputs: the loader is empty")
+        return found
+
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+class TracInCPFast(TracInCP):
+    """TracInCP on the last linear layer alone: no gradient goes through what comes before it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        final_fc_layer: nn.Module | str,
+        train_dataset: Dataset[Any] | DataLoader[Any],
+        checkpoints: str | Path | Iterable[Any],
+        checkpoints_load_func: Load = load_checkpoint,
+        loss_fn: LossFunction | None = None,
+        batch_size: int = 512,
+        test_loss_fn: LossFunction | None = None,
+        bias: bool = True,
+    ) -> None:
+        """Note what is to be traced; see :class:`TracInCP`.
+
+        Args:
+            model: The module.
+            final_fc_layer: Its last linear layer, or that one's name.
+            train_dataset: Training samples.
+            checkpoints: Checkpoints.
+            checkpoints_load_func: Loads one and returns the learning rate.
+            loss_fn: The loss.
+            batch_size: Samples at once, where ``train_dataset`` is a ``Dataset``.
+            test_loss_fn: Another loss for the samples that influence is asked on.
+            bias: Whether the layer's bias counts. captum leaves it out.
+
+        Raises:
+            LeaveoutError: ``final_fc_layer`` is no linear layer of the model.
+        """
+        name = _layer_name(model, final_fc_layer)
+        layer = model.get_submodule(name)
+        own = ["weight", "bias"] if bias and layer.bias is not None else ["weight"]
+        super().__init__(
+            model,
+            train_dataset,
+            checkpoints,
+            checkpoints_load_func,
+            [f"{name}.{parameter}".removeprefix(".") for parameter in own],
+            loss_fn,
+            batch_size,
+            test_loss_fn,
+        )
+        self.final_fc_layer = name
+
+
+class TracInCPFastRandProj(TracInCPFast):
+    """TracInCPFast between random projections of the last layer's gradients.
+
+    The training samples' embeddings are made when they are first needed, and kept; an influence is
+    then an inner product. Both sides of d a', the gradient of a sample, are multiplied by Gaussian
+    matrices, drawn anew for each checkpoint; inner products keep their expectation. Self-influence
+    needs no projection, and has none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        final_fc_layer: nn.Module | str,
+        train_dataset: Dataset[Any] | DataLoader[Any],
+        checkpoints: str | Path | Iterable[Any],
+        checkpoints_load_func: Load = load_checkpoint,
+        loss_fn: LossFunction | None = None,
+        batch_size: int = 512,
+        test_loss_fn: LossFunction | None = None,
+        projection_dim: int | None = None,
+        seed: int = 0,
+        bias: bool = True,
+    ) -> None:
+        """Note what is to be traced; see :class:`TracInCPFast`.
+
+        Args:
+            model: The module.
+            final_fc_layer: Its last linear layer, or that one's name.
+            train_dataset: Training samples.
+            checkpoints: Checkpoints.
+            checkpoints_load_func: Loads one and returns the learning rate.
+            loss_fn: The loss.
+            batch_size: Samples at once, where ``train_dataset`` is a ``Dataset``.
+            test_loss_fn: Another loss for the samples that influence is asked on.
+            projection_dim: Numbers kept of a sample at each checkpoint, at most; the root of it of
+                either side. None projects nothing.
+            seed: Of the projections.
+            bias: Whether the layer's bias counts. captum leaves it out.
+        """
+        super().__init__(
+            model,
+            final_fc_layer,
+            train_dataset,
+            checkpoints,
+            checkpoints_load_func,
+            loss_fn,
+            batch_size,
+            test_loss_fn,
+            bias,
+        )
+        self.projection_dim = projection_dim
+        self.seed = seed
+        self._train_embeddings: Tensor | None = None
+
+    def _view(self, checkpoint: int, parts: list[Part]) -> list[Part]:
+        (part,) = parts
+        if not isinstance(part, Factor):
+            raise LeaveoutError(
+                f"final_fc_layer: {self.final_fc_layer} sees more than one vector a sample; use "
+                "TracInCPFast"
+            )
+        if self.projection_dim is None:
+            return parts
+        return [
+            Formed(
+                part.name,
+                projection_of_factors.project(
+                    part, self.projection_dim, self.seed, "tracin", checkpoint
+                ),
+            )
+        ]
+
+    def _scores(self, tests: list[Batch], show_progress: bool) -> Iterator[Tensor]:
+        if self._train_embeddings is None:
+            self._train_embeddings = self._embed(None, show_progress)
+        queries = torch.cat([self._embed(batch, False) for batch in tests])
+        size = max(1, GROUP_BYTES // (4 * len(queries)))
+        for block in self._train_embeddings.split(size):
+            yield queries @ block.T
+
+
+def _bytes(part: Part) -> int:
+    tensors = [part.values] if isinstance(part, Formed) else [part.inputs, part.deltas]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _chosen_parameters(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
+    """Return the names of the parameters that count.
+
+    Raises:
+        LeaveoutError: A layer is not there, or there is no parameter.
+    """
+    known = dict(model.named_parameters())
+    if layers is None:
+        found = [name for name, parameter in known.items() if parameter.requires_grad]
+        if not found:
+            raise LeaveoutError(
+                "model: no parameter requires a gradient; name the layers that count in `layers`"
+            )
+        return found
+    if isinstance(layers, str):
+        raise LeaveoutError(f"layers: expected a list of names, got {layers!r}; give [{layers!r}]")
+    found = []
+    for layer in layers:
+        own = [name for name in known if name == layer or name.startswith(f"{layer}.")]
+        if not own:
+            modules = [name for name, m in model.named_modules() if name and [*m.parameters()]]
+            raise LeaveoutError(
+                f"layers: the model has no layer {layer!r} with parameters; it has "
+                f"{', '.join(modules)}"
+            )
+        found += [name for name in own if name not in found]
+    return found
+
+
+def _layer_name(model: nn.Module, layer: nn.Module | str) -> str:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and (module is layer or name == layer):
+            return str(name)
+    what = layer if isinstance(layer, str) else type(layer).__name__
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    raise LeaveoutError(
+        f"final_fc_layer: {what} is no linear layer of the model; it has {', '.join(names)}"
+    )
