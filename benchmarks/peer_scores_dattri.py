@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from dattri.algorithm.data_shapley import KNNShapleyAttributor
+from dattri.algorithm.factgrass import FactGraSSAttributor
 from dattri.algorithm.influence_function import (
     IFAttributorArnoldi,
     IFAttributorCG,
@@ -61,7 +62,7 @@ def _one(net: nn.Module) -> Callable[[State, tuple[Tensor, Tensor]], Tensor]:
     return loss
 
 
-def tracin(problem: Problem, runs: int, weight: float, cosine: bool) -> Tensor:
+def tracin(problem: Problem, runs: int, weight: float, cosine: bool = False) -> Tensor:
     """Grad-Dot (one run), Grad-Cos and TracIn; gradients go through a random projection to 512."""
     states = [problem.full[run][-1] for run in range(runs)]
     task = _task(problem, states, _one(problem.net()))
@@ -70,8 +71,8 @@ def tracin(problem: Problem, runs: int, weight: float, cosine: bool) -> Tensor:
         return method.attribute(*_loaders(problem, BATCH))
 
 
-def trak(problem: Problem, runs: int) -> Tensor:
-    """TRAK, projected to 512 dimensions by the normal distribution."""
+def trak(problem: Problem, runs: int, dimension: int) -> Tensor:
+    """TRAK, projected by the normal distribution."""
     net = problem.net()
     loss = _one(net)
 
@@ -83,7 +84,7 @@ def trak(problem: Problem, runs: int) -> Tensor:
         return torch.exp(-loss(params, sample))
 
     task = _task(problem, [problem.half[run][-1] for run in range(runs)], margin)
-    method = TRAKAttributor(task, correct_probability_func=probability)
+    method = TRAKAttributor(task, probability, projector_kwargs={"proj_dim": dimension})
     train, test = _loaders(problem, BATCH)
     method.cache(train)
     with torch.no_grad():
@@ -123,18 +124,20 @@ def knn_shapley(problem: Problem, k: int) -> Tensor:
         return KNNShapleyAttributor(k).attribute(*loaders)
 
 
-def logra(problem: Problem, dimension: int, damping: float) -> Tensor:
-    """LoGra with the empirical Fisher matrix, all in one batch as in its example."""
-    net = problem.net()
+def _block_projected(kind: Callable[..., Any]) -> Callable[..., Tensor]:
+    """Return LoGra or FactGraSS with the empirical Fisher matrix, all in one batch."""
 
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor], device: str) -> Tensor:
-        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+    def score(problem: Problem, dimension: int, damping: float) -> Tensor:
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor], device: str) -> Tensor:
+            return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
-    task = AttributionTask(loss_func=loss, model=net, checkpoints=problem.full[0][-1])
-    method = LoGraAttributor(task, hessian="eFIM", damping=damping, proj_dim=dimension)
-    train, test = _loaders(problem, None)
-    method.cache(train)
-    return method.attribute(train, test)
+        task = AttributionTask(loss_func=loss, model=problem.net(), checkpoints=problem.full[0][-1])
+        method = kind(task, hessian="eFIM", damping=damping, proj_dim=dimension)
+        train, test = _loaders(problem, None)
+        method.cache(train)
+        return method.attribute(train, test)
+
+    return score
 
 
 METHODS = {
@@ -144,9 +147,10 @@ METHODS = {
     "if_cg": _influence(IFAttributorCG),
     "if_lissa": _influence(IFAttributorLiSSA),
     "if_arnoldi": _influence(IFAttributorArnoldi),
-    "if_datainf": _influence(IFAttributorDataInf),
+    "datainf": _influence(IFAttributorDataInf),
     "if_ekfac": _influence(IFAttributorEKFAC),
     "rps": rps,
     "knn_shapley": knn_shapley,
-    "logra": logra,
+    "logra": _block_projected(LoGraAttributor),
+    "factgrass": _block_projected(FactGraSSAttributor),
 }
