@@ -15,6 +15,7 @@ COMMANDS = (
     "prepare", "train", "retrain-lds", "retrain-loo", "retrain-pbrf", "merge-truth", "attribute",
     "evaluate", "table", "table-page", "cost-table", "figure", "restore", "publish", "plan",
     "export", "import", "schema", "lds-width", "width-figure",
+    "damping", "damping-figure", "self-influence",
 )  # fmt: skip
 
 SETTING = """
@@ -35,6 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     config = tmp_path / "config"
     (config / "settings").mkdir(parents=True)
     (config / "settings" / "tiny.yaml").write_text(SETTING)
+    (tmp_path / "published.csv").write_text("panel,setting,metric,method,value,source\n")
     (config / "methods.yaml").write_text("grad_dot:\nif_explicit: {damping: [1, 0.1]}\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "CONFIG", config)
@@ -89,12 +91,19 @@ def test_the_steps_one_after_the_other(folder: Path, prepared: Main) -> None:
         "lds-width --setting tiny --truth lds.safetensors --compare grad_dot if_explicit "
         "--out width.csv --bootstrap 20 s.safetensors d.safetensors",
         "width-figure --setting tiny --table width.csv --out width.svg",
+        f"damping {TRAIN} --metric lds --method if_explicit --out damping.csv s.safetensors "
+        "--full full.safetensors",
+        "damping-figure --metric lds --out damping.svg lds.csv --dampings damping.csv",
+        "table --metric lds --published published.csv --out table.csv lds.csv "
+        "--dampings damping.csv",
     ):
         status, errors = prepared(line)
         assert status == 0, errors
     assert artefacts.read("s.safetensors", "score").meta["params"] == {"damping": 0.1}
     assert artefacts.read("d.safetensors", "score").meta["label"] == "default"
     assert "if_explicit" in (folder / "lds.csv").read_text()
+    assert (folder / "damping.csv").read_text().endswith(",6,yes\n")
+    assert "surrogate_params" in (folder / "table.csv").read_text()
 
 
 ATTRIBUTE = f"attribute {TRAIN} --full full.safetensors --out out.safetensors --cost c.json"
@@ -134,6 +143,11 @@ ATTRIBUTE = f"attribute {TRAIN} --full full.safetensors --out out.safetensors --
             ["tyni.yaml: no such file", "did you mean 'tiny'"],
         ),
         (f"{ATTRIBUTE} --method grad_dto", ["unknown method 'grad_dto'", "grad_dot"]),
+        (
+            f"damping {TRAIN} --metric lds --method grad_dot --out out.safetensors "
+            "s.safetensors --full full.safetensors",
+            ["grad_dot has no damping to choose", "Methods that have: if_explicit"],
+        ),
         (
             f"{ATTRIBUTE} --method if_explicit --params dampnig=7",
             ["if_explicit has no grid point 'dampnig=7'", "did you mean 'damping'", "damping=0.1"],

@@ -337,9 +337,22 @@ def test_scores(make_setting: Make) -> None:
     assert job("tracin_cp").seconds - start == pytest.approx(2 * one)  # checkpoints
     assert job("mine") == job("grad_dot")
     assert job("if_cg", iterations=20).seconds > 1.9 * job("if_cg", iterations=10).seconds - start
+    assert job("if_lissa", depth=200).seconds > 1.5 * job("if_lissa", depth=100).seconds - start
+    assert job("if_arnoldi", iterations=50).seconds < job("if_cg", iterations=10).seconds
+    # all training samples are right-hand sides, too
+    relative = job("relatif", base="if_cg", iterations=10)
+    assert relative.seconds - start > 10 * (job("if_cg", iterations=10).seconds - start)
+    assert relative.memory == job("if_cg", iterations=10).memory
     # two 7850 x 7850 matrices in float64
     assert job("if_explicit").memory - job("if_cg").memory > 0.5 * 2 * 8 * 7850**2
-    for name in ("random", "grad_dot", "if_cg", "if_explicit"):
+    assert job("label_match") == job("random")
+    assert job("feature_cosine").seconds < one + start
+    assert job("knn_shapley").memory > job("feature_cosine").memory + 4 * 5000 * 500
+    assert job("rps_l2", l2=1e-4).seconds > 5 * (job("rps_l2", l2=1e-2).seconds - start)
+    assert job("if_ekfac") == job("if_kfac")
+    assert job("grad_dot").seconds < job("if_ekfac").seconds < job("if_cg").seconds
+    assert job("astra", iterations=20).seconds > 1.5 * job("astra", iterations=10).seconds - start
+    for name in ("random", "grad_dot", "if_cg", "if_explicit", "if_ekfac", "astra", "knn_shapley"):
         assert job(name).disk == 5000 * 500 * 4 + 8 * 5500
 
 

@@ -217,6 +217,26 @@ def test_attribution_depends_on_the_methods_own_code(make_setting: Make) -> None
     assert json.loads(one)["method_code"] != json.loads(other)["method_code"]
 
 
+def test_a_damping_depends_on_what_models_the_retraining(make_setting: Make) -> None:
+    method = Method(name="m", module="leaveout.attribution.if_cg", grid=({"damping": 1.0},))
+
+    def key(metric: str, **changes: Any) -> str:
+        return plan.damping_key(make_setting(**changes), metric, method)
+
+    changes = {
+        "recipe": {"recipe": {"momentum": 0.1}},
+        "ratio": {"lds": {"ratio": 0.4}},
+        "proximal": {"pbrf": {"damping": 0.2}},
+        "more subsets": {"lds": {"subsets": 6}},
+        "more runs": {"lds": {"runs": 3}},
+    }
+    matters = {"lds": {"recipe", "ratio"}, "loo": {"recipe"}, "pbrf": {"proximal"}}
+    for metric, expected in matters.items():
+        found = {name for name, c in changes.items() if key(metric, **c) != key(metric)}
+        assert found == expected
+    assert len({key(metric) for metric in matters}) == 3
+
+
 def all_keys(setting: Setting) -> list[str]:
     method = Method(name="m", module="leaveout.attribution.if_cg", grid=({"damping": 1.0},))
     return [
@@ -227,6 +247,7 @@ def all_keys(setting: Setting) -> list[str]:
         plan.truth_key(setting, "pbrf"),
         plan.attribute_key(setting, method, {"damping": 1.0}),
         plan.evaluate_key(setting, "lds", "m", 100),
+        plan.damping_key(setting, "lds", method),
         plan.report_key("table", "lds"),
         plan.report_key("table", "cost"),
         plan.report_key("figure", "lds"),

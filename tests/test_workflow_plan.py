@@ -150,6 +150,40 @@ def test_two_methods_are_compared_where_the_configuration_says_so(panel: Plan) -
     assert Plan.load(values | {"metrics": ["loo"]}, CONFIG).widths() == []
 
 
+def test_dampings_are_chosen_for_the_methods_that_have_one(panel: Plan) -> None:
+    methods = panel.damped("lds")
+    assert {"if_explicit", "if_cg"} <= set(methods)
+    assert "grad_dot" not in methods
+    chosen = panel.damping_csvs(wild(metric="lds"))
+    assert chosen == [f"results/{s}/damping/lds/{m}.csv" for s in panel.settings for m in methods]
+    steps = {path: step for step in panel.steps("published.csv") for path in step.outputs}
+    asked = wild(setting="digits_lr", metric="lds", method="if_cg")
+    step = steps["results/digits_lr/damping/lds/if_cg.csv"]
+    # no ground truth, and no retrained model
+    assert step.inputs == (
+        "results/digits_lr/data.safetensors",
+        *panel.full_models(asked),
+        *panel.scores(asked),
+    )
+    assert step.key == panel.damping_key(asked)
+    assert set(chosen) <= set(steps["results/lds_table.csv"].inputs)
+    figure = steps["results/figures/damping_lds.svg"]
+    assert figure.inputs == (*chosen, *panel.damped_csvs(asked))
+    assert set(panel.damping_figures()) <= set(panel.shown())
+    assert panel.mem_mb("damping")(asked, 1) > 0
+    # what the others ask for is known beforehand
+    assert panel.damping_figures() == ["results/figures/damping_lds.svg"]
+    for metric in ("loo", "pbrf"):
+        assert panel.damping_csvs(wild(metric=metric)) == []
+
+
+def test_where_no_method_has_a_damping_none_is_drawn() -> None:
+    none = Plan.load({"settings": ["digits_lr"], "methods": ["grad_dot", "random"]}, CONFIG)
+    assert none.damping_figures() == []
+    assert none.damping_csvs(wild(metric="lds")) == []
+    assert not [path for step in none.steps("p.csv") for path in step.outputs if "damping" in path]
+
+
 def test_flipped_labels_are_looked_for_where_there_are_any() -> None:
     values = {"settings": ["mnist_lr", "mnist_lr_noise10"], "methods": ["grad_dot", "if_explicit"]}
     alone = Plan.load(values | {"metrics": ["auc"]}, CONFIG)

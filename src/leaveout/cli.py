@@ -422,13 +422,15 @@ def _parser() -> argparse.ArgumentParser:
         "damping",
         _damping,
         "choose a method's damping without retrained models",
-        *("setting", "data", "method", "metric", "out", "device", "threads"),
+        *("setting", "data", "method", "out", "device", "threads"),
     )
+    sub.add_argument("--metric", choices=TRUTHS, required=True)
     sub.add_argument("--full", type=Path, nargs="+", required=True, help="full models")
     sub.add_argument("--half", type=Path, nargs="*", default=[], help="half models")
     sub.add_argument("scores", type=Path, nargs="+", help="scores, one a grid point, in grid order")
     text = "draw how a metric goes with the damping"
-    sub = command("damping-figure", _damping_figure, text, "metric", "out")
+    sub = command("damping-figure", _damping_figure, text, "out")
+    sub.add_argument("--metric", choices=TRUTHS, required=True)
     sub.add_argument("--dampings", type=Path, nargs="+", required=True, help="from damping")
     sub.add_argument("csvs", type=Path, nargs="+", help="the same methods' metrics")
     sub = command(

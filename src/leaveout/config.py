@@ -781,8 +781,16 @@ def _known_methods() -> list[str]:
     assert spec is not None
     assert spec.submodule_search_locations
     folder = Path(next(iter(spec.submodule_search_locations)))
-    others = ("__init__", "run", "self_influence", "task")
-    return sorted(p.stem for p in folder.glob("*.py") if p.stem not in others)
+    found = sorted(path.stem for path in folder.glob("*.py"))
+    return [name for name in found if _is_method(f"leaveout.attribution.{name}")]
+
+
+def _is_method(module: str) -> bool:
+    try:
+        _signature(module)
+    except ConfigError:
+        return False
+    return True
 
 
 def label(params: Mapping[str, Scalar]) -> str:

@@ -564,8 +564,18 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
     held = 64 << 20  # bytes of gradients formed at once
     products = 2.0 * n * m * p
     match method.module.rpartition(".")[2]:
-        case "random":
+        case "random" | "label_match":
             flops, models, memory = 0.0, 0, 0.0
+        case "feature_cosine" | "knn_shapley" | "rps_l2" as method_name:
+            # what the last layer sees is no wider than its share of the parameters
+            width = min(p / net.outputs, net.inputs + net.activations)
+            flops, models = (n + m) * net.forward + 2.0 * n * m * width, 1
+            memory = 2.0 * FLOAT * (n + m) * (width + net.activations)
+            if method_name == "knn_shapley":  # two sorts of all training samples, in float64
+                flops, memory = flops + 4e4 * n * m, memory + FLOAT * n * m + (128 << 20)
+            elif method_name == "rps_l2":  # products with the curvature of the last layer
+                steps = 100 / float(params.get("l2", 1e-2)) ** 0.5
+                flops += steps * 4.0 * n * width * net.outputs
         case "if_explicit":  # in float64, at half the rate
             flops = 2.0 * n * p * p + 2 * (p**3 / 3 + 2.0 * m * p * p) + products
             models, memory = 1, 16.0 * p * p + 20.0 * m * p
@@ -574,6 +584,23 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
             product = n * 2.0 * (net.train - net.first)
             flops = int(params.get("iterations", 10)) * m * product + products
             models, memory = 1, 5.0 * FLOAT * m * p
+        case "trak":
+            k = int(params.get("projection", 512))
+            models = int(params.get("models", 1))
+            members = models * max(1, int(params.get("masks", 0)))
+            one = p * (2.0 * k if params.get("projector") == "rademacher" else 60.0)
+            # in double precision, at half the rate: X'X
+            flops = members * ((n + m) * (2 * net.train + one) + 2.0 * n * k * (k + m))
+            memory = FLOAT * (float(n) * (m + 3 * k) + (n + m) * net.widths) + 24.0 * k * k
+        case "logra" | "grass":
+            rank = int(params.get("rank", 0))
+            k = rank**2 or int(params.get("projection", 512))
+            parts = max(1, net.modules // 2)
+            flops = 3.0 * (n + m) * net.train + parts * 2.0 * n * k * (2 * k + m)
+            flops += parts * (4.0 * rank * n * net.widths + 2.0 * k**3)
+            if not net.stacked:  # gradients are formed, twice
+                flops += 4.0 * (n + m) * net.train
+            models, memory = 1, parts * (24.0 * k * k + 12.0 * n * 4 * k) + FLOAT * m * k
         case "if_lissa":
             samples = min(n, int(params.get("batch", 100)))
             product = samples * 2.0 * (net.train - net.first)
@@ -588,11 +615,27 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
             flops = 4 * count * (product + 8.0 * count * p) + 2.0 * (n + m) * count * p
             models, memory = 1, 2.0 * FLOAT * count * p
         case "relatif":  # all training samples are right-hand sides, a chunk at a time
-            base = replace(method, module=str(params.get("base", "if_cg")))
+            base = method.model_copy(update={"module": str(params.get("base", "if_cg"))})
             both = replace(work, n_test=n + m)
             return replace(
                 score_job(work, base, params), seconds=score_job(both, base, params).seconds
             )
+        case "if_kfac" | "if_ekfac":
+            # a backward pass a class, eigenvectors of about 20 widths^3 in float64, scores
+            passes = 2 * n * (net.outputs + 1) * net.train
+            flops = passes + 40.0 * net.widths**3 + products
+            models, memory = 1, FLOAT * (min(m * float(p), 64e6) + 10.0 * net.widths**2)
+        case "datainf":
+            flops, models, memory = 3 * products, 1, 3.0 * FLOAT * m * p
+            if net.stacked:  # products of pairs of factors, or of formed gradients
+                pairs = 2.0 * n * n * (net.widths + m * net.modules)
+                if pairs < flops:
+                    flops, memory = pairs, FLOAT * n * (net.widths + m * float(net.modules))
+        case "astra":
+            product = n * 2.0 * (net.train - net.first) + 4.0 * p * net.widths
+            flops = int(params.get("iterations", 20)) * m * product + products
+            flops += 2 * n * (net.outputs + 1) * net.train + 40.0 * net.widths**3
+            models, memory = 1, 6.0 * FLOAT * m * p
         case "magic" | "dvemb":
             # every step: there and back for each test sample, at half the rate, for batches make
             # thin products; twice that where autograd does it
@@ -609,7 +652,7 @@ def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
             models = {"tracin": int(params.get("runs", 1)), "tracin_cp": work.checkpoints}.get(
                 other, 1
             )
-            if net.stacked:  # gradients factor
+            if net.stacked or params.get("layers") == "last":  # gradients factor
                 flops = models * ((n + m) * net.train + 2.0 * n * m * net.widths)
             else:  # the training gradients are formed anew for each block of test samples
                 blocks = -(-m // max(1, held // (FLOAT * p)))

@@ -283,6 +283,7 @@ class Plan:
     def self_influence_key(self, wildcards: Wildcards) -> str:
         """Return the key of one self-influence."""
         return plan.self_influence_key(self.settings[wildcards.setting], *self._method(wildcards))
+
     def damping_key(self, wildcards: Wildcards) -> str:
         """Return the key of a damping chosen without retraining."""
         method = self.methods[wildcards.method]

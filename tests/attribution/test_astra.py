@@ -34,10 +34,10 @@ def test_it_tends_to_the_inverse(task: Any, gradients: Any, kind: str, damping: 
         )
         return float(np.linalg.norm(found.numpy() - expected) / np.linalg.norm(expected))
 
-    errors = [after(k) for k in (1, 3, 10, 150)]
+    errors = [after(k) for k in (1, 3, 10, 80)]
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 1e-2
-    assert errors[-1] < 1e-5
+    assert errors[-1] < 1e-3
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])

@@ -81,12 +81,3 @@ def test_momentum_and_decay_are_followed(make_task: Any, gradients: Any, name: s
             velocity = 0.8 * velocity + change
             moved = moved - RATE * velocity
         np.testing.assert_allclose(found[sample], right @ moved, rtol=1e-9)
-
-
-def test_the_hand_written_way_is_that_of_any_module(
-    make_task: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = replace(make_task("mlp"), recipe=MOMENTUM)
-    by_hand = dvemb.attribute(task)
-    monkeypatch.setattr("leaveout.curvature.unroll._layers", lambda replay: None)
-    torch.testing.assert_close(dvemb.attribute(task), by_hand)

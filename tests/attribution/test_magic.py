@@ -180,17 +180,6 @@ def test_test_samples_do_not_matter_to_each_other(make_task: Any) -> None:
     torch.testing.assert_close(part, whole[:, 3:5])
 
 
-def test_the_hand_written_way_is_that_of_any_module(
-    make_task: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from leaveout.curvature import unroll
-
-    task = with_recipe(make_task("mlp"), MOMENTUM)
-    by_hand = magic.attribute(task, shuffle=True)
-    monkeypatch.setattr(unroll, "_layers", lambda replay: None)
-    torch.testing.assert_close(magic.attribute(task, shuffle=True), by_hand)
-
-
 def test_float32_is_near_float64(make_task: Any) -> None:
     single, double = (
         magic.attribute(with_recipe(make_task("mlp", dtype), MOMENTUM), shuffle=True)

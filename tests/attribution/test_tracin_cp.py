@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from leaveout.attribution.tracin_cp import attribute
+from leaveout.attribution.tracin_cp import attribute, self_influence
 from leaveout.errors import LeaveoutError
 
 
@@ -36,3 +36,5 @@ def test_the_last_layer_alone_and_its_projection(task: Any, gradients: Any) -> N
 def test_all_layers_are_not_projected(make_task: Any) -> None:
     with pytest.raises(LeaveoutError, match="layers: last"):
         next(attribute(make_task("linear"), projection=4))
+    with pytest.raises(LeaveoutError, match="layers: last"):
+        self_influence(make_task("linear"), projection=4)

@@ -269,6 +269,17 @@ def test_sequences_against_a_naive_loop() -> None:
     torch.testing.assert_close(block.values, expected)
 
 
+def test_kfac_of_several_positions_has_the_scale_of_the_fisher() -> None:
+    """Inputs of independent signs: E[(sum_t d a_t)^2] is positions times E[a^2] E[d^2]."""
+    model = nn.Linear(1, 1, bias=False).double().eval()
+    x = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3)[:, :, None]
+    samples = user_samples(model, [x], loss=lambda m, b: 2 * m(b).sum((1, 2)))
+    for method in (kfac, ekfac):
+        torch.testing.assert_close(
+            method(samples).blocks[0].values, torch.tensor([[12.0]], dtype=torch.float64)
+        )
+
+
 @pytest.mark.parametrize("method", [kfac, ekfac])
 def test_a_mask_drops_the_positions(method: Any) -> None:
     """Padding of any content is as if it were not there."""
@@ -313,8 +324,20 @@ def test_drawn_labels_tend_to_the_expectation(monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(one.blocks[0].values, other.blocks[0].values)
 
 
+class Causal(nn.Module):
+    """A layer below outputs that see their own position and the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.layer(x)
+        return hidden + functional.pad(hidden, (0, 0, 1, 0))[:, :-1].tanh()
+
+
 def test_a_label_at_every_position_is_drawn_and_padding_has_none() -> None:
-    model = nn.Linear(3, 4).double().eval()
+    model = Causal().double().eval()
     x, _ = data(3, 5, 3)
     kept = torch.ones(3, 5)
     kept[1, 2:] = 0

@@ -60,15 +60,25 @@ def test_module_state_and_vectors_are_left_as_they_were(problem: Any) -> None:
 def test_too_little_memory_halves_the_vectors_and_changes_nothing(
     problem: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    products = hvp._products_of_rows
+    products = hvp._some
 
     def small(module: Any, product: Any, vectors: Tensor, rows: slice) -> Any:
         if rows.stop - rows.start > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return products(module, product, vectors, rows)
 
-    monkeypatch.setattr(hvp, "_products_of_rows", small)
+    monkeypatch.setattr(hvp, "_some", small)
     v = vectors(problem)
     found = hessian_products(problem.module, problem.state, problem.inputs, problem.labels, v)
     torch.testing.assert_close(found, v @ problem.explicit(), atol=1e-10, rtol=0)
     assert "vectors multiplied at once: 7 do not fit" in capsys.readouterr().err
+
+
+def test_features_that_never_change_and_units_that_are_off_lose_nothing(problem: Any) -> None:
+    problem.inputs[:, 0, 1:3] = torch.tensor([0.0, -0.4, 1.0, 2.5]).double()
+    v = vectors(problem)
+    found = hessian_products(problem.module, problem.state, problem.inputs, problem.labels, v)
+    torch.testing.assert_close(found, v @ problem.explicit(), atol=1e-10, rtol=0)
+    problem.inputs[:] = 0.3  # the same sample again and again
+    found = hessian_products(problem.module, problem.state, problem.inputs, problem.labels, v)
+    torch.testing.assert_close(found, v @ problem.explicit(), atol=1e-10, rtol=0)

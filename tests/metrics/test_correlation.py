@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leaveout.metrics.correlation import correlate, is_broken, is_constant, standardise
+from leaveout.metrics.correlation import correlate, is_broken, is_constant, ranks, standardise
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,14 @@ def test_columns_agree_with_scipy_one_by_one_with_ties(kind, reference):
     x, y = rng.integers(6, size=(2, 40, 7)).astype(float)
     expected = [reference(x[:, j], y[:, j]).statistic for j in range(7)]
     np.testing.assert_allclose(correlate(kind, x, y), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ranks_are_scipys_to_the_last_bit(dtype):
+    rng = np.random.default_rng(0)
+    for x in (rng.integers(6, size=(40, 7)), rng.normal(size=(41, 3)), np.ones((5, 2))):
+        x = x.astype(dtype)
+        np.testing.assert_array_equal(ranks(x), stats.rankdata(x, axis=0))
 
 
 @pytest.mark.parametrize("kind", ["pearson", "spearman"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from leaveout.damping import COLUMNS as DAMPING_COLUMNS
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.evaluate import COLUMNS
 from leaveout.reporting.tables import (
@@ -110,6 +111,36 @@ def test_held_out_is_chosen_on_one_half_and_reported_on_the_other(tmp_path, publ
         "yes",
     )
     assert row["source"] == "a paper"
+
+
+@pytest.mark.parametrize("chosen", ["damping=1", "damping=0.1", ""])
+def test_what_is_chosen_without_retraining_is_reported_on_the_same_half(
+    tmp_path, published, chosen
+):
+    cells = {
+        "damping=1": {("mean", "select"): 0.6, ("mean", "report"): 0.41},
+        "damping=0.1": {("mean", "select"): 0.5, ("mean", "report"): 0.9},
+    }
+    other = metric_csv(tmp_path / "b.csv", "grad_dot", {"default": {}})
+    rows = [
+        dict.fromkeys(DAMPING_COLUMNS, "0")
+        | {"setting": "toy", "metric": "lds", "method": "if_cg", "params": params}
+        | {"chosen": "yes" if params == chosen else "no"}
+        for params in cells
+    ]
+    dampings = write(tmp_path / "d.csv", DAMPING_COLUMNS, rows)
+    out = tmp_path / "table.csv"
+    csvs = [metric_csv(tmp_path / "a.csv", "if_cg", cells), other]
+    panel_table("lds", csvs, published, out, [dampings])
+    row, plain = read_csv(out, PANEL_COLUMNS)
+    assert (row["params"], row["value"]) == ("damping=1", "0.4100")  # as ever
+    names = ("params", "value", "ci_low", "ci_high")
+    assert [row[f"surrogate_{name}"] for name in names] == {
+        "damping=1": ["damping=1", "0.4100", "0.3100", "0.5100"],
+        "damping=0.1": ["damping=0.1", "0.9000", "0.8000", "1.0000"],
+        "": [""] * 4,
+    }[chosen]
+    assert {plain[f"surrogate_{name}"] for name in names} == {""}
 
 
 def test_ceilings_have_their_intervals(tmp_path, published):

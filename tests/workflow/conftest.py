@@ -52,6 +52,7 @@ FINAL = {
     "results/figures/lds.svg",
     "results/figures/loo.svg",
     "results/figures/pbrf.svg",
+    "results/figures/damping_lds.svg",
     "results/pages/lds.html",
     "results/pages/loo.html",
     "results/pages/pbrf.html",
@@ -197,7 +198,10 @@ def below_truth() -> Callable[..., set[str]]:
         evaluated = {f"results/tiny/metrics/{m}/{name}.csv" for m in metrics for name in methods}
         shown = {f"results/{m}_table.csv" for m in metrics}
         shown |= {f"results/pages/{m}.html" for m in metrics}
-        return evaluated | shown | {f"results/figures/{m}.svg" for m in metrics}
+        drawn = {f"results/figures/{m}.svg" for m in metrics}
+        if "if_explicit" in methods and "lds" in metrics:
+            drawn.add("results/figures/damping_lds.svg")
+        return evaluated | shown | drawn
 
     return below
 

@@ -36,6 +36,7 @@ TRUTHS = {f"results/tiny/truth/{m}.safetensors" for m in METRICS}
 GRAD_DOT = {"results/tiny/scores/grad_dot/default.safetensors"}
 EXPLICIT = {f"results/tiny/scores/if_explicit/damping={d}.safetensors" for d in ("1", "0.01")}
 SCORES = GRAD_DOT | EXPLICIT
+DAMPINGS = {"results/tiny/damping/lds/if_explicit.csv"}
 
 
 @pytest.fixture
@@ -103,8 +104,8 @@ def test_a_new_learning_rate(
     edit: Edit, pulled: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(pulled / "config/settings/tiny.yaml", "0.05", "0.1")
-    everything = MODELS | LDS | LOO | PBRF | TRUTHS | SCORES | COST | below_truth(*METRICS)
-    assert planned(pulled) == everything
+    everything = MODELS | LDS | LOO | PBRF | TRUTHS | SCORES | DAMPINGS | COST
+    assert planned(pulled) == everything | below_truth(*METRICS)
 
 
 def test_why_is_said(edit: Edit, pulled: Path, snakemake: Snakemake) -> None:
@@ -123,21 +124,23 @@ def test_two_values_swapped(edit: Edit, pulled: Path, planned: Planned, below_tr
         "{runs: 1, checkpoints: 2}",
     )
     first = {"results/tiny/retrain/pbrf/0-0.safetensors", "results/tiny/truth/pbrf.safetensors"}
-    assert planned(pulled) == MODELS | first | SCORES | COST | below_truth(*METRICS)
+    scored = MODELS | SCORES | DAMPINGS | COST
+    assert planned(pulled) == scored | first | below_truth(*METRICS)
 
 
 def test_one_more_seed(edit: Edit, pulled: Path, planned: Planned, below_truth: Below) -> None:
     edit(pulled / "config/settings/tiny.yaml", "full: {runs: 2", "full: {runs: 3")
     truth = {"results/tiny/truth/pbrf.safetensors"}  # it starts from full models
-    assert planned(pulled) == MODELS | PBRF | truth | SCORES | COST | below_truth(*METRICS)
+    scored = MODELS | SCORES | DAMPINGS | COST
+    assert planned(pulled) == scored | PBRF | truth | below_truth(*METRICS)
 
 
 def test_another_root_seed_spares_the_data(
     edit: Edit, pulled: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(pulled / "config/settings/tiny.yaml", "seed: 0", "seed: 1")
-    everything = MODELS | LDS | LOO | PBRF | TRUTHS | SCORES | COST | below_truth(*METRICS)
-    assert planned(pulled) == everything
+    everything = MODELS | LDS | LOO | PBRF | TRUTHS | SCORES | DAMPINGS | COST
+    assert planned(pulled) == everything | below_truth(*METRICS)
 
 
 @pytest.mark.parametrize(
@@ -193,14 +196,15 @@ def test_a_methods_source(pulled: Path, planned: Planned, below_truth: Below) ->
     source.write_text(source.read_text() + "\n# a comment\n")
     assert planned(pulled) == set()
     source.write_text(source.read_text() + "\nSOMETHING = 1\n")
-    assert planned(pulled) == EXPLICIT | COST | below_truth(*METRICS, methods=("if_explicit",))
+    scored = EXPLICIT | DAMPINGS | COST
+    assert planned(pulled) == scored | below_truth(*METRICS, methods=("if_explicit",))
 
 
 def test_a_metrics_source(pulled: Path, planned: Planned, below_truth: Below) -> None:
     source = pulled / "src/leaveout/metrics/evaluate.py"
     source.write_text(source.read_text() + "\nSOMETHING = 1\n")
     # the module of all tables takes the names of the columns from there
-    assert planned(pulled) == below_truth(*METRICS) | COST
+    assert planned(pulled) == below_truth(*METRICS) | DAMPINGS | COST
 
 
 def test_the_configuration_edited_before_the_pull(
@@ -236,7 +240,7 @@ def test_git_pull_without_dvc_pull(
 
 
 def test_a_layer_pulled_alone(run: Run, cloned: Path, planned: Planned) -> None:
-    run(cloned, "dvc", "pull", "results/tiny/metrics")
+    run(cloned, "dvc", "pull", "results/tiny/metrics", "results/tiny/damping")
     assert planned(cloned, "results/lds_table.csv") == {"results/lds_table.csv"}
 
 
@@ -256,7 +260,7 @@ def test_restore_does_not_climb_to_raw_data(
     new = {"results/tiny/scores/tracin_cp/default.safetensors"}
     assert planned(cloned) == new | COST | below_truth(*METRICS, methods=("tracin_cp",))
     there = {p.relative_to(cloned).parts[2] for p in (cloned / "results/tiny").glob("*")}
-    assert there == {"data.safetensors", "models", "truth", "metrics", "scores"}
+    assert there == {"data.safetensors", "models", "truth", "metrics", "damping", "scores"}
     assert not (cloned / "results/tiny/retrain").exists()
     # of the old scores, the table of costs needs the small files only
     assert not list((cloned / "results/tiny/scores").rglob("*.safetensors"))

@@ -2,9 +2,10 @@
 
 Paper: Wang et al. 2025, Better Training Data Attribution via Better Inverse Hessian-Vector
 Products, arXiv:2507.14740.
-Formula: score[i, j] = g_i' x_j after ``iterations`` steps of x <- x - step (P + damping I)^-1 (A_b x
-+ damping x - g_j), P the EK-FAC of the true Fisher over all training samples and A_b the
-Gauss-Newton matrix (or Hessian) of the mean loss of a mini-batch, at the final state of full run 0.
+Formula: score[i, j] = g_i' x_j after ``iterations`` steps of
+x <- x - step (P + damping I)^-1 (A_b x + damping x - g_j), P the EK-FAC of the true Fisher over all
+training samples and A_b the Gauss-Newton matrix (or Hessian) of the mean loss of a mini-batch, at
+the final state of full run 0.
 The first step is a whole one from 0, so that one iteration is EK-FAC's answer; the limit, with all
 samples in a batch, is (A + damping I)^-1 g_j.
 Cost: EK-FAC once, then iterations x n_test curvature-vector products over ``batch`` samples each,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from leaveout.attribution.task import Task
-from leaveout.gradients.last_layer import layer_dots
+from leaveout.gradients.last_layer import layer_dots, squared_norms
 
 
 def attribute(task: Task, *, layers: str = "all") -> Iterator[Tensor]:
@@ -28,3 +28,9 @@ def attribute(task: Task, *, layers: str = "all") -> Iterator[Tensor]:
     state, test = task.full[0].final, (task.test.inputs, task.test.labels)
     for block in task.train_blocks():
         yield layer_dots(task.module, state, (block.inputs, block.labels), test, layers)
+
+
+def self_influence(task: Task, *, layers: str = "all") -> Tensor:
+    """Return |g_i|^2, (train,)."""
+    samples = (task.train.inputs, task.train.labels)
+    return squared_norms(task.module, task.full[0].final, samples, layers)

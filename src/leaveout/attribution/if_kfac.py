@@ -14,16 +14,16 @@ Approximated: as EK-FAC (if_ekfac), and inputs and output gradients of a layer a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
 from leaveout.attribution.kronecker import scores, self_scores, task_samples
 from leaveout.attribution.task import Task
-from leaveout.curvature.kfac import Fisher, kfac
+from leaveout.curvature.kfac import kfac
 
 
-def attribute(task: Task, *, damping: float, fisher: Fisher = "true") -> Iterator[Tensor]:
+def attribute(task: Task, *, damping: float, fisher: str = "true") -> Iterator[Tensor]:
     """Yield g_i' (F + damping I)^-1 g_j.
 
     Args:
@@ -38,12 +38,18 @@ def attribute(task: Task, *, damping: float, fisher: Fisher = "true") -> Iterato
 
 
 def inverse_products(
-    task: Task, vectors: Tensor, *, damping: float, fisher: Fisher = "true"
+    task: Task, vectors: Tensor, *, damping: float, fisher: str = "true"
 ) -> Tensor:
     """Return (F + damping I)^-1 v for vectors (vectors, parameters), flat."""
-    return kfac(task_samples(task, fisher)).solve(vectors, damping)
+    return inverse(task, damping=damping, fisher=fisher)(vectors)
 
 
-def self_influence(task: Task, *, damping: float, fisher: Fisher = "true") -> Tensor:
+def inverse(task: Task, *, damping: float, fisher: str = "true") -> Callable[[Tensor], Tensor]:
+    """Estimate the factors once, and return the function of :func:`inverse_products`."""
+    found = kfac(task_samples(task, fisher))
+    return lambda vectors: found.solve(vectors, damping)
+
+
+def self_influence(task: Task, *, damping: float, fisher: str = "true") -> Tensor:
     """Return g_i' (F + damping I)^-1 g_i, (train,)."""
     return self_scores(task, kfac(task_samples(task, fisher)), damping)

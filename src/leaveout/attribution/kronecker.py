@@ -17,7 +17,6 @@ from torch.nn import functional
 from leaveout.attribution.task import Task
 from leaveout.curvature.kfac import (
     Curvature,
-    Fisher,
     Samples,
     empirical_fisher,
     inverse,
@@ -43,7 +42,7 @@ TRAIN_BYTES = 16 << 20
 """Training gradients formed at once, at most: few enough to stay near the cache."""
 
 
-def task_samples(task: Task, fisher: Fisher) -> Samples:
+def task_samples(task: Task, fisher: str) -> Samples:
     """Describe full run 0 of a task and its training samples to K-FAC and EK-FAC.
 
     Args:

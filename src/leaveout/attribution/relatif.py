@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leaveout.attribution import if_arnoldi, if_cg, if_explicit, if_lissa
+from leaveout.attribution import if_arnoldi, if_cg, if_ekfac, if_explicit, if_kfac, if_lissa
 from leaveout.attribution.task import Task
 from leaveout.config import nearest
 from leaveout.errors import LeaveoutError, NotComputableError
@@ -28,7 +28,9 @@ from leaveout.gradients.per_sample import gradient_chunks, per_sample_gradients
 BASES = {
     "if_arnoldi": if_arnoldi,
     "if_cg": if_cg,
+    "if_ekfac": if_ekfac,
     "if_explicit": if_explicit,
+    "if_kfac": if_kfac,
     "if_lissa": if_lissa,
 }
 """Influence functions, by name; imported, so that a change of theirs is one of this method, too.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from leaveout.attribution.task import Task
 from leaveout.errors import LeaveoutError
+from leaveout.gradients.last_layer import squared_norms
 from leaveout.gradients.per_sample import gradient_dots
 
 
@@ -34,11 +35,7 @@ def attribute(task: Task, *, runs: int, weight: float) -> Iterator[Tensor]:
     Raises:
         LeaveoutError: The setting has fewer full runs.
     """
-    if not 1 <= runs <= len(task.full):
-        raise LeaveoutError(
-            f"tracin.runs: {runs} were asked for, {task.setting} has {len(task.full)} full runs; "
-            "lower tracin.runs in the methods file or raise full.runs in the setting"
-        )
+    _check(task, runs)
     test = (task.test.inputs, task.test.labels)
     for block in task.train_blocks():
         total = block.inputs.new_zeros(len(block.ids), len(task.test.ids))
@@ -47,3 +44,21 @@ def attribute(task: Task, *, runs: int, weight: float) -> Iterator[Tensor]:
                 task.module, trajectory.final, (block.inputs, block.labels), test
             )
         yield total
+
+
+def self_influence(task: Task, *, runs: int, weight: float) -> Tensor:
+    """Sum |g_i|^2 over full runs, (train,)."""
+    _check(task, runs)
+    samples = (task.train.inputs, task.train.labels)
+    total = task.train.inputs.new_zeros(len(task.train.ids))
+    for trajectory in task.full[:runs]:
+        total += weight * squared_norms(task.module, trajectory.final, samples, "all")
+    return total
+
+
+def _check(task: Task, runs: int) -> None:
+    if not 1 <= runs <= len(task.full):
+        raise LeaveoutError(
+            f"tracin.runs: {runs} were asked for, {task.setting} has {len(task.full)} full runs; "
+            "lower tracin.runs in the methods file or raise full.runs in the setting"
+        )

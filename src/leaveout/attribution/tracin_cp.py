@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from leaveout.attribution.task import Task
-from leaveout.gradients.last_layer import layer_dots, projected_dots
+from leaveout.gradients.last_layer import layer_dots, projected_dots, squared_norms
 
 
 def attribute(task: Task, *, layers: str = "all", projection: int = 0) -> Iterator[Tensor]:
@@ -48,3 +48,17 @@ def attribute(task: Task, *, layers: str = "all", projection: int = 0) -> Iterat
                 dots = layer_dots(task.module, state, train, test, layers)
             total += rate * dots
         yield total
+
+
+def self_influence(task: Task, *, layers: str = "all", projection: int = 0) -> Tensor:
+    """Return |g_i|^2 summed over checkpoints, between the same projections, (train,)."""
+    trajectory, samples = task.full[0], (task.train.inputs, task.train.labels)
+    total = task.train.inputs.new_zeros(len(task.train.ids))
+    for c, (state, rate) in enumerate(
+        zip(trajectory.states, trajectory.learning_rates, strict=True)
+    ):
+        identity = (task.setting, "tracin_cp projection", c)
+        total += rate * squared_norms(
+            task.module, state, samples, layers, projection, task.seed, *identity
+        )
+    return total

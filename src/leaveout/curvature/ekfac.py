@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from leaveout.curvature.kfac import (
-    Block,
     Curvature,
     Samples,
     empirical_fisher,
@@ -174,6 +173,3 @@ def user_samples(
         assert loss is not None
         outputs = empirical_fisher(loss)
     return Samples(model, batches, outputs, mask)
-
-
-__all__ = ["Block", "Curvature", "ekfac", "ihvp_ekfac", "user_samples"]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from leaveout.curvature.bregman import CROSS_ENTROPY
-from leaveout.curvature.hvp import at_once, split
-from leaveout.curvature.linearise import Linearised, linearise_module, linearise_stack
-from leaveout.training.memory import in_blocks
+from leaveout.curvature.hvp import at_once, products_of_rows
+from leaveout.curvature.linearise import Linearised, linearise_module
+from leaveout.curvature.stack_hvp import prepare, stack_products
 from leaveout.training.stack import parse
 
 State = Mapping[str, Tensor]
@@ -46,25 +46,22 @@ def gauss_newton_products(
     Returns:
         (vectors, parameters).
     """
-    names = [name for name, _ in module.named_parameters()]
-    # one model, as linearise wants it: stacked
-    one = {name: value.detach() for name, value in state.items()}
-    one.update({name: one[name][None] for name in names})
-    layers = parse(module) if by_hand else None
     samples, count = at_once(inputs, vectors)
+    layers = parse(module) if by_hand else None
+    if layers is not None:
+        params = {name: state[name].detach() for name, _ in module.named_parameters()}
+        net = prepare(layers, params, inputs.flatten(1), labels, samples)
+        return products_of_rows(module, lambda v: stack_products(net, v, True), vectors, count)
+    names = {name for name, _ in module.named_parameters()}
+    # one model, as linearise wants it: stacked
+    one = {name: t.detach()[None] if name in names else t for name, t in state.items()}
     out = torch.zeros_like(vectors)
-    for start in range(0, len(inputs), samples):
-        x = inputs[start : start + samples]
-        if layers is None:
-            there = linearise_module(module, one, x)
-        else:
-            there = linearise_stack(layers, one, x.flatten(1).T)
+    for x in inputs.split(samples):
+        there = linearise_module(module, one, x)
 
-        def work(rows: slice, there: Linearised = there) -> Tensor:
-            pushed = there.push(split(module, vectors[rows]))
-            found = there.pull(CROSS_ENTROPY.curve(there.outputs, pushed).div_(len(inputs)))
-            return torch.cat([found[name].flatten(1) for name in names], dim=1)
+        def product(v: State, there: Linearised = there) -> State:
+            curved = CROSS_ENTROPY.curve(there.outputs, there.push(v))
+            return there.pull(curved.div_(len(inputs)))
 
-        for rows, found in in_blocks(work, len(vectors), count, "vectors multiplied at once"):
-            out[rows] += found
+        out += products_of_rows(module, product, vectors, count)
     return out

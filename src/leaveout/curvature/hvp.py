@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from leaveout.curvature.stack_hvp import forward_backward, stack_products
+from leaveout.curvature.stack_hvp import prepare, stack_products
 from leaveout.training.losses import sample_losses
 from leaveout.training.memory import in_blocks
-from leaveout.training.stack import Layer, parse
+from leaveout.training.stack import parse
 
 State = Mapping[str, Tensor]
 
@@ -73,30 +73,49 @@ def hessian_products(
     params = {name: state[name].detach() for name, _ in module.named_parameters()}
     layers = parse(module) if by_hand else None
     samples, count = at_once(inputs, vectors)
+    if layers is not None:
+        net = prepare(layers, params, inputs.flatten(1), labels, samples)
+        return products_of_rows(module, lambda v: stack_products(net, v), vectors, count)
     out = torch.zeros_like(vectors)
-    share = 1 / len(inputs)
     for start in range(0, len(inputs), samples):
         x, y = inputs[start : start + samples], labels[start : start + samples]
-        product = _product(module, state, params, layers, x, y, share)
-        work = partial(_products_of_rows, module, product, vectors)
-        for rows, found in in_blocks(work, len(vectors), count, "vectors multiplied at once"):
-            out[rows] += torch.cat([found[name].flatten(1) for name in params], dim=1)
+        product = _product(module, state, params, x, y, len(x) / len(inputs))
+        out += products_of_rows(module, product, vectors, count)
     return out
 
 
-def _products_of_rows(
-    module: nn.Module,
-    product: Callable[[dict[str, Tensor]], dict[str, Tensor]],
-    vectors: Tensor,
-    rows: slice,
-) -> dict[str, Tensor]:
+def products_of_rows(
+    module: nn.Module, product: Callable[[State], State], vectors: Tensor, count: int
+) -> Tensor:
+    """Take a product with some vectors at once, and flatten it.
+
+    Args:
+        module: The architecture.
+        product: From vectors split by :func:`split` to as many of the same shapes.
+        vectors: (vectors, parameters).
+        count: How many at once.
+
+    Returns:
+        (vectors, parameters).
+    """
+    names = [name for name, _ in module.named_parameters()]
+    out = torch.empty_like(vectors)
+    work = partial(_some, module, product, vectors)
+    for rows, found in in_blocks(work, len(vectors), count, "vectors multiplied at once"):
+        torch.cat([found[name].flatten(1) for name in names], dim=1, out=out[rows])
+    return out
+
+
+def _some(
+    module: nn.Module, product: Callable[[State], State], vectors: Tensor, rows: slice
+) -> State:
     return product(split(module, vectors[rows]))
 
 
 def at_once(inputs: Tensor, vectors: Tensor) -> tuple[int, int]:
     """Return how many samples and vectors to take at once, to stay within CHUNK_BYTES."""
     width = 128 * vectors.element_size()  # a typical layer's width
-    samples = min(len(inputs), 5000)
+    samples = min(len(inputs), 1000)  # fewer, and matrix products lose speed; so do fewer vectors
     return samples, max(1, min(len(vectors), CHUNK_BYTES // (samples * width)))
 
 
@@ -104,19 +123,14 @@ def _product(
     module: nn.Module,
     state: State,
     params: dict[str, Tensor],
-    layers: list[Layer] | None,
     inputs: Tensor,
     labels: Tensor,
-    share: float,
-) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """Return the product with the Hessian of ``share`` times the sum of some samples' losses."""
-    if layers is not None:
-        known = forward_backward(layers, params, inputs.flatten(1), labels, share)
-        return lambda v: stack_products(layers, params, known, v, share)
+    weight: float,
+) -> Callable[[State], State]:
+    """Return the product with the Hessian of ``weight`` times the mean of some samples' losses."""
     gradient = grad(mean_loss(module, state, inputs, labels))
-    weight = share * len(inputs)
 
-    def product(vector: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {k: weight * t for k, t in jvp(gradient, (params,), (vector,))[1].items()}
+    def product(vector: State) -> dict[str, Tensor]:
+        return {k: weight * t for k, t in jvp(gradient, (params,), (dict(vector),))[1].items()}
 
     return vmap(product)

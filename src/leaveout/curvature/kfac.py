@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,8 +34,6 @@ from torch.nn import functional
 from leaveout import seeds
 from leaveout.curvature.taps import Batch, Layer, Outputs, supported, sweep
 from leaveout.errors import LeaveoutError
-
-Fisher = Literal["true", "empirical"]
 
 MOST_CLASSES = 32
 """Classes up to which the expectation over the model's labels is exact."""

@@ -8,16 +8,18 @@ of one over all parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from leaveout.training.losses import SampleFunction, sample_losses
+from leaveout.training.losses import sample_losses
 
 State = Mapping[str, Tensor]
+SampleFunction = Callable[[Tensor, Tensor], Tensor]
+"""One number for each sample, (samples,), from outputs (samples, classes) and labels (samples,)."""
 
 
 @dataclass(frozen=True)

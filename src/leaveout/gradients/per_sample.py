@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from leaveout.gradients.factors import (
+    SampleFunction,
     factored_dots,
     factored_norms,
     form,
     gradient_factors,
     is_linear,
 )
-from leaveout.training.losses import SampleFunction, sample_losses
+from leaveout.training.losses import sample_losses
 from leaveout.training.memory import in_blocks
 
 State = Mapping[str, Tensor]

@@ -30,17 +30,19 @@ from torch.nn import functional
 from leaveout import seeds
 from leaveout.errors import LeaveoutError
 from leaveout.gradients import per_sample
-from leaveout.gradients.factors import Factor, form, gradient_factors
+from leaveout.gradients.factors import Factor, SampleFunction, form, gradient_factors
 from leaveout.gradients.per_sample import gradient_chunks
-from leaveout.training.losses import SampleFunction, sample_losses
+from leaveout.training.losses import sample_losses
 
 State = Mapping[str, Tensor]
 
 ROWS = 4096
 """Parameters whose signs are drawn at once; part of a dense projection's identity."""
 
+PIECE = 8192
 LANES = 32
-"""Samples projected at once by a sparse projection: few, so that their gradients stay in cache."""
+"""Parameters and samples whose gradients are formed at once for a sparse projection: so few that
+they stay in cache."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +63,36 @@ class Rademacher:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Non-zeros of some consecutive parameters.
+
+    Attributes:
+        part: Which parameters.
+        order: Parameter of each non-zero, counted from the first of the piece, sorted by where it
+            goes, (non-zeros,).
+        starts: First of those that go to each number, (dim,).
+        weights: The non-zeros themselves, in that order.
+    """
+
+    part: slice
+    order: Tensor
+    starts: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
 class Sparse:
     """So many signs / sqrt(non-zeros) a parameter, each in another part of the projected vector.
 
     Attributes:
         size: Parameters.
         dim: Numbers after projection.
-        order: Parameter of each non-zero, sorted by where it goes, (size x non-zeros,).
-        starts: First of those that go to each number, (dim,).
-        weights: The non-zeros themselves, in that order.
+        pieces: The same of each piece of the parameters.
     """
 
     size: int
     dim: int
-    order: Tensor
-    starts: Tensor
-    weights: Tensor
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True)
@@ -146,18 +162,19 @@ def draw_sparse(
         raise LeaveoutError(f"projection: {nonzeros} non-zeros a parameter, of {dim} numbers")
     stream = seeds.generator(root, *identity)
     edges = [dim * t // nonzeros for t in range(nonzeros + 1)]
-    places = np.stack([stream.integers(a, b, size) for a, b in itertools.pairwise(edges)]).ravel()
-    signs = 1.0 - 2.0 * stream.integers(0, 2, nonzeros * size, dtype=np.int8)
+    places = np.stack([stream.integers(a, b, size) for a, b in itertools.pairwise(edges)])
+    signs = 1.0 - 2.0 * stream.integers(0, 2, (nonzeros, size), dtype=np.int8)
+    signs /= math.sqrt(nonzeros)
     # parts of unequal size, where dim is no multiple, are no matter: each is unbiased by itself
-    order = np.argsort(places, kind="stable")
-    counts = np.bincount(places, minlength=dim)
-    return Sparse(
-        size,
-        dim,
-        order=torch.from_numpy(order % size).to(device),
-        starts=torch.from_numpy(np.cumsum(counts) - counts).to(device),
-        weights=torch.from_numpy(signs[order] / math.sqrt(nonzeros)).to(device),
-    )
+    pieces = []
+    for start in range(0, size, PIECE):
+        part = slice(start, min(start + PIECE, size))
+        goes, sign = places[:, part].ravel(), signs[:, part].ravel()
+        order = np.argsort(goes, kind="stable")
+        counts = np.bincount(goes, minlength=dim)
+        piece = (order % (part.stop - start), np.cumsum(counts) - counts, sign[order])
+        pieces.append(Piece(part, *(torch.from_numpy(array).to(device) for array in piece)))
+    return Sparse(size, dim, tuple(pieces))
 
 
 def sign_blocks(
@@ -193,10 +210,11 @@ def project(projection: Projection, vectors: Tensor) -> Tensor:
                 out.addmm_(vectors[:, part], signs)
             return out.mul_(projection.dim**-0.5)
         case Sparse():
-            out = vectors.new_empty(len(vectors), projection.dim)
-            weights = projection.weights.to(vectors.dtype)
-            for lanes in _lanes(projection, vectors):
-                out[lanes] = _sum_bags(projection, vectors[lanes].T.contiguous(), weights).T
+            out = vectors.new_zeros(len(vectors), projection.dim)
+            for start in range(0, len(vectors), LANES):
+                lanes = slice(start, start + LANES)
+                for piece in projection.pieces:
+                    out[lanes] += _sum_bags(piece, vectors[lanes, piece.part].T.contiguous()).T
             return out
 
 
@@ -218,14 +236,17 @@ def project_factors(projection: Projection, factors: Sequence[Factor]) -> Tensor
             for part, signs in sign_blocks(projection, first.dtype, first.device):
                 for start in range(0, n, step):
                     rows = slice(start, start + step)
-                    out[rows].addmm_(_columns(take(layers, rows), part), signs)
+                    out[rows].addmm_(_upright(take(layers, rows), part).T, signs)
             return out.mul_(projection.dim**-0.5)
         case Sparse():
             out = first.new_empty(n, projection.dim)
-            weights = projection.weights.to(first.dtype)
-            for lanes in _lanes(projection, first):
-                gradients = _upright(take(layers, lanes), projection.size)
-                out[lanes] = _sum_bags(projection, gradients, weights).T
+            for start in range(0, n, LANES):
+                lanes = slice(start, start + LANES)
+                few = take(layers, lanes)
+                total = first.new_zeros(projection.dim, len(few[0].deltas))
+                for piece in projection.pieces:
+                    total += _sum_bags(piece, _upright(few, piece.part))
+                out[lanes] = total.T
             return out
 
 
@@ -264,52 +285,32 @@ def take(factors: Sequence[Factor], rows: slice) -> list[Factor]:
     return [replace(f, inputs=f.inputs[rows], deltas=f.deltas[rows]) for f in factors]
 
 
-def _lanes(projection: Sparse, like: Tensor) -> Iterator[slice]:
-    """Cut samples so that the formed gradients of some stay in cache, or in memory at least."""
-    fitting = per_sample.CHUNK_BYTES // (projection.size * like.element_size())
-    size = max(1, min(LANES, fitting))
-    for start in range(0, len(like), size):
-        yield slice(start, start + size)
-
-
-def _sum_bags(projection: Sparse, upright: Tensor, weights: Tensor) -> Tensor:
-    """Project gradients (parameters, samples) to (dim, samples)."""
+def _sum_bags(piece: Piece, upright: Tensor) -> Tensor:
+    """Project some parameters' gradients, (parameters, samples), to (dim, samples)."""
     return functional.embedding_bag(
-        projection.order, upright, projection.starts, mode="sum", per_sample_weights=weights
+        piece.order,
+        upright,
+        piece.starts,
+        mode="sum",
+        per_sample_weights=piece.weights.to(upright.dtype),
     )
 
 
-def _upright(factors: Sequence[Factor], size: int) -> Tensor:
-    """Form gradients as (parameters, samples)."""
-    n = len(factors[0].deltas)
-    out, start = factors[0].deltas.new_empty(size, n), 0
-    for f in factors:
-        a, d = f.inputs.T, f.deltas.T
-        stop = start + len(a) * len(d)
-        torch.mul(d[:, None], a, out=out[start:stop].view(len(d), len(a), n))
-        start = stop
-        if f.bias:
-            out[start : start + len(d)] = d
-            start += len(d)
-    return out
-
-
-def _columns(factors: Sequence[Factor], part: slice) -> Tensor:
-    """Form some columns of the gradients, (samples, columns)."""
+def _upright(factors: Sequence[Factor], part: slice) -> Tensor:
+    """Form the gradients of some parameters, (parameters, samples)."""
     found, start = [], 0
     for f in factors:
-        width = f.inputs.shape[1]
-        size = width * f.deltas.shape[1]
+        a, d = f.inputs.T, f.deltas.T
+        width, size = len(a), len(a) * len(d)
         low, high = max(part.start, start) - start, min(part.stop, start + size) - start
-        if low < high:  # rows of the weight that the columns touch, and then what is wanted of them
+        if low < high:  # rows of the weight that they touch, and then what is wanted of them
             first, last = low // width, -(-high // width)
-            block = (f.deltas[:, first:last, None] * f.inputs[:, None, :]).flatten(1)
-            found.append(block[:, low - first * width : high - first * width])
+            block = (d[first:last, None] * a).flatten(0, 1)
+            found.append(block[low - first * width : high - first * width])
         start += size
         if f.bias:
-            size = f.deltas.shape[1]
-            low, high = max(part.start, start) - start, min(part.stop, start + size) - start
+            low, high = max(part.start, start) - start, min(part.stop, start + len(d)) - start
             if low < high:
-                found.append(f.deltas[:, low:high])
-            start += size
-    return torch.cat(found, dim=1)
+                found.append(d[low:high])
+            start += len(d)
+    return torch.cat(found) if len(found) > 1 else found[0]

@@ -11,8 +11,8 @@ are chosen on ``select`` and reported on ``report``. There are no runs to be com
 no noise ceiling: the flips are known, and the rows of both ``truth`` are the same.
 
 Intervals are percentiles of a bootstrap within the flipped and within the other samples, for how
-many are flipped is fixed by design. In simulations (docs/uncertainty.md) they hold the truth about
-as often as they say, except close to 1, where they are too narrow.
+many are flipped is fixed by design. In simulations (docs/uncertainty.md) they hold the truth in
+93% of cases where some hundreds are flipped, and are too narrow where ten are (80% to 90%).
 """
 
 from __future__ import annotations
@@ -77,17 +77,14 @@ def weighted_auc(
     Returns:
         (replicate,): as if the samples had been copied out; NaN where a class is empty.
     """
-    if not len(score):
-        return np.full(weights.shape[1], np.nan)
-    order = np.argsort(score, kind="stable")
-    ranked = score[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # of groups that tie
-    drawn = weights[order].astype(np.float64)
-    with_label = positive[order][:, None]
-    good, bad = (np.add.reduceat(drawn * mask, starts) for mask in (with_label, ~with_label))
-    below = np.cumsum(bad, axis=0) - bad
-    pairs = good.sum(axis=0) * bad.sum(axis=0)
-    won = (good * (below + bad / 2)).sum(axis=0)
+    order = np.argsort(score[~positive])
+    others = score[~positive][order]
+    below = np.zeros((len(others) + 1, weights.shape[1]))  # so many weigh the lowest k of them
+    np.cumsum(weights[~positive][order], axis=0, out=below[1:])
+    drawn = weights[positive]
+    first, last = (np.searchsorted(others, score[positive], side) for side in ("left", "right"))
+    won = (drawn * (below[first] + below[last])).sum(axis=0) / 2
+    pairs = drawn.sum(axis=0) * below[-1]
     found = np.full(pairs.shape, np.nan)
     np.divide(won, pairs, out=found, where=pairs > 0)
     return found

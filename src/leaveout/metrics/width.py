@@ -34,12 +34,11 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from leaveout import seeds, trainings
 from leaveout.artefacts import ALL, Artefact, atomic_path, read
 from leaveout.errors import LeaveoutError
-from leaveout.metrics.correlation import Floats, correlate, standardise
+from leaveout.metrics.correlation import Floats, correlate, ranks, standardise
 from leaveout.metrics.evaluate import (
     GroundTruth,
     aligned,
@@ -258,7 +257,7 @@ def _shared_by_runs(predictions: Sequence[Floats], runs: Sequence[Floats]) -> ND
     """
     if len(runs) < 2 or not runs[0].shape[1]:
         return np.full(3, math.nan)
-    x, y = ([standardise(rankdata(c, axis=0)) for c in columns] for columns in (predictions, runs))
+    x, y = ([standardise(ranks(c)) for c in columns] for columns in (predictions, runs))
     moved = np.empty((3, len(y), len(y[0])))  # (quantity, run, subset)
     for k, outcome in enumerate(y):
         for q, predicted in enumerate(x):

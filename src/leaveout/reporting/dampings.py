@@ -53,9 +53,8 @@ def damping_figure(
     across = min(COLUMNS, len(settings))
     down = -(-len(settings) // across)
     with rc_context(STYLE):
-        figure = Figure(
-            figsize=(max(7.8, 1 + 4.5 * across), 1.3 + 3.2 * down), layout="constrained"
-        )
+        height = 1.1 + 0.06 * len(methods) + 3.2 * down
+        figure = Figure(figsize=(max(7.8, 1 + 4.5 * across), height), layout="constrained")
         grid = figure.subplots(down, across, squeeze=False).flatten()
         for axes in grid[len(settings) :]:
             axes.set_axis_off()
@@ -110,7 +109,7 @@ def _draw(axes: Axes, k: int, rows: Sequence[Row], dampings: Sequence[Row]) -> N
     )  # fmt: skip
     if best in place:
         axes.plot(
-            place[best], float(here[best]["value"]), "s", markersize=10 + 3 * k,
+            place[best], float(here[best]["value"]), "s", markersize=9 + 1.5 * k,
             markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.3,
         )  # fmt: skip
     found = surrogate(rows, dampings, "all")
@@ -118,7 +117,7 @@ def _draw(axes: Axes, k: int, rows: Sequence[Row], dampings: Sequence[Row]) -> N
         return
     value, params = float(found["value"]), found["params"]
     axes.plot(
-        place[params], value, "o", markersize=17 + 3 * k, markerfacecolor="none",
+        place[params], value, "o", markersize=15 + 1.5 * k, markerfacecolor="none",
         markeredgecolor=colour, markeredgewidth=1.3,
     )  # fmt: skip
     top = next(float(row["indicator"]) for row in line if row["params"] == params)

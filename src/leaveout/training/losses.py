@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-SampleFunction = Callable[[Tensor, Tensor], Tensor]
-"""One number for each sample, (samples,), from outputs (samples, classes) and labels (samples,)."""
 
 
 def sample_losses(outputs: Tensor, labels: Tensor) -> Tensor:
