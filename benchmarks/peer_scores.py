@@ -11,6 +11,7 @@ examples, named where they are set.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -21,10 +22,11 @@ import numpy as np
 from peer_problem import Problem, read
 from speed_protocol import Message, limit_memory, serve
 
-LIBRARY, FOLDER = sys.argv[1], Path(sys.argv[2])
+LIBRARY, FOLDER = sys.argv[1], Path(sys.argv[2]).resolve()
 limit_memory(float(sys.argv[3]))
 METHODS: dict[str, Any] = importlib.import_module(f"peer_scores_{LIBRARY}").METHODS
 PROBLEM: Problem = read(FOLDER)
+os.chdir(FOLDER)  # some leave files where they run
 
 
 def ready(worker: int) -> Message:

@@ -121,7 +121,7 @@ def knn_shapley(problem: Problem, k: int) -> Tensor:
             for part in (problem.train, problem.test)
         ]
         loaders = [DataLoader(part, batch_size=BATCH) for part in features]
-        return KNNShapleyAttributor(k).attribute(*loaders)
+        return KNNShapleyAttributor(k).attribute(*loaders).T  # it gives (test, train)
 
 
 def _block_projected(kind: Callable[..., Any]) -> Callable[..., Tensor]:
