@@ -21,7 +21,7 @@ help:
 	@echo 'make results   the tables, the figures and results/report.html'
 	@echo 'make test      the tests                      (ARGS="-k lds" and the like go to pytest)'
 	@echo 'make check     what CI runs: format, lint, types, workflow, tests'
-	@echo 'make speed     time the engine against other libraries ($(PEERS))'
+	@echo 'make speed     time it against other libraries ($(PEERS)); docs/speed.md'
 	@echo 'make peers     their environment in $(PEERS), without which some tests are skipped'
 	@echo 'make setup     the environment in $(VENV), from constraints.txt'
 	@echo 'make clean     remove environments and caches; data/ and results/ stay'

@@ -1,4 +1,4 @@
-"""Worker processes that answer JSON lines: how `speed.py` drives both sides in the same way.
+"""Worker processes that answer JSON lines: how `speed.py` drives all sides in the same way.
 
 Standard library only, so that the workers of other libraries need nothing of leaveout's.
 """
@@ -9,6 +9,8 @@ import contextlib
 import json
 import os
 import resource
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +32,27 @@ def _peak_mb() -> float:
     return size / 1024 / (1024 if sys.platform == "darwin" else 1)
 
 
+def limit_memory(gib: float) -> None:
+    """Let this process have no more than ``gib`` of memory of its own, where the system can."""
+    size = int(gib * 2**30)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
+def reset_peak() -> None:
+    """Let the peak of an action count from here, where the system can."""
+    with contextlib.suppress(OSError):
+        _RESET_PEAK.write_text("5")
+
+
+def resident_mb() -> float:
+    """Return the memory this process has now, in MB; 0 where the system does not say."""
+    if not _STATUS.exists():
+        return 0.0
+    lines = _STATUS.read_text().splitlines()
+    return next(int(s.split()[1]) / 1024 for s in lines if s.startswith("VmRSS:"))
+
+
 def serve(actions: dict[str, Callable[..., Message]]) -> None:
     """Answer requests from standard input until it closes.
 
@@ -44,12 +67,24 @@ def serve(actions: dict[str, Callable[..., Message]]) -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         request = json.loads(line)
-        with contextlib.suppress(OSError):
-            _RESET_PEAK.write_text("5")
+        reset_peak()
         before = time.process_time()
         answer = actions[request.pop("do")](**request)
         answer |= {"cpu": time.process_time() - before, "peak_mb": _peak_mb()}
         print(json.dumps(answer), file=answers, flush=True)
+
+
+class WorkerStopped(SystemExit):
+    """A worker ended before it answered.
+
+    Attributes:
+        why: ``time``, ``memory`` or ``error``.
+    """
+
+    def __init__(self, why: str, words: str) -> None:
+        """Keep why, and the worker's last words as the message."""
+        super().__init__(words)
+        self.why = why
 
 
 class Workers:
@@ -81,22 +116,41 @@ class Workers:
                 for _ in range(processes)
             ]
 
-    def ask(self, action: str, **arguments: Any) -> list[Message]:
+    def ask(self, action: str, limit: float | None = None, **arguments: Any) -> list[Message]:
         """Ask every process for the same, with its number as ``worker``, and wait for all.
+
+        Args:
+            action: What for.
+            limit: Seconds each may take; those that take longer are ended.
+            arguments: Of the action.
 
         Returns:
             The answers; ``wall`` (s) is the time until the last one came.
+
+        Raises:
+            WorkerStopped: One ended instead, or took too long.
         """
         start = time.perf_counter()
         for number, process in enumerate(self.processes):
             assert process.stdin is not None
             process.stdin.write(json.dumps({"do": action, "worker": number, **arguments}) + "\n")
             process.stdin.flush()
-        lines = [process.stdout.readline() for process in self.processes if process.stdout]
+        pipes = [process.stdout for process in self.processes if process.stdout]
+        if limit is not None and any(not select.select([p], [], [], limit)[0] for p in pipes):
+            for process in self.processes:
+                process.kill()
+            self.close()
+            raise WorkerStopped("time", f"{action}: no answer within {limit:g} s")
+        lines = [pipe.readline() for pipe in pipes]
         wall = time.perf_counter() - start
         if not all(lines):
             self.close()
-            raise SystemExit(f"a worker stopped; its last words:\n{self.log.read_text()[-2000:]}")
+            words = self.log.read_text()[-2000:]
+            killed = any(process.returncode == -signal.SIGKILL for process in self.processes)
+            memory = killed or "MemoryError" in words or "allocate memory" in words
+            raise WorkerStopped(
+                "memory" if memory else "error", f"a worker stopped; its last words:\n{words}"
+            )
         return [json.loads(line) | {"wall": wall} for line in lines]
 
     def close(self) -> None:

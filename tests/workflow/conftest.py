@@ -6,6 +6,7 @@ edits the repository meanwhile changes a run under way.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -157,11 +158,22 @@ def finished(
     clone_repository: Callable[[Path], None],
     snakemake: Run,
 ) -> Path:
-    """A clone after one whole, undisturbed run: to be looked at, not changed."""
-    folder = tmp_path_factory.mktemp("finished") / "clone"
-    clone_repository(folder)
-    status, output = snakemake(folder)
-    assert status == 0, output
+    """A clone after one whole, undisturbed run: to be looked at, not changed.
+
+    Tests that run side by side share it: whoever comes first makes it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each has a folder in one of all
+        shared = shared.parent
+    done, folder = shared / "finished.done", shared / "finished" / "clone"
+    with (shared / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what is left where it failed
+            clone_repository(folder)
+            status, output = snakemake(folder)
+            assert status == 0, output
+            done.touch()
     return folder
 
 

@@ -141,8 +141,10 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def report(finished: Path, tmp_path_factory: pytest.TempPathFactory, snakemake: Run) -> Path:
     """The report of the finished run."""
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    status, output = snakemake(finished, "--report", str(path))
+    folder = tmp_path_factory.mktemp("report")
+    path = folder / "report.html"
+    shutil.copytree(finished, folder / "clone", symlinks=True)
+    status, output = snakemake(folder / "clone", "--report", str(path))
     assert status == 0, output
     return path
 

@@ -1,6 +1,6 @@
-"""dattri's side of `speed.py`: its own `retrain_lds`; run with the peers' Python.
+"""dattri's side of `speed_retraining.py`: its own `retrain_lds`; run with the peers' Python.
 
-Usage: python peer_dattri.py FOLDER THREADS, with `data.npz` and `MNIST/raw/` in the folder.
+Usage: python peer_training.py FOLDER THREADS, with `data.npz` and `MNIST/raw/` in the folder.
 
 The logistic regression and the MLP are trained by dattri's own functions; it ships no small
 convolutional net, so one is trained here in the same way as they do.

@@ -32,7 +32,7 @@ def setting() -> Setting:
 @pytest.fixture(name="speed")
 def _speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("speed")
+    return importlib.import_module("speed_retraining")
 
 
 def test_our_side_runs_alone_and_fills_the_table(speed: ModuleType, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_ratios_are_taken_within_a_round(speed: ModuleType) -> None:
 def test_operations_are_those_of_the_matrix_products(speed: ModuleType, tmp_path: Path) -> None:
     mlp = setting().model_copy(update={"model": MLP(name="mlp", hidden=(7,))})
     speed.export(mlp, tmp_path)
-    command = [sys.executable, str(BENCHMARKS / "speed_own.py"), str(tmp_path)]
+    command = [sys.executable, str(BENCHMARKS / "own_training.py"), str(tmp_path)]
     with speed.Workers(command, 1, 1, tmp_path / "log") as own:
         work = own.ask("flops", setting=mlp.model_dump(mode="json"))[0]
     first, second = 2 * 784 * 7, 2 * 7 * 10
@@ -78,7 +78,7 @@ def test_operations_are_those_of_the_matrix_products(speed: ModuleType, tmp_path
 
 def test_a_worker_that_fails_says_why(speed: ModuleType, tmp_path: Path) -> None:
     speed.export(setting(), tmp_path)
-    command = [sys.executable, str(BENCHMARKS / "speed_own.py"), str(tmp_path)]
+    command = [sys.executable, str(BENCHMARKS / "own_training.py"), str(tmp_path)]
     with (
         speed.Workers(command, 1, 1, tmp_path / "log") as own,
         pytest.raises(SystemExit, match="KeyError: 'nonsense'"),

@@ -1,6 +1,6 @@
-"""leaveout's side of `speed.py`: the jobs as the workflow runs them, with their files.
+"""leaveout's side of `speed_retraining.py`: the jobs as the workflow runs them, with their files.
 
-Usage: python speed_own.py FOLDER THREADS, with `data.safetensors` in the folder.
+Usage: python own_training.py FOLDER THREADS, with `data.safetensors` in the folder.
 """
 
 from __future__ import annotations
