@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from leaveout.artefacts import atomic_path
-from leaveout.leftovers import remove_leftovers
+from leaveout.leftovers import forget_unfinished, remove_leftovers
 
 WRITER = """
 import sys
@@ -62,3 +62,14 @@ def test_subfolders_are_looked_into_if_asked_for(tmp_path: Path) -> None:
         path.touch()
     assert remove_leftovers(tmp_path, below=False) == paths[:1]
     assert remove_leftovers(tmp_path) == paths[1:]
+
+
+def test_marks_of_unfinished_jobs_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    marks = tmp_path / "incomplete"
+    forget_unfinished(marks)
+    marks.mkdir()
+    (marks / "cmVzdWx0cw==").touch()
+    (tmp_path / "other").touch()
+    forget_unfinished(marks)
+    assert list(marks.iterdir()) == []
+    assert (tmp_path / "other").exists()

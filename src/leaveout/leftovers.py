@@ -1,4 +1,4 @@
-"""Half-written files of processes that were killed.
+"""What killed processes leave behind: half-written files, and Snakemake's marks of unfinished jobs.
 
 Every file is written beside its final name and locked meanwhile (``artefacts.atomic_path``). The
 kernel drops the lock with the process, so a temporary file without one is nobody's.
@@ -35,3 +35,17 @@ def remove_leftovers(folder: Path | str, below: bool = True) -> list[Path]:
             path.unlink()
             removed.append(path)
     return removed
+
+
+def forget_unfinished(marks: Path | str = ".snakemake/incomplete") -> None:
+    """Remove Snakemake's marks of jobs whose end it has not seen.
+
+    What a stamp says is whole is whole, whoever saw it, so runs ignore the marks; but a report
+    would refuse them. Only to be called by the one run that holds the folder's lock.
+
+    Args:
+        marks: Their folder; if it is missing, nothing is done.
+    """
+    for path in Path(marks).glob("*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
