@@ -41,8 +41,8 @@ from leaveout.retraining.subsets import subset_mask
 from leaveout.training.engine import State, train
 from leaveout.training.losses import stacked_targets
 from leaveout.training.trials import Trial
-from speed import cases, machine
-from speed import write as write_csv
+from speed_retraining import cases, machine
+from speed_retraining import write as write_csv
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Row:
 
 
 def gpu_cases(quick: bool) -> list[Case]:
-    """Return what is measured: the models of ``speed.py``, and logistic regression in bfloat16."""
+    """Return the models of ``speed_retraining.py``, and logistic regression in bfloat16."""
     found = []
     for case in cases(quick=False):
         setting = case.setting

@@ -52,6 +52,7 @@ def changed(before: dict[str, str]) -> set[str]:
 
 
 TRAININGS = {"full", "half", "lds", "loo", "pbrf"}
+SCORINGS = ("attribute", "self_influence", "damping")
 
 
 def test_comments_docstrings_and_layout_do_not_count(edit: Edit) -> None:
@@ -69,14 +70,14 @@ def test_comments_docstrings_and_layout_do_not_count(edit: Edit) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "steps"),
     [
-        ("training/losses.py", 'reduction="none"', 'reduction="sum"', {*TRAININGS, "attribute"}),
+        ("training/losses.py", 'reduction="none"', 'reduction="sum"', {*TRAININGS, *SCORINGS}),
         ("retraining/lds.py", "kept=np", "kept=0 * np", {"lds"}),
         ("retraining/loo.py", "removed=position", "removed=0", {"loo"}),
         ("retraining/pbrf.py", "float64", "float32", {"pbrf"}),
         ("retraining/truth.py", "1e-2", "1e-3", {"truth"}),
         ("retraining/subsets.py", "* ratio", "* ratio * 1", {"full", "half", "lds"}),
         ("data/digits.py", "1797", "1796", {"prepare"}),
-        ("models/cnn.py", "padding=1", "padding=2", {*TRAININGS, "attribute"}),
+        ("models/cnn.py", "padding=1", "padding=2", {*TRAININGS, *SCORINGS}),
     ],
 )
 def test_an_edit_counts_for_the_steps_that_run_it(
@@ -113,7 +114,7 @@ def test_an_edit_of_a_metric_counts_for_no_training(edit: Edit) -> None:
 def test_seeds_count_for_all_that_draw(edit: Edit) -> None:
     before = digests()
     edit("seeds.py", lambda t: t.replace("Philox", "PCG64"))
-    assert changed(before) >= {*TRAININGS, "attribute", "evaluate"}
+    assert changed(before) >= {*TRAININGS, *SCORINGS, "evaluate"}
 
 
 def test_what_decides_no_number_does_not_count(edit: Edit) -> None:
@@ -133,7 +134,7 @@ def test_a_new_module_counts_once_it_is_imported(edit: Edit, tmp_path: Path) -> 
     )
     between = digests()
     edit("training/extra.py", lambda t: t + "y = 2\n")
-    assert changed(between) == {*TRAININGS, "attribute"}
+    assert changed(between) == {*TRAININGS, *SCORINGS}
 
 
 def test_a_method_of_ones_own_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from leaveout.retraining.common import Samples
 
 METHODS = load_methods(Path(__file__).parents[2] / "config" / "methods.yaml")
 # Sizes that fit a handful of samples and parameters.
-SMALL = {"runs": 2, "models": 2, "projection": 8}
+SMALL = {"runs": 2, "models": 2, "projection": 8, "depth": 5, "batch": 8, "iterations": 5}
 # Their scores depend on which steps saw a sample, and so on where it stands.
 BY_POSITION = {"random", "magic", "dvemb"}
 # They do not look at labels, or (RPS-L2) need not.
