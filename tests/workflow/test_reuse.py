@@ -254,7 +254,7 @@ def test_restore_pulls_the_frontier(run: Run, cloned: Path, planned: Planned) ->
 def test_restore_does_not_climb_to_raw_data(
     edit: Edit, run: Run, cloned: Path, planned: Planned, below_truth: Below
 ) -> None:
-    run(cloned, "dvc", "pull", "results/tiny/models")
+    run(cloned, "dvc", "pull", "results/tiny/models/full")
     edit(cloned / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
     run(cloned, "leaveout", "restore")
     new = {"results/tiny/scores/tracin_cp/default.safetensors"}
@@ -287,7 +287,7 @@ def test_an_interrupted_fan_out(
 ) -> None:
     edit(pulled / "config/settings/tiny.yaml", "lds: {subsets: 8", "lds: {ratio: 0.4, subsets: 8")
     truth = {"results/tiny/truth/lds.safetensors"}
-    assert planned(pulled) == LDS | truth | below_truth("lds")
+    assert planned(pulled) == LDS | truth | DAMPINGS | below_truth("lds")
     chunks = [pulled / p for p in sorted(LDS)]
     before = [p.stat().st_ino for p in chunks]
     process = start(pulled, "--cores", "1")
@@ -303,7 +303,7 @@ def test_an_interrupted_fan_out(
     process.communicate(timeout=400)
     left = planned(pulled)
     assert truth | below_truth("lds") <= left
-    assert left - truth - below_truth("lds") < LDS
+    assert left - truth - below_truth("lds") - DAMPINGS < LDS  # a damping waits for no subset
 
 
 @pytest.mark.parametrize(

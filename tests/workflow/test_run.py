@@ -43,6 +43,7 @@ def truths(*metrics: str) -> set[str]:
 
 
 COST = {"results/cost_table.csv"}
+DAMPINGS = {"results/tiny/damping/lds/if_explicit.csv"}
 METRICS = ("lds", "loo", "pbrf")
 
 
@@ -86,6 +87,7 @@ def test_a_table_can_be_asked_for_alone(fresh: Path, planned: Planned) -> None:
         | truths("lds")
         | scores("grad_dot", "if_explicit")
         | {f"results/tiny/metrics/lds/{m}.csv" for m in ("grad_dot", "if_explicit")}
+        | DAMPINGS
     )
 
 
@@ -140,6 +142,7 @@ def test_a_new_learning_rate_spares_the_data(
         | truths(*METRICS)
         | scores("grad_dot", "if_explicit")
         | COST
+        | DAMPINGS
         | below_truth(*METRICS)
     )
 
@@ -191,7 +194,7 @@ def test_an_edited_subset_of_a_users_own_trains_its_chunks_only(
     assert status == 0, output
     assert planned(clone, "results/lds_table.csv") == set()
     edit(own, lines[3], "1 2 3")
-    below = truths("lds") | below_truth("lds")
+    below = truths("lds") | below_truth("lds") | DAMPINGS  # of subsets' size
     assert planned(clone) == {"results/tiny/retrain/lds/0-1.safetensors"} | below
     own.write_text("\n".join([*lines, "4 5 6  # one more"]))
     assert planned(clone) == {"results/tiny/retrain/lds/0-3.safetensors"} | below
@@ -251,6 +254,7 @@ def test_one_more_grid_point(edit: Edit, clone: Path, planned: Planned, below_tr
     assert planned(clone) == (
         {"results/tiny/scores/if_explicit/damping=0.001.safetensors"}
         | COST
+        | DAMPINGS
         | below_truth(*METRICS, methods=("if_explicit",))
     )
 
@@ -310,7 +314,7 @@ def test_code_of_one_method_reruns_that_method(
     with (clone / "src/leaveout/attribution/if_explicit.py").open("a") as file:
         file.write("\nSOMETHING = 1\n")
     assert planned(clone) == (
-        scores("if_explicit") | COST | below_truth(*METRICS, methods=("if_explicit",))
+        scores("if_explicit") | COST | DAMPINGS | below_truth(*METRICS, methods=("if_explicit",))
     )
 
 
