@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,3 +123,22 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"--out {scores}.safetensors --cost {scores}.cost.json"
         )
     return root
+
+
+@pytest.fixture(scope="session")
+def run_examples() -> Callable[[str, int], dict[str, Any]]:
+    """Return a function that runs a page's so many blocks of Python, and gives their names."""
+
+    from leaveout.banks.randomness import preserved  # and torch with it
+
+    def run(page: str, count: int) -> dict[str, Any]:
+        text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+        blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+        assert len(blocks) == count
+        scope: dict[str, Any] = {}
+        with preserved():
+            for block in blocks:
+                exec(compile(block, f"docs/{page}", "exec"), scope)
+        return scope
+
+    return run

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from leaveout.banks.randomness import preserved
 
 TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 
 
 def test_examples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    run_examples: Callable[[str, int], object],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", TEXT, re.M | re.S)
-    assert len(blocks) == 6
-    scope: dict[str, Any] = {}
-    with preserved():
-        for block in blocks:
-            exec(compile(block, "docs/api.md", "exec"), scope)
+    run_examples("api.md", 6)
     lds = float(re.fullmatch(r"LDS ([-.\d]+)\n", capsys.readouterr().out)[1])  # type: ignore[index]
     assert 0.05 < lds < 1  # similar samples of one class do help
     for pattern in re.findall(r"^bank/(\S+)", TEXT, re.M):

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from leaveout.banks.randomness import preserved
-
 TEXT = (Path(__file__).parents[2] / "docs" / "ekfac.md").read_text(encoding="utf-8")
 
 
-def test_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", TEXT, re.M | re.S)
-    assert len(blocks) == 2
-    scope: dict[str, Any] = {}
-    with preserved():
-        for block in blocks:
-            exec(compile(block, "docs/ekfac.md", "exec"), scope)
+def test_examples(
+    capsys: pytest.CaptureFixture[str], run_examples: Callable[[str, int], dict[str, Any]]
+) -> None:
+    scope = run_examples("ekfac.md", 2)
     # the most helpful training samples are of the query's class
     helpful, queries = re.findall(r"\[.*?\]", capsys.readouterr().out)
     assert helpful == queries

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import csv
-import re
-from itertools import combinations
 from xml.etree import ElementTree
 
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from leaveout.errors import LeaveoutError
@@ -68,24 +65,10 @@ def test_svg_is_the_same_bytes_each_time_undated_with_text_as_text(tmp_path):
 
 @pytest.mark.parametrize("runs", [1, 2, 5])
 @pytest.mark.parametrize("ceiling", [0.85, 0.99])
-def test_no_two_labels_overlap_and_none_is_cut_off(drawn, runs, ceiling):
+def test_no_two_labels_overlap_and_none_is_cut_off(drawn, check_labels, runs, ceiling):
     figure = drawn(runs=runs, ceiling=ceiling, setting="mnist_mlp_paired")
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    boxes = [
-        (text.get_text(), text.get_window_extent())
-        for text in figure.findobj(Text)
-        if text.get_visible() and text.get_text().strip()
-    ]
-    named = [(name, box) for name, box in boxes if not re.fullmatch(r"[−\d.]+", name)]
-    assert len(named) > 9
-    for name, box in named:
-        assert box.x0 >= 0, name
-        assert box.y0 >= 0, name
-        assert box.x1 <= figure.bbox.x1, name
-        assert box.y1 <= figure.bbox.y1, name
-    for (one, a), (other, b) in combinations(named, 2):
-        assert not a.overlaps(b), (one, other)
+    _, named = check_labels(figure, ticks=r"[−\d.]+")
+    assert named > 9
 
 
 def test_points_lie_where_the_table_says(drawn):

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from leaveout.banks.randomness import preserved
-
-TEXT = (Path(__file__).parents[2] / "docs" / "tracin.md").read_text(encoding="utf-8")
-
 
 def test_examples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    run_examples: Callable[[str, int], object],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", TEXT, re.M | re.S)
-    assert len(blocks) == 7
-    scope: dict[str, Any] = {}
-    with preserved():
-        for block in blocks:
-            exec(compile(block, "docs/tracin.md", "exec"), scope)
+    run_examples("tracin.md", 7)
     share, last, projected = re.findall(r": ([\d.]+)%?$", capsys.readouterr().out, re.M)
     assert float(share) > 80  # similar samples of one class help
     assert float(last) > 0.7
