@@ -44,32 +44,37 @@ def _path(module: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [
-                statement
-                for statement in node.body
-                if not (
-                    isinstance(statement, ast.Expr)
-                    and isinstance(statement.value, ast.Constant)
-                    and isinstance(statement.value.value, str)
-                )
-            ]
-    return tree
+_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def _shape(node: Any) -> Any:
-    """Return a syntax tree as nested tuples, without its empty fields.
+def _is_docstring(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def _shape(node: Any, imports: list[ast.Import | ast.ImportFrom]) -> Any:
+    """Return a syntax tree as nested tuples, without its docstrings and empty fields.
 
     ``ast.dump`` differs between versions of Python: they add fields, empty in older code, and
     changed whether it prints empty ones.
+
+    Args:
+        node: The tree.
+        imports: Where the import statements in it are added; every start of the workflow reads all
+            modules, so they are walked through once.
     """
     if isinstance(node, ast.AST):
-        fields = ((name, _shape(value)) for name, value in ast.iter_fields(node))
+        if isinstance(node, _WITH_DOCSTRING):
+            node.body = [statement for statement in node.body if not _is_docstring(statement)]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            imports.append(node)
+        fields = ((name, _shape(value, imports)) for name, value in ast.iter_fields(node))
         return (type(node).__name__, *(field for field in fields if field[1] not in (None, ())))
     if isinstance(node, list):
-        return tuple(_shape(item) for item in node)
+        return tuple([_shape(item, imports) for item in node])
     return None if node is None else repr(node)
 
 
@@ -80,17 +85,18 @@ def _read(module: str) -> tuple[str, frozenset[str]]:
     assert path is not None
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    imports: list[ast.Import | ast.ImportFrom] = []
+    text = repr(_shape(tree, imports))
     imported: set[str] = set()
-    for node in ast.walk(tree):
+    for node in imports:
         if isinstance(node, ast.Import):
             imported.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             name = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             imported.add(name)
             imported.update(f"{name}.{alias.name}" for alias in node.names)
     tops = {PACKAGE, module.split(".")[0]}
     inside = {m for m in imported if m.split(".")[0] in tops and _path(m) is not None}
-    text = repr(_shape(_without_docstrings(tree)))
     return hashlib.sha256(text.encode()).hexdigest(), frozenset(inside)
 
 
