@@ -138,16 +138,19 @@ def _grid_point(
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from leaveout import stamps
     from leaveout.metrics.auc import evaluate_auc
+    from leaveout.metrics.draws import write_draws
     from leaveout.metrics.evaluate import evaluate
 
     setting = _setting(args)
     measure = evaluate_auc if args.metric == "auc" else partial(evaluate, args.metric)
-    _stamped(
-        args.out,
-        plan.evaluate_key(setting, args.metric, args.method, args.bootstrap),
-        [args.truth, *args.scores],
-        lambda: measure(
+    key = plan.evaluate_key(setting, args.metric, args.method, args.bootstrap)
+    inputs = [args.truth, *args.scores]
+
+    def make() -> None:
+        stamp = stamps.entries(key, stamps.sources(inputs))
+        replicates = measure(
             args.truth,
             args.scores,
             args.out,
@@ -155,8 +158,10 @@ def _evaluate(args: argparse.Namespace) -> None:
             method=args.method,
             root_seed=setting.seed,
             bootstrap=args.bootstrap,
-        ),
-    )
+        )
+        write_draws(args.out, args.scores, replicates, stamp)
+
+    _stamped(args.out, key, inputs, make)
 
 
 def _damping(args: argparse.Namespace) -> None:
@@ -231,14 +236,54 @@ def _width_figure(args: argparse.Namespace) -> None:
     )
 
 
+def _draws(args: argparse.Namespace) -> list[Path]:
+    return [Path(plan.draws_path(str(path))) for path in args.csvs]
+
+
 def _table(args: argparse.Namespace) -> None:
     from leaveout.reporting.tables import panel_table
 
+    draws = _draws(args)
     _stamped(
         args.out,
         plan.report_key("table", args.metric),
-        [*args.csvs, args.published, *args.dampings],
-        lambda: panel_table(args.metric, args.csvs, args.published, args.out, args.dampings),
+        [*args.csvs, args.published, *args.dampings, *draws],
+        lambda: panel_table(args.metric, args.csvs, args.published, args.out, args.dampings, draws),
+    )
+
+
+def _tidy_table(args: argparse.Namespace) -> None:
+    from leaveout.reporting.tidy import tidy_table
+
+    draws = _draws(args)
+    _stamped(
+        args.out,
+        plan.report_key("tidy", "all"),
+        [*args.csvs, *draws, *args.dampings],
+        lambda: tidy_table(args.csvs, draws, args.dampings, args.out),
+    )
+
+
+def _rank_table(args: argparse.Namespace) -> None:
+    from leaveout.reporting.ranks import rank_table
+
+    draws = _draws(args)
+    _stamped(
+        args.out,
+        plan.report_key("ranks", "all"),
+        [*args.csvs, *draws],
+        lambda: rank_table(args.csvs, draws, args.out),
+    )
+
+
+def _published_table(args: argparse.Namespace) -> None:
+    from leaveout.reporting.published import published_table
+
+    _stamped(
+        args.out,
+        plan.report_key("published", "all"),
+        [*args.csvs, args.published, args.causes],
+        lambda: published_table(args.csvs, args.published, args.causes, args.out),
     )
 
 
@@ -259,8 +304,8 @@ def _cost_table(args: argparse.Namespace) -> None:
     _stamped(
         args.out,
         plan.report_key("table", "cost"),
-        args.costs,
-        lambda: cost_table(args.costs, args.out),
+        [*args.costs, *args.quality],
+        lambda: cost_table(args.costs, args.out, args.quality),
     )
 
 
@@ -450,9 +495,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--published", type=Path, required=True, help="published values")
     sub.add_argument("--dampings", type=Path, nargs="*", default=[], help="from damping")
     sub.add_argument("csvs", type=Path, nargs="+", help="the methods' metrics, in order")
+    sub = command("tidy-table", _tidy_table, "put all metrics in one long table", "out")
+    sub.add_argument("--dampings", type=Path, nargs="*", default=[], help="from damping")
+    sub.add_argument("csvs", type=Path, nargs="+", help="the metrics, in order")
+    sub = command("rank-table", _rank_table, "say which methods really differ", "out")
+    sub.add_argument("csvs", type=Path, nargs="+", help="the metrics, in order")
+    text = "put our values beside the published ones"
+    sub = command("published-table", _published_table, text, "out")
+    sub.add_argument("--published", type=Path, required=True, help="published values")
+    sub.add_argument("--causes", type=Path, required=True, help="why values differ (YAML)")
+    sub.add_argument("csvs", type=Path, nargs="+", help="the metrics, in order")
     sub = command("table-page", _table_page, "write a panel's table as a page", "metric", "out")
     sub.add_argument("--table", type=Path, required=True, help="the panel's table")
     sub = command("cost-table", _cost_table, "make the table of costs", "out")
+    sub.add_argument("--quality", type=Path, nargs="*", default=[], help="metrics, in order")
     sub.add_argument("costs", type=Path, nargs="+")
     sub = command("figure", _figure, "draw a panel", "metric", "out")
     sub.add_argument("--table", type=Path, required=True, help="the panel's table")

@@ -37,6 +37,9 @@ CODE = {
     "auc": "leaveout.metrics.auc",
     "width": "leaveout.metrics.width",
     "table": "leaveout.reporting.tables",
+    "tidy": "leaveout.reporting.tidy",
+    "ranks": "leaveout.reporting.ranks",
+    "published": "leaveout.reporting.published",
     "page": "leaveout.reporting.pages",
     "figure": "leaveout.reporting.figures",
     "width_figure": "leaveout.reporting.widths",
@@ -64,6 +67,11 @@ class Step:
     inputs: tuple[str, ...]
     key: str
     benchmark: str = ""
+
+
+def draws_path(metric_csv: str) -> str:
+    """Return where the draws lie that go with metrics (:mod:`leaveout.metrics.draws`)."""
+    return f"{metric_csv.removesuffix('.csv')}.draws.safetensors"
 
 
 def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:
@@ -245,7 +253,9 @@ def report_key(step: str, what: str) -> str:
     """Return the key of a table, page or figure; which cells it shows, its inputs say.
 
     Args:
-        step: ``table``, ``page``, ``figure``, ``damping_figure`` or ``width_figure``.
-        what: The metric, or ``cost``; the setting, for a ``width_figure``.
+        step: ``table``, ``tidy``, ``ranks``, ``published``, ``page``, ``figure``,
+            ``damping_figure`` or ``width_figure``.
+        what: The metric, ``cost``, or ``all``; the setting, for a ``width_figure``; the table, for
+            a ``page``.
     """
     return _key(step, shows=what)

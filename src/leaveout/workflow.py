@@ -32,6 +32,12 @@ from leaveout.plan import Layer, Step
 Wildcards = Any
 EVALUATE = costs.Job(seconds=600, memory=2e9, disk=1e5)
 """What an evaluation should take: most of it is the bootstrap, and memory is bounded."""
+TIDY, RANKS, COMPARED = TABLES = (
+    "results/tidy.csv",
+    "results/rank_table.csv",
+    "results/published_table.csv",
+)
+"""The tables of all metrics, but for that of costs."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,22 @@ class Plan:
             for m in self.methods
         ]
 
+    def draws(self, wildcards: Wildcards) -> list[str]:
+        """Return what lies beside the metrics of all methods and settings."""
+        return [plan.draws_path(path) for path in self.metric_csvs(wildcards)]
+
+    def all_metric_csvs(self) -> list[str]:
+        """Return the metrics of all methods and settings, of all metrics."""
+        return [p for m in self.metrics for p in self.metric_csvs(SimpleNamespace(metric=m))]
+
+    def all_draws(self) -> list[str]:
+        """Return what lies beside them."""
+        return [plan.draws_path(path) for path in self.all_metric_csvs()]
+
+    def all_damping_csvs(self) -> list[str]:
+        """Return the dampings chosen without retraining, of all metrics."""
+        return [p for m in self.metrics for p in self.damping_csvs(SimpleNamespace(metric=m))]
+
     def damped(self, metric: str) -> list[str]:
         """Return the methods that have a damping to choose for a metric.
 
@@ -311,6 +333,10 @@ class Plan:
         """Return the key of the table of costs."""
         return plan.report_key("table", "cost")
 
+    def tables_key(self, step: str) -> Callable[[Wildcards], str]:
+        """Return the parameter function for the key of a table of all metrics."""
+        return lambda wildcards: plan.report_key(step, "all")
+
     @staticmethod
     def if_stale(stale: Collection[str], output: str) -> Callable[[Wildcards], list[str]]:
         """Return the input function that makes a job due if its output is stale.
@@ -332,6 +358,7 @@ class Plan:
         shapes = ("results/{}_table.csv", "results/pages/{}.html", "results/figures/{}.svg")
         return [s.format(m) for s in shapes for m in self.metrics] + [
             "results/cost_table.csv",
+            *TABLES,
             *self.widths(),
             *self.damping_figures(),
         ]
@@ -350,7 +377,11 @@ class Plan:
             csvs, table = self.metric_csvs(w), f"results/{metric}_table.csv"
             dampings = self.damping_csvs(w)
             found += [
-                Step((table,), (*csvs, published, *dampings), self.report_key("table")(w)),
+                Step(
+                    (table,),
+                    (*csvs, published, *dampings, *self.draws(w)),
+                    self.report_key("table")(w),
+                ),
                 Step((f"results/pages/{metric}.html",), (table,), self.report_key("page")(w)),
                 Step(
                     (f"results/figures/{metric}.svg",), (table, *csvs), self.report_key("figure")(w)
@@ -360,8 +391,16 @@ class Plan:
                 inputs = (*dampings, *self.damped_csvs(w))
                 path = f"results/figures/damping_{metric}.svg"
                 found.append(Step((path,), inputs, self.report_key("damping_figure")(w)))
-        costs = tuple(self.all_scores(".cost.json"))
-        return [*found, Step(("results/cost_table.csv",), costs, self.cost_key(None))]
+        costs = self.all_scores(".cost.json")
+        csvs, draws = self.all_metric_csvs(), self.all_draws()
+        causes = str(Path(published).with_name("causes.yaml"))
+        tables = {
+            "results/cost_table.csv": ((*costs, *csvs), self.cost_key(None)),
+            TIDY: ((*csvs, *draws, *self.all_damping_csvs()), self.tables_key("tidy")(None)),
+            RANKS: ((*csvs, *draws), self.tables_key("ranks")(None)),
+            COMPARED: ((*csvs, published, causes), self.tables_key("published")(None)),
+        }
+        return [*found, *(Step((path,), *of) for path, of in tables.items())]
 
     def _setting_steps(self, name: str) -> list[Step]:
         data = f"results/{name}/data.safetensors"
@@ -397,7 +436,8 @@ class Plan:
                 w.metric = metric
                 inputs = (self.truth(w), *self.scores(w))
                 path = f"results/{name}/metrics/{metric}/{method}.csv"
-                found.append(Step((path,), inputs, self.evaluate_key(w)))
+                outputs = (path, plan.draws_path(path))
+                found.append(Step(outputs, inputs, self.evaluate_key(w)))
                 if method in self.damped(metric):
                     inputs = (data, *models, *self.scores(w))
                     path = f"results/{name}/damping/{metric}/{method}.csv"

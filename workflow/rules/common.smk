@@ -7,7 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 from leaveout import leftovers, orphans, runlock
 from leaveout.errors import LeaveoutError
-from leaveout.workflow import Plan
+from leaveout.workflow import TABLES, Plan
 
 REPOSITORY = Path(workflow.basedir).parent
 CONFIG = "config" if REPOSITORY == Path.cwd() else REPOSITORY / "config"

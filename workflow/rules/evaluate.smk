@@ -6,8 +6,10 @@ rule evaluate:
         truth=PLAN.truth,
         scores=PLAN.scores,
         stale=if_stale("results/{setting}/metrics/{metric}/{method}.csv"),
+        stale_draws=if_stale("results/{setting}/metrics/{metric}/{method}.draws.safetensors"),
     output:
-        "results/{setting}/metrics/{metric}/{method}.csv",
+        csv="results/{setting}/metrics/{metric}/{method}.csv",
+        draws="results/{setting}/metrics/{metric}/{method}.draws.safetensors",
     log:
         "logs/evaluate/{setting}-{metric}-{method}.log",
     conda:
@@ -20,4 +22,4 @@ rule evaluate:
         bootstrap=PLAN.config.bootstrap,
     shell:
         "leaveout evaluate --setting {wildcards.setting} --metric {wildcards.metric} --method {wildcards.method}"
-        " --truth {input.truth:q} --bootstrap {params.bootstrap} --out {output:q} {input.scores:q} 2> {log:q}"
+        " --truth {input.truth:q} --bootstrap {params.bootstrap} --out {output.csv:q} {input.scores:q} 2> {log:q}"

@@ -31,6 +31,7 @@ from leaveout.errors import LeaveoutError
 from leaveout.metrics import lds, loo
 from leaveout.metrics.correlation import Floats, Kind, correlate, is_broken
 from leaveout.metrics.distributional import distributional_targets
+from leaveout.metrics.draws import Replicates
 from leaveout.metrics.uncertainty import ceiling, interval, means, replicate_sums, resample_counts
 
 COLUMNS = (
@@ -379,7 +380,7 @@ def evaluate(
     method: str,
     root_seed: int,
     bootstrap: int = 1000,
-) -> None:
+) -> Replicates:
     """Evaluate all score files of one method; one row per hyper-parameters, truth and half.
 
     A test sample whose predictions or outcomes hold NaN or inf, or are constant, has no
@@ -399,6 +400,10 @@ def evaluate(
         root_seed: Root seed of the setting; resampling and halves derive from it and (setting,
             metric).
         bootstrap: Number of bootstrap replicates.
+
+    Returns:
+        The replicates of each grid point's value against the mean of the runs, on the report half;
+        replicate k is of the same draw for all methods of the setting.
 
     Raises:
         LeaveoutError: A file is missing or damaged, ids, setting, method or labels do not fit
@@ -484,6 +489,10 @@ def evaluate(
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(rows)
+    shown = (TRUTHS.index("mean"), HALVES.index("report"))
+    return {
+        label: replicates[p * len(TRUTHS) + shown[0], shown[1]] for p, label in enumerate(artefacts)
+    }
 
 
 def _per_test(
