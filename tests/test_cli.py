@@ -13,7 +13,8 @@ from leaveout import artefacts, cli
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "prepare", "train", "retrain-lds", "retrain-loo", "retrain-pbrf", "merge-truth", "attribute",
-    "evaluate", "table", "table-page", "cost-table", "figure", "restore", "publish", "plan",
+    "evaluate", "table", "table-page", "cost-table", "tidy-table", "rank-table",
+    "published-table", "figure", "restore", "publish", "plan",
     "export", "import", "schema", "lds-width", "width-figure",
     "damping", "damping-figure", "self-influence",
 )  # fmt: skip

@@ -14,7 +14,7 @@ import yaml
 
 from leaveout import plan
 from leaveout.config import ConfigError, load_setting, load_yaml
-from leaveout.workflow import Plan
+from leaveout.workflow import TABLES, Plan
 
 CONFIG = Path(__file__).parents[1] / "config"
 
@@ -112,13 +112,37 @@ def test_keys_are_the_plans(panel: Plan) -> None:
     assert panel.evaluate_key(asked) == plan.evaluate_key(setting, "lds", "if_cg", 200)
     assert panel.report_key("page")(asked) == plan.report_key("page", "lds")
     assert panel.cost_key(asked) == plan.report_key("table", "cost")
+    assert panel.tables_key("ranks")(asked) == plan.report_key("ranks", "all")
+
+
+def test_tables_of_all_metrics_read_all_metrics_and_no_score(panel: Plan) -> None:
+    steps = {path: step for step in panel.steps("config/published.csv") for path in step.outputs}
+    csvs = [
+        f"results/{s}/metrics/{metric}/{m}.csv"
+        for metric in panel.metrics
+        for s in panel.settings
+        for m in panel.methods
+    ]
+    draws = [path.replace(".csv", ".draws.safetensors") for path in csvs]
+    for path, beside in zip(csvs, draws, strict=True):
+        assert steps[path].outputs == (path, beside)
+    dampings = panel.all_damping_csvs()
+    assert dampings == panel.damping_csvs(wild(metric="lds")) != []
+    given = ("config/published.csv", "config/causes.yaml")
+    assert steps["results/tidy.csv"].inputs == (*csvs, *draws, *dampings)
+    assert steps["results/rank_table.csv"].inputs == (*csvs, *draws)
+    assert steps["results/published_table.csv"].inputs == (*csvs, *given)
+    assert steps["results/cost_table.csv"].inputs == (*panel.all_scores(".cost.json"), *csvs)
+    assert set(panel.draws(wild(metric="lds"))) < set(steps["results/lds_table.csv"].inputs)
+    assert {*TABLES} < {*panel.shown()}
+    assert len({steps[path].key for path in (*TABLES, "results/cost_table.csv")}) == 4
 
 
 def test_steps_come_after_what_they_read(panel: Plan) -> None:
     steps = panel.steps("published.csv")
     outputs = [path for step in steps for path in step.outputs]
     assert len(set(outputs)) == len(outputs)
-    made = {"published.csv"}
+    made = {"published.csv", "causes.yaml"}
     for step in steps:
         assert set(step.inputs) <= made, step
         made |= set(step.outputs)
@@ -254,7 +278,7 @@ def test_methods_to_compare_that_are_not_shown_are_not_compared() -> None:
 @pytest.mark.parametrize("file", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_configuration_that_ships_can_be_given_on_the_command_line(file: Path) -> None:
     """``--configfile`` extends the default one, whose other keys stay."""
-    if file.name == "methods.yaml":
+    if file.name in ("methods.yaml", "causes.yaml"):
         return
     values = load_yaml(CONFIG / "config.yaml") | load_yaml(file)
     assert Plan.load(values, CONFIG).steps("config/published.csv")

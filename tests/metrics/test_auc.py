@@ -138,10 +138,20 @@ def write_scores(path: Path, label: str, score: NDArray[Any], order: Any, **more
 def run(folder: Path, data: Path, scores: list[Path], **more: Any) -> list[dict[str, str]]:
     out = folder / "out.csv"
     asked = {"setting": "toy", "method": "m", "root_seed": 0, "bootstrap": 20, **more}
-    evaluate_auc(data, scores, out, **asked)
+    replicates = evaluate_auc(data, scores, out, **asked)
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
+    for row in rows:
+        if (row["truth"], row["half"]) == ("mean", "report"):
+            drawn = replicates[row["params"]]
+            assert drawn.shape == (asked["bootstrap"],)
+            np.testing.assert_allclose(
+                bootstrap_interval(drawn),
+                (float(row["ci_low"]), float(row["ci_high"])),
+                atol=1e-6,  # written to six decimals
+            )
+    assert replicates.keys() == {row["params"] for row in rows}
     return rows
 
 

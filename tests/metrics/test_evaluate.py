@@ -182,6 +182,33 @@ def test_order_of_rows_in_any_file_changes_nothing(tmp_path, truth, metric):
 
 
 @pytest.mark.parametrize("metric", ["lds", "loo", "pbrf"])
+def test_the_replicates_returned_are_those_of_the_value_shown(tmp_path, truth, metric):
+    path = write_truth(tmp_path / "truth.safetensors", metric, truth[metric])
+    noise = np.random.default_rng(1).normal(size=(TRAIN, TEST))
+    scores = [
+        write_score(tmp_path / "a", truth["score"] + noise, "a"),
+        write_score(tmp_path / "b", truth["score"] + 2 * noise, "b"),
+    ]
+    out = tmp_path / "out.csv"
+    asked = {"setting": "toy", "root_seed": 3, "bootstrap": 60}
+    found = evaluate(metric, path, scores, out, method="grad_dot", **asked)
+    with out.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert list(found) == ["a", "b"]
+    for label, replicates in found.items():
+        row = cell(rows, "mean", "report", label)
+        low, high = uncertainty.interval(replicates, float(row["value"]))
+        assert replicates.shape == (60,)
+        assert low == pytest.approx(float(row["ci_low"]), abs=2e-6)  # written to six decimals
+        assert high == pytest.approx(float(row["ci_high"]), abs=2e-6)
+    # another method that says the same is resampled alike, and what both have in common cancels
+    other = write_score(tmp_path / "c", truth["score"] + noise, "x", method="other")
+    again = evaluate(metric, path, [other], out, method="other", **asked)
+    np.testing.assert_array_equal(again["x"], found["a"])
+    assert (found["a"] - found["b"]).std() < np.hypot(found["a"].std(), found["b"].std())
+
+
+@pytest.mark.parametrize("metric", ["lds", "loo", "pbrf"])
 def test_a_perfect_predictor_gives_one_and_its_negative_minus_one(tmp_path, truth, metric):
     tensors = truth[metric].copy()
     if metric == "lds":

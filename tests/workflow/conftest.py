@@ -49,6 +49,9 @@ FINAL = {
     "results/loo_table.csv",
     "results/pbrf_table.csv",
     "results/cost_table.csv",
+    "results/tidy.csv",
+    "results/rank_table.csv",
+    "results/published_table.csv",
     "results/figures/lds.svg",
     "results/figures/loo.svg",
     "results/figures/pbrf.svg",
@@ -56,6 +59,12 @@ FINAL = {
     "results/pages/lds.html",
     "results/pages/loo.html",
     "results/pages/pbrf.html",
+}
+OF_ALL = {
+    "results/cost_table.csv",
+    "results/tidy.csv",
+    "results/rank_table.csv",
+    "results/published_table.csv",
 }
 SCORES = {
     "results/tiny/scores/grad_dot/default.safetensors",
@@ -137,7 +146,8 @@ def clone_repository() -> Callable[[Path], None]:
         for name in ("slurm", "gpu"):
             (folder / name).symlink_to((ROOT / name).readlink())
         (folder / "config" / "settings").mkdir(parents=True)
-        shutil.copy2(ROOT / "config" / "published.csv", folder / "config")
+        for name in ("published.csv", "causes.yaml"):
+            shutil.copy2(ROOT / "config" / name, folder / "config")
         (folder / "config" / "config.yaml").write_text(CONFIG)
         (folder / "config" / "methods.yaml").write_text(METHODS)
         (folder / "config" / "settings" / "tiny.yaml").write_text(SETTING)
@@ -201,7 +211,7 @@ def below_truth() -> Callable[..., set[str]]:
         drawn = {f"results/figures/{m}.svg" for m in metrics}
         if "if_explicit" in methods and "lds" in metrics:
             drawn.add("results/figures/damping_lds.svg")
-        return evaluated | shown | drawn
+        return evaluated | shown | drawn | OF_ALL
 
     return below
 
@@ -214,7 +224,8 @@ def contents() -> Callable[..., dict[str, str]]:
         return {
             str(path.relative_to(clone)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted((clone / under).rglob("*"))
-            if path.is_file() and not re.search(r"cost(\.json|_table\.csv)(\.stamp)?$", path.name)
+            if path.is_file()
+            and not re.search(r"cost(\.json|_table\.csv|\.html)(\.stamp)?$", path.name)
         }
 
     return contents
