@@ -288,13 +288,42 @@ def _published_table(args: argparse.Namespace) -> None:
 
 
 def _table_page(args: argparse.Namespace) -> None:
-    from leaveout.reporting.pages import panel_page
+    from leaveout.reporting.pages import table_page
 
     _stamped(
         args.out,
-        plan.report_key("page", args.metric),
+        plan.report_key("page", args.name),
         [args.table],
-        lambda: panel_page(args.metric, args.table, args.out),
+        lambda: table_page(args.name, args.table, args.out),
+    )
+
+
+def _settings(names: Sequence[str]) -> list[Setting]:
+    return [load_setting(CONFIG / "settings" / f"{name}.yaml") for name in names]
+
+
+def _start_page(args: argparse.Namespace) -> None:
+    from leaveout.reporting.start import start_page
+
+    settings = _settings(args.settings)
+    tables = dict(zip(args.metrics, args.tables, strict=True))
+    _stamped(
+        args.out,
+        plan.start_key(settings, args.metrics),
+        [*args.tables, *([args.ranks] if args.ranks else [])],
+        lambda: start_page(settings, tables, args.out, args.ranks),
+    )
+
+
+def _setup_page(args: argparse.Namespace) -> None:
+    from leaveout.reporting.setup import setup_page
+
+    settings = _settings(args.settings)
+    _stamped(
+        args.out,
+        plan.setup_key(settings),
+        [args.costs, *args.made],
+        lambda: setup_page(settings, args.made, args.costs, args.out),
     )
 
 
@@ -505,8 +534,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--published", type=Path, required=True, help="published values")
     sub.add_argument("--causes", type=Path, required=True, help="why values differ (YAML)")
     sub.add_argument("csvs", type=Path, nargs="+", help="the metrics, in order")
-    sub = command("table-page", _table_page, "write a panel's table as a page", "metric", "out")
-    sub.add_argument("--table", type=Path, required=True, help="the panel's table")
+    sub = command("table-page", _table_page, "write a table as a page", "out")
+    sub.add_argument("--name", required=True, help="which table: a metric, cost, ...")
+    sub.add_argument("--table", type=Path, required=True, help="the table")
+    sub = command("start-page", _start_page, "write the page that the report opens with", "out")
+    sub.add_argument("--settings", nargs="+", required=True, help="what is shown, in order")
+    sub.add_argument("--metrics", nargs="+", choices=METRICS, required=True)
+    sub.add_argument("--tables", type=Path, nargs="+", required=True, help="one a metric")
+    sub.add_argument("--ranks", type=Path, help="the table of ranks")
+    text = "write the page of versions, hardware and configuration"
+    sub = command("setup-page", _setup_page, text, "out")
+    sub.add_argument("--settings", nargs="+", required=True, help="what is shown, in order")
+    sub.add_argument("--costs", type=Path, required=True, help="the table of costs")
+    text = "artefacts whose headers say what made them"
+    sub.add_argument("made", type=Path, nargs="+", help=text)
     sub = command("cost-table", _cost_table, "make the table of costs", "out")
     sub.add_argument("--quality", type=Path, nargs="*", default=[], help="metrics, in order")
     sub.add_argument("costs", type=Path, nargs="+")

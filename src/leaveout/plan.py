@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from leaveout import costs
@@ -41,6 +42,8 @@ CODE = {
     "ranks": "leaveout.reporting.ranks",
     "published": "leaveout.reporting.published",
     "page": "leaveout.reporting.pages",
+    "start": "leaveout.reporting.start",
+    "setup": "leaveout.reporting.setup",
     "figure": "leaveout.reporting.figures",
     "width_figure": "leaveout.reporting.widths",
     "damping_figure": "leaveout.reporting.dampings",
@@ -259,3 +262,29 @@ def report_key(step: str, what: str) -> str:
             a ``page``.
     """
     return _key(step, shows=what)
+
+
+def start_key(settings: Sequence[Setting], metrics: Sequence[str]) -> str:
+    """Return the key of the report's first page: what it shows, and says of the settings."""
+    return _key("start", metrics=list(metrics), settings=[[s.name, _about(s)] for s in settings])
+
+
+def _about(setting: Setting) -> dict[str, Any]:
+    return {
+        "dataset": setting.dataset.model_dump(include={"name", "n_train", "n_test"}),
+        "model": setting.model.name,
+    }
+
+
+def resolved(setting: Setting) -> dict[str, Any]:
+    """Return a setting with its defaults, but for where its data come from, which decides nothing."""
+    values = setting.model_dump(mode="json", exclude_none=True, exclude={"name"})
+    values["dataset"].pop("source", None)
+    if own := setting.lds.own:
+        values["lds"]["subsets"] = f"{len(own)} of {Path(own.file).name}"
+    return values
+
+
+def setup_key(settings: Sequence[Setting]) -> str:
+    """Return the key of the page that shows the configuration, which is in it whole."""
+    return _key("setup", settings=[[s.name, resolved(s)] for s in settings])

@@ -329,6 +329,10 @@ class Plan:
         """Return the parameter function for the key of a table, page or figure."""
         return lambda wildcards: plan.report_key(step, wildcards.metric)
 
+    def page_key(self, wildcards: Wildcards) -> str:
+        """Return the key of a table's page."""
+        return plan.report_key("page", wildcards.table)
+
     def cost_key(self, wildcards: Wildcards) -> str:
         """Return the key of the table of costs."""
         return plan.report_key("table", "cost")
@@ -336,6 +340,39 @@ class Plan:
     def tables_key(self, step: str) -> Callable[[Wildcards], str]:
         """Return the parameter function for the key of a table of all metrics."""
         return lambda wildcards: plan.report_key(step, "all")
+
+    @property
+    def paged(self) -> tuple[str, ...]:
+        """The tables that have a page each."""
+        return (*self.metrics, "rank", "published", "cost")
+
+    def pages(self) -> list[str]:
+        """Return all pages of the report, the first one first."""
+        return [f"results/pages/{name}.html" for name in ("start", *self.paged, "setup")]
+
+    def panels(self, wildcards: Wildcards) -> list[str]:
+        """Return the tables of all metrics."""
+        return [f"results/{metric}_table.csv" for metric in self.metrics]
+
+    def start_key(self, wildcards: Wildcards) -> str:
+        """Return the key of the report's first page."""
+        return plan.start_key(list(self.settings.values()), self.metrics)
+
+    def made(self, wildcards: Wildcards) -> list[str]:
+        """Return artefacts of all settings that say what made them."""
+        return [
+            path
+            for s in self.settings
+            for path in (
+                f"results/{s}/data.safetensors",
+                *self.models(s, "full"),
+                *(f"results/{s}/truth/{metric}.safetensors" for metric in self.truths_of(s)),
+            )
+        ]
+
+    def setup_key(self, wildcards: Wildcards) -> str:
+        """Return the key of the page of versions, hardware and configuration."""
+        return plan.setup_key(list(self.settings.values()))
 
     @staticmethod
     def if_stale(stale: Collection[str], output: str) -> Callable[[Wildcards], list[str]]:
@@ -355,10 +392,11 @@ class Plan:
 
     def shown(self) -> list[str]:
         """Return what people look at: tables, their pages, figures."""
-        shapes = ("results/{}_table.csv", "results/pages/{}.html", "results/figures/{}.svg")
+        shapes = ("results/{}_table.csv", "results/figures/{}.svg")
         return [s.format(m) for s in shapes for m in self.metrics] + [
             "results/cost_table.csv",
             *TABLES,
+            *self.pages(),
             *self.widths(),
             *self.damping_figures(),
         ]
@@ -382,7 +420,6 @@ class Plan:
                     (*csvs, published, *dampings, *self.draws(w)),
                     self.report_key("table")(w),
                 ),
-                Step((f"results/pages/{metric}.html",), (table,), self.report_key("page")(w)),
                 Step(
                     (f"results/figures/{metric}.svg",), (table, *csvs), self.report_key("figure")(w)
                 ),
@@ -400,7 +437,16 @@ class Plan:
             RANKS: ((*csvs, *draws), self.tables_key("ranks")(None)),
             COMPARED: ((*csvs, published, causes), self.tables_key("published")(None)),
         }
-        return [*found, *(Step((path,), *of) for path, of in tables.items())]
+        found += [Step((path,), *of) for path, of in tables.items()]
+        for name in self.paged:
+            inputs = (f"results/{name}_table.csv",)
+            found.append(
+                Step((f"results/pages/{name}.html",), inputs, plan.report_key("page", name))
+            )
+        start, setup = (f"results/pages/{name}.html" for name in ("start", "setup"))
+        found.append(Step((start,), (*self.panels(None), RANKS), self.start_key(None)))
+        made = ("results/cost_table.csv", *self.made(None))
+        return [*found, Step((setup,), made, self.setup_key(None))]
 
     def _setting_steps(self, name: str) -> list[Step]:
         data = f"results/{name}/data.safetensors"

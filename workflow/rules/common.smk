@@ -48,6 +48,7 @@ wildcard_constraints:
     setting="|".join(PLAN.settings),
     method="|".join(PLAN.methods),
     metric="lds|loo|pbrf|auc",
+    table="|".join(PLAN.paged),
     kind="full|half",
     chunk=r"\d+(-\d+)?",
     params=r"[^/]+",

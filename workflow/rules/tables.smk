@@ -26,27 +26,6 @@ rule make_table:
         " {input.csvs:q} --dampings {input.dampings:q} 2> {log:q}"
 
 
-rule make_page:
-    input:
-        table="results/{metric}_table.csv",
-        stale=if_stale("results/pages/{metric}.html"),
-    output:
-        report(
-            "results/pages/{metric}.html",
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"metric": "{metric}", "shows": "all methods"},
-        ),
-    log:
-        "logs/make_page/{metric}.log",
-    conda:
-        "../envs/leaveout.yaml"
-    params:
-        key=PLAN.report_key("page"),
-    shell:
-        "leaveout table-page --metric {wildcards.metric} --table {input.table:q} --out {output:q} 2> {log:q}"
-
-
 rule make_cost_table:
     input:
         costs=PLAN.all_scores(".cost.json"),
@@ -163,6 +142,6 @@ rule make_figure:
 rule tables:
     input:
         expand("results/{metric}_table.csv", metric=PLAN.metrics),
-        expand("results/pages/{metric}.html", metric=PLAN.metrics),
+        PLAN.pages(),
         "results/cost_table.csv",
         TABLES,
