@@ -15,7 +15,7 @@ COMMANDS = (
     "prepare", "train", "retrain-lds", "retrain-loo", "retrain-pbrf", "merge-truth", "attribute",
     "evaluate", "table", "table-page", "cost-table", "figure", "restore", "publish", "plan",
     "export", "import", "schema", "lds-width", "width-figure",
-    "damping", "damping-figure", "self-influence",
+    "damping", "damping-figure", "self-influence", "start-page", "setup-page",
 )  # fmt: skip
 
 SETTING = """
