@@ -16,7 +16,7 @@ COMMANDS = (
     "evaluate", "table", "table-page", "cost-table", "tidy-table", "rank-table",
     "published-table", "figure", "restore", "publish", "plan",
     "export", "import", "schema", "lds-width", "width-figure",
-    "damping", "damping-figure", "self-influence",
+    "damping", "damping-figure", "self-influence", "start-page", "setup-page",
 )  # fmt: skip
 
 SETTING = """

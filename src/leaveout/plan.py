@@ -277,7 +277,7 @@ def _about(setting: Setting) -> dict[str, Any]:
 
 
 def resolved(setting: Setting) -> dict[str, Any]:
-    """Return a setting with its defaults, but for where its data come from, which decides nothing."""
+    """Return a setting with its defaults, without where its data come from: it decides nothing."""
     values = setting.model_dump(mode="json", exclude_none=True, exclude={"name"})
     values["dataset"].pop("source", None)
     if own := setting.lds.own:

@@ -59,12 +59,21 @@ FINAL = {
     "results/pages/lds.html",
     "results/pages/loo.html",
     "results/pages/pbrf.html",
+    "results/pages/cost.html",
+    "results/pages/rank.html",
+    "results/pages/published.html",
+    "results/pages/start.html",
+    "results/pages/setup.html",
 }
 OF_ALL = {
     "results/cost_table.csv",
     "results/tidy.csv",
     "results/rank_table.csv",
     "results/published_table.csv",
+    "results/pages/cost.html",
+    "results/pages/rank.html",
+    "results/pages/published.html",
+    "results/pages/setup.html",  # it reads the table of costs
 }
 SCORES = {
     "results/tiny/scores/grad_dot/default.safetensors",
@@ -79,6 +88,9 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "Somebody",
     "GIT_COMMITTER_EMAIL": "somebody@example.org",
 }
+
+# times, and the stamp of what was made from them
+VOLATILE = r"cost(\.json|_table\.csv|\.html)(\.stamp)?$|setup\.html\.stamp$"
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., tuple[int, str]]
@@ -207,7 +219,7 @@ def below_truth() -> Callable[..., set[str]]:
     def below(*metrics: str, methods: tuple[str, ...] = ("grad_dot", "if_explicit")) -> set[str]:
         evaluated = {f"results/tiny/metrics/{m}/{name}.csv" for m in metrics for name in methods}
         shown = {f"results/{m}_table.csv" for m in metrics}
-        shown |= {f"results/pages/{m}.html" for m in metrics}
+        shown |= {f"results/pages/{m}.html" for m in (*metrics, "start")}
         drawn = {f"results/figures/{m}.svg" for m in metrics}
         if "if_explicit" in methods and "lds" in metrics:
             drawn.add("results/figures/damping_lds.svg")
@@ -224,8 +236,7 @@ def contents() -> Callable[..., dict[str, str]]:
         return {
             str(path.relative_to(clone)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted((clone / under).rglob("*"))
-            if path.is_file()
-            and not re.search(r"cost(\.json|_table\.csv|\.html)(\.stamp)?$", path.name)
+            if path.is_file() and not re.search(VOLATILE, path.name)
         }
 
     return contents

@@ -21,12 +21,14 @@ STYLE = """
 input { font: inherit; }
 input[type=search] { width: 14rem; max-width: 100%; padding: .2rem .4rem; }
 output { color: var(--faint); }
-body { display: flex; flex-direction: column; height: 100vh; margin: 0; padding: 1rem; box-sizing: border-box; }
+body { display: flex; flex-direction: column; height: 100vh; margin: 0; padding: 1rem;
+  box-sizing: border-box; }
 .wide { flex: 0 1 auto; min-height: 20rem; border: 1px solid var(--line); }
 tbody th { position: sticky; left: 0; background: var(--page); font-weight: 600; }
 thead th:first-child { left: 0; z-index: 2; }
 thead th { padding: 0; }
-th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; width: 100%; padding: .3rem .6rem;
+th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
+  width: 100%; padding: .3rem .6rem;
   text-align: inherit; cursor: pointer; }
 th button::after { content: " \\2195"; color: var(--faint); opacity: .6; }
 th[aria-sort] button::after { opacity: 1; color: var(--text); }
@@ -38,7 +40,8 @@ th[aria-sort=descending] button::after { content: " \\2193"; }
 .none { color: var(--faint); font-style: italic; }
 tbody tr:hover > * { background: var(--band); }
 body:not(:has(#all:checked)) .more { display: none; }
-@media (max-width: 600px) { th, td, th button { padding: .25rem .4rem; } body { padding: .6rem; } p { font-size: .9rem; } tbody th { max-width: 34vw;
+@media (max-width: 600px) { th, td, th button { padding: .25rem .4rem; } body { padding: .6rem;
+  } p { font-size: .9rem; } tbody th { max-width: 34vw;
   overflow: hidden; text-overflow: ellipsis; } }
 """
 # Numbers go down at the first click: the best is what one looks for. What has no number stays last.
@@ -60,7 +63,8 @@ heads.forEach((head, place) => head.querySelector("button").addEventListener("cl
 }));
 const show = () => {
   const words = search.value.toLowerCase().split(/\\s+/);
-  rows.forEach(row => { row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word)); });
+  rows.forEach(row => { row.hidden = !words.every(word =>
+  row.textContent.toLowerCase().includes(word)); });
   const shown = rows.filter(row => !row.hidden).length;
   document.querySelector("output").textContent = `${shown} of ${rows.length} rows`;
 };
@@ -122,8 +126,8 @@ TIDY = {
 }
 
 _VALUE = (
-    "<b>value</b> is measured with hyper-parameters chosen on other {samples} than those it is reported "
-    "on; <b>as published</b> follows the papers, which choose and report on the same, and "
+    "<b>value</b> is measured with hyper-parameters chosen on other {samples} than those it is "
+    "reported on; <b>as published</b> follows the papers, which choose and report on the same, and "
     "<b>difference</b> is this less what was published."
 )
 
@@ -171,8 +175,8 @@ PAGES = {
     ),
     "rank": Page(
         "Ranks: which methods differ",
-        "Rank 1 is best. Methods are told apart by paired bootstrap of their difference, corrected for "
-        "the number of pairs.",
+        "Rank 1 is best. Methods are told apart by paired bootstrap of their difference, corrected "
+        "for the number of pairs.",
         RANK,
     ),
     "published": Page(
@@ -182,7 +186,7 @@ PAGES = {
     ),
     "cost": Page(
         "Cost: time and memory",
-        "What each method and choice of hyper-parameters took: seconds of scoring without start-up, "
+        "What each method and choice of hyper-parameters took: seconds of scoring without start-up "
         "and peak memory of its process.",
         COST,
     ),
@@ -290,7 +294,9 @@ def _row(row: Row, columns: Sequence[_Column]) -> str:
 def _head(column: _Column) -> str:
     names = " ".join((["n"] if column.number else []) + ([] if column.first else ["more"]))
     attributes = f' class="{names}"' if names else ""
-    return f"<th scope='col'{attributes}><button type='button'>{escape(column.heading)}</button></th>"
+    return (
+        f"<th scope='col'{attributes}><button type='button'>{escape(column.heading)}</button></th>"
+    )
 
 
 def table_page(name: str, table_csv: Path, out: Path) -> None:

@@ -36,9 +36,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
             for kind, cell in zip(wide, others, strict=True)
         )
         lines.append(f"<tr><th scope='row'>{escape(str(first))}</th>{cells}</tr>")
-    return (
-        f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-    )
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f"<div class='wide'><table>{body}</table></div>"
 
 
 def _short(commit: str) -> str:
@@ -75,7 +74,9 @@ def _machines(costs: Sequence[Row]) -> str:
 def _grids(costs: Sequence[Row]) -> str:
     grids: dict[tuple[str, str], dict[str, None]] = {}
     for row in costs:
-        grids.setdefault((row["method"], row["setting"]), {})[row["params"].replace("+", ", ")] = None
+        grids.setdefault((row["method"], row["setting"]), {})[row["params"].replace("+", ", ")] = (
+            None
+        )
     alike: dict[tuple[str, str], list[str]] = {}
     for (method, setting), params in grids.items():
         alike.setdefault((method, "; ".join(params)), []).append(setting)
@@ -83,9 +84,7 @@ def _grids(costs: Sequence[Row]) -> str:
     return _table(heads, [(m, ", ".join(names), params) for (m, params), names in alike.items()])
 
 
-def setup_page(
-    settings: Sequence[Setting], made: Sequence[Path], costs: Path, out: Path
-) -> None:
+def setup_page(settings: Sequence[Setting], made: Sequence[Path], costs: Path, out: Path) -> None:
     """Write the page of versions, hardware and configuration.
 
     Args:
@@ -98,8 +97,9 @@ def setup_page(
         LeaveoutError: A file is missing or malformed.
     """
     rows = read_csv(costs, COST_COLUMNS)
+    details = "<details open>" if len(settings) == 1 else "<details>"
     configured = (
-        f"<details{' open' if len(settings) == 1 else ''}><summary>{escape(setting.name)}</summary><pre>"
+        f"{details}<summary>{escape(setting.name)}</summary><pre>"
         + escape(yaml.safe_dump(plan.resolved(setting), sort_keys=False, width=100))
         + "</pre></details>"
         for setting in settings

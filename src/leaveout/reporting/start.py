@@ -19,7 +19,16 @@ from leaveout.reporting.tables import Row, read_csv
 AT_LEAST, AT_MOST = 5, 8
 """So many methods are named, and more of those not told apart from the best."""
 
-TABLE = ("setting", "method", "value", "ci_low", "ci_high", "ceiling", "ceiling_low", "ceiling_high")
+TABLE = (
+    "setting",
+    "method",
+    "value",
+    "ci_low",
+    "ci_high",
+    "ceiling",
+    "ceiling_low",
+    "ceiling_high",
+)
 RANKS = ("setting", "metric", "method", "rank", "tied_with_best")
 ALL = "all"
 """The setting of a row of the rank table that is about all of them."""
@@ -30,13 +39,19 @@ MEANING = {
     "pbrf": ("PBRF", "The same, but the trained model moves on from where it is."),
     "auc": ("Flipped labels", "Finding training samples with a wrong label: AUC, .5 is chance."),
 }
-MODELS = {"linear": "logistic regression", "mlp": "a perceptron", "cnn": "a small convolutional net"}
+MODELS = {
+    "linear": "logistic regression",
+    "mlp": "a perceptron",
+    "cnn": "a small convolutional net",
+}
 STYLE = f"""
-.start {{ {html.COLOURS} color: var(--text); background: var(--page); font: 15px/1.4 system-ui, sans-serif;
+.start {{ {html.COLOURS} color: var(--text); background: var(--page);
+  font: 15px/1.4 system-ui, sans-serif;
   width: 100%; max-width: 80rem; box-sizing: border-box; }}
 body:has(> .start) {{ color-scheme: light dark; margin: 0; }}
 body > .start {{ padding: 1rem; min-height: 100vh; }}
-@media (prefers-color-scheme: dark) {{ .start {{ {html.DARK} }} body:has(> .start) {{ background: #15181c; }} }}
+@media (prefers-color-scheme: dark) {{ .start {{ {html.DARK} }} body:has(> .start) {{ background:
+  #15181c; }} }}
 .start h1 {{ font-size: 1.5rem; line-height: 1.25; margin: 0 0 .3rem; color: inherit; }}
 .start h2 {{ font-size: 1.05rem; margin: 1rem 0 .4rem; color: inherit; }}
 .start h3 {{ font-size: 1rem; margin: 0; color: inherit; }}
@@ -44,11 +59,15 @@ body > .start {{ padding: 1rem; min-height: 100vh; }}
 .start a {{ color: var(--link); text-decoration: underline; }}
 .start strong {{ color: inherit; }}
 .start .faint {{ color: var(--faint); font-size: .9rem; }}
-.start .cards {{ display: grid; gap: .8rem; grid-template-columns: repeat(auto-fit, minmax(min(17.5rem, 100%), 1fr)); }}
-.start section {{ border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .7rem; min-width: 0; }}
+.start .cards {{ display: grid; gap: .8rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(17.5rem, 100%), 1fr)); }}
+.start section {{ border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .7rem;
+  min-width: 0; }}
 .start ol {{ list-style: none; padding: 0; margin: .5rem 0; font-variant-numeric: tabular-nums; }}
-.start li {{ display: flex; gap: .5rem; justify-content: space-between; padding: .1rem .2rem .3rem; margin: 0;
-  background: linear-gradient(to right, var(--bar) 0 var(--low), var(--tip) var(--low) var(--high), var(--band) var(--high))
+.start li {{ display: flex; gap: .5rem; justify-content: space-between;
+  padding: .1rem .2rem .3rem; margin: 0;
+  background: linear-gradient(to right, var(--bar) 0 var(--low), var(--tip) var(--low)
+  var(--high), var(--band) var(--high))
   bottom / 100% 4px no-repeat; }}
 .start li.ceiling {{ color: var(--faint); font-style: italic; }}
 .start li.tied {{ font-weight: 600; }}
@@ -64,8 +83,8 @@ def _link(path: str, text: str, content: str) -> str:
     """Return a link to a result, which lies in ``results``; in the report it is shown there."""
     inside = f"results/{path}"
     show = (
-        f"if (typeof app !== 'undefined' && results['{inside}']) {{ app.setView({{ content: '{content}', "
-        f"contentPath: results['{inside}'].data_uri, resultPath: '{inside}' }}); return false; }}"
+        f"if (typeof app !== 'undefined' && results['{inside}']) {{ "
+        f"app.setView({{ content: '{content}', contentPath: results['{inside}'].data_uri, resultPath: '{inside}' }}); return false; }}"
     )
     return f'<a href="../{path}" onclick="{show}">{escape(text)}</a>'
 
@@ -96,7 +115,10 @@ def _ceiling(rows: Sequence[Row]) -> str:
     if not math.isnan(float(known[0]["ceiling_low"])):
         text += f" <small>({_interval(known[0], 'ceiling')})</small>"
     low, high = (_percent(known[0][end]) for end in ("ceiling_low", "ceiling_high"))
-    return f"<li class='ceiling' style='--low: {low}; --high: {high}'><span>noise ceiling</span><span>{text}</span></li>"
+    return (
+        f"<li class='ceiling' style='--low: {low}; --high: {high}'><span>noise ceiling</span>"
+        f"<span>{text}</span></li>"
+    )
 
 
 def _verdict(names: Sequence[str], tied: Sequence[str] | None) -> str:
@@ -109,7 +131,8 @@ def _verdict(names: Sequence[str], tied: Sequence[str] | None) -> str:
         return f"{best} is best, told apart from every other method."
     listed = escape(", ".join(others[: AT_MOST - 1]))
     rest = len(others) - (AT_MOST - 1)
-    return f"{best} is best, but not told apart from {listed}{f' and {rest} more' if rest > 0 else ''}."
+    more = f" and {rest} more" if rest > 0 else ""
+    return f"{best} is best, but not told apart from {listed}{more}."
 
 
 def _card(metric: str, rows: Sequence[Row], tied: Sequence[str] | None) -> str:
@@ -121,7 +144,9 @@ def _card(metric: str, rows: Sequence[Row], tied: Sequence[str] | None) -> str:
     shown = ordered[: max(AT_LEAST, min(len(near), AT_MOST))]
     missing = len(rows) - len(valued)
     counted = f"all {len(rows)} methods" + (f", {missing} without a value" if missing else "")
-    verdict = _verdict([row["method"] for row in ordered], tied) if ordered else "No method has a value."
+    verdict = (
+        _verdict([row["method"] for row in ordered], tied) if ordered else "No method has a value."
+    )
     return "\n".join(
         [
             f"<section><h3>{escape(name)}</h3>",
@@ -148,7 +173,9 @@ def _over_all(ranks: Sequence[Row]) -> str:
     """Return the methods of the best mean rank over all settings, for each metric that has one."""
     cards = []
     for metric, (name, _) in MEANING.items():
-        rows = [row for row in ranks if (row["setting"], row["metric"]) == (ALL, metric) and row["rank"]]
+        rows = [
+            row for row in ranks if (row["setting"], row["metric"]) == (ALL, metric) and row["rank"]
+        ]
         listed = "".join(
             f"<li><span>{escape(row['method'])}</span><span>{escape(row['rank'])}</span></li>"
             for row in sorted(rows, key=lambda row: float(row["rank"]))[:AT_LEAST]
@@ -190,7 +217,9 @@ def start_page(
             tied = [r["method"] for r in here if r["tied_with_best"] == "yes"]
             if rows:
                 cards.append(_card(metric, rows, tied if here else None))
-        parts.append(f"<h2>{_title(setting.name, setting)}</h2>\n<div class='cards'>{''.join(cards)}</div>")
+        parts.append(
+            f"<h2>{_title(setting.name, setting)}</h2>\n<div class='cards'>{''.join(cards)}</div>"
+        )
     links = [_link("pages/cost.html", "what each method costs", "html")]
     if ranks:
         links.insert(0, _link("pages/rank.html", "which methods differ", "html"))
@@ -201,10 +230,10 @@ def start_page(
             "<h1>Which training samples made a model say that?</h1>",
             f"<p>{len(methods)} methods of training-data attribution, each held against what really "
             "happens when samples are left out and the model is trained again.</p>",
-            "<p class='faint'>How to read the numbers: 1 is a perfect prediction and 0 none, the band "
-            "is the 95% interval, and hyper-parameters were chosen on other samples than those it is "
-            "reported on. Training again gives other losses each time, so that even a predictor without "
-            "error reaches no more than the noise ceiling.</p>",
+            "<p class='faint'>How to read the numbers: 1 is a perfect prediction and 0 none, in "
+            "brackets is the 95% interval, and hyper-parameters were chosen on other samples than "
+            "the value is reported on. Training again gives other losses each time, so even a "
+            "predictor without error reaches no more than the noise ceiling.</p>",
             *parts,
             _over_all(ranked),
             f"<nav><p>More: {' · '.join(links)}</p></nav>",
