@@ -112,7 +112,7 @@ def _of_all_states(
     factors: Callable[[int, Samples], list[Factor] | None], count: int, samples: Samples
 ) -> Layers | None:
     """Return the factors of samples at all states; None where gradients do not factor."""
-    by_state = []
+    by_state: list[list[Factor]] = []
     for number in range(count):
         found = factors(number, samples)
         if found is None:

@@ -87,10 +87,11 @@ def per_sample(loss_fn: Callable[..., Tensor] | None, name: str) -> Losses:
     """
     if loss_fn is None:
         return lambda outputs, _: _rows(outputs, len(tensors(outputs)[0]), "the model")
-    if type(loss_fn) in (nn.CrossEntropyLoss, nn.NLLLoss) and loss_fn.reduction == "sum":
+    plain = type(loss_fn) in (nn.CrossEntropyLoss, nn.NLLLoss)  # a subclass may do something else
+    if plain and getattr(loss_fn, "reduction", None) == "sum":
         # known to be the sum of what each sample gives, at all its positions
         each = copy.copy(loss_fn)
-        each.reduction = "none"
+        setattr(each, "reduction", "none")  # noqa: B010
         return lambda o, t: _summed(each(o, t), len(tensors(o)[0]), name)
     if getattr(loss_fn, "reduction", None) == "none":
         return lambda o, t: _rows(loss_fn(o, t), len(tensors(o)[0]), name)

@@ -218,8 +218,10 @@ class TracInCP:
                             own = [sees_samples(part, batch) for part in view]
                             for row, other, others_own in held:
                                 now = []
-                                for a, b, *alike in zip(other, view, others_own, own, strict=True):
-                                    if all(alike):
+                                for a, b, *fixed in zip(other, view, others_own, own, strict=True):
+                                    if all(fixed):
+                                        assert isinstance(a, Factor)
+                                        assert isinstance(b, Factor)
                                         waiting.add((row, column), rate, a, b)
                                     else:
                                         now.append((a, b))
