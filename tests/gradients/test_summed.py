@@ -43,7 +43,7 @@ class Twice(nn.Module):
 
 
 class Branches(nn.Module):
-    """Two layers see the samples, one of them a part; one is called after the head's body."""
+    """Two layers see the samples, one of them a part of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,14 +53,12 @@ class Branches(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         flat = inputs.flatten(1)
-        return self.head(self.left(flat).relu_()) + self.right(flat[:, 1:3])
+        return self.head(self.left(flat).relu()) + self.right(flat[:, 1:3])
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3)),
-    "mlp": lambda: nn.Sequential(
-        nn.Flatten(), nn.Linear(4, 6), nn.ReLU(inplace=True), nn.Linear(6, 3)
-    ),
+    "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)),
     "conv": lambda: nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(2, 3)),
     "squashed": Squashed,
     "twice": Twice,

@@ -81,7 +81,7 @@ def gradient_factors(
             # when the first layer's weights need no gradient, its output must start the graph
             tracked = out if out.requires_grad else out.requires_grad_()
             seen[name] = (args[0].detach(), tracked)
-            return tracked.clone()  # what follows may work in place, as ReLU(inplace=True) does
+            return tracked
 
         hooks.append(layer.register_forward_hook(note))
     try:
@@ -107,7 +107,7 @@ def factored_dots(left: list[Factor], right: list[Factor]) -> Tensor:
         products = a.inputs @ b.inputs.T
         if a.bias:
             products += 1
-        total.addcmul_(products, a.deltas @ b.deltas.T)
+        total += products.mul_(a.deltas @ b.deltas.T)
     return total
 
 
