@@ -343,7 +343,7 @@ def test_the_menu_leads_to_results(report: Path, browser: Browser, tmp_path: Pat
     browser.screenshot(shots(tmp_path) / "tables.png")
 
 
-VALUES = [((7 * k) % 33) / 33 - 0.2 for k in range(33)]
+VALUES = [round(0.03 * (7 * k % 33) - 0.2, 2) for k in range(33)]
 
 
 @pytest.fixture
