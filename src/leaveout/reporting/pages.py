@@ -248,7 +248,7 @@ def _columns(rows: Sequence[Row], names: Sequence[str], page: Page) -> list[_Col
         values = {row[name] for row in rows}
         return len(values) > 1 if name in ("setting", "metric") else values != {""}
 
-    headings = {name: _heading(name) for name in names} | page.first
+    headings = {name: _heading(name) for name in names} | dict(page.first)
     found = []
     for name in dict.fromkeys([*page.first, *names]):
         shared = name.endswith(HIGH) and name.removesuffix(HIGH) + LOW in names
@@ -316,8 +316,8 @@ def table_page(name: str, table_csv: Path, out: Path) -> None:
     rows = read_csv(table_csv, ())
     page = PAGES.get(name, Page(name.replace("_", " "), "", {}))
     columns = _columns(rows, list(rows[0]) if rows else [], page)
-    settings = dict.fromkeys(row["setting"] for row in rows if "setting" in row)
-    about = page.about + (f" Setting: {escape(*settings)}." if len(settings) == 1 else "")
+    settings = list(dict.fromkeys(row["setting"] for row in rows if "setting" in row))
+    about = page.about + (f" Setting: {escape(settings[0])}." if len(settings) == 1 else "")
     more = sum(not column.first for column in columns)
     box = f"<label><input type='checkbox' id='all'> {more} more columns</label>" if more else ""
     body = "\n".join(
