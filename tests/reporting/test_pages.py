@@ -89,6 +89,13 @@ def test_one_setting_is_said_once_and_any_table_has_a_page(tmp_path: Path) -> No
     assert rows == [{"who": "x", "p interval": "1 to 2", "when": "now"}]
 
 
+def test_of_ranks_and_costs_the_lowest_is_sorted_first(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("method,rank,value,wall_s,who\nx,1,2,3,y\n")
+    table_page("new", tmp_path / "t.csv", tmp_path / "t.html")
+    heads = re.findall(r"<th scope='col'([^>]*)>.*?>(\w[^<]*)<", (tmp_path / "t.html").read_text())
+    assert [head for kind, head in heads if "low" in kind] == ["rank", "wall s"]
+
+
 def test_an_empty_table_and_a_missing_one(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("setting,method,value\n")
     table_page("lds", tmp_path / "t.csv", tmp_path / "t.html")

@@ -44,13 +44,15 @@ body:not(:has(#all:checked)) .more { display: none; }
   } p { font-size: .9rem; } tbody th { max-width: 34vw;
   overflow: hidden; text-overflow: ellipsis; } }
 """
-# Numbers go down at the first click: the best is what one looks for. What has no number stays last.
+# The best comes first at the first click: the highest number, or the lowest of a rank or a cost.
+# What has no number stays last.
 SCRIPT = """
 const table = document.querySelector("table"), body = table.tBodies[0], rows = [...body.rows];
 const heads = [...table.tHead.rows[0].cells], search = document.querySelector("input[type=search]");
 heads.forEach((head, place) => head.querySelector("button").addEventListener("click", () => {
   const number = head.classList.contains("n");
-  const down = head.ariaSort ? head.ariaSort === "ascending" : number;
+  const down = head.ariaSort ? head.ariaSort === "ascending"
+    : number && !head.classList.contains("low");
   heads.forEach(other => other.removeAttribute("aria-sort"));
   head.setAttribute("aria-sort", down ? "descending" : "ascending");
   const key = row => row.cells[place].dataset.sort ?? row.cells[place].textContent;
@@ -196,6 +198,8 @@ PAGES = {
         TIDY,
     ),
 }
+LOW_IS_BEST = ("rank", "wall_s", "peak_", "p_")
+"""How the names of columns begin of which less is better."""
 WRAPPED = 40
 """A text of more characters is broken into lines."""
 LOW, HIGH = "_low", "_high"
@@ -248,7 +252,7 @@ def _columns(rows: Sequence[Row], names: Sequence[str], page: Page) -> list[_Col
         values = {row[name] for row in rows}
         return len(values) > 1 if name in ("setting", "metric") else values != {""}
 
-    headings = {name: _heading(name) for name in names} | page.first
+    headings = {name: _heading(name) for name in names} | dict(page.first)
     found = []
     for name in dict.fromkeys([*page.first, *names]):
         shared = name.endswith(HIGH) and name.removesuffix(HIGH) + LOW in names
@@ -292,7 +296,9 @@ def _row(row: Row, columns: Sequence[_Column]) -> str:
 
 
 def _head(column: _Column) -> str:
-    names = " ".join((["n"] if column.number else []) + ([] if column.first else ["more"]))
+    low = column.number and column.sources[0].startswith(LOW_IS_BEST)
+    kinds = {"n": column.number, "low": low, "more": not column.first}
+    names = " ".join(name for name, holds in kinds.items() if holds)
     attributes = f' class="{names}"' if names else ""
     return (
         f"<th scope='col'{attributes}><button type='button'>{escape(column.heading)}</button></th>"
@@ -316,8 +322,8 @@ def table_page(name: str, table_csv: Path, out: Path) -> None:
     rows = read_csv(table_csv, ())
     page = PAGES.get(name, Page(name.replace("_", " "), "", {}))
     columns = _columns(rows, list(rows[0]) if rows else [], page)
-    settings = dict.fromkeys(row["setting"] for row in rows if "setting" in row)
-    about = page.about + (f" Setting: {escape(*settings)}." if len(settings) == 1 else "")
+    settings = list(dict.fromkeys(row["setting"] for row in rows if "setting" in row))
+    about = page.about + (f" Setting: {escape(settings[0])}." if len(settings) == 1 else "")
     more = sum(not column.first for column in columns)
     box = f"<label><input type='checkbox' id='all'> {more} more columns</label>" if more else ""
     body = "\n".join(

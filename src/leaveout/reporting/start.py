@@ -84,7 +84,8 @@ def _link(path: str, text: str, content: str) -> str:
     inside = f"results/{path}"
     show = (
         f"if (typeof app !== 'undefined' && results['{inside}']) {{ "
-        f"app.setView({{ content: '{content}', contentPath: results['{inside}'].data_uri, resultPath: '{inside}' }}); return false; }}"
+        f"app.setView({{ content: '{content}', contentPath: results['{inside}'].data_uri, "
+        f"resultPath: '{inside}' }}); return false; }}"
     )
     return f'<a href="../{path}" onclick="{show}">{escape(text)}</a>'
 
@@ -142,6 +143,7 @@ def _card(metric: str, rows: Sequence[Row], tied: Sequence[str] | None) -> str:
     name, meaning = MEANING[metric]
     near = [row["method"] for row in ordered if row["method"] in (tied or ())]
     shown = ordered[: max(AT_LEAST, min(len(near), AT_MOST))]
+    bars = "".join(_bar(row, row["method"] in near) for row in shown)
     missing = len(rows) - len(valued)
     counted = f"all {len(rows)} methods" + (f", {missing} without a value" if missing else "")
     verdict = (
@@ -151,7 +153,7 @@ def _card(metric: str, rows: Sequence[Row], tied: Sequence[str] | None) -> str:
         [
             f"<section><h3>{escape(name)}</h3>",
             f"<p class='faint'>{escape(meaning)}</p>",
-            f"<ol>{_ceiling(rows)}{''.join(_bar(row, row['method'] in near) for row in shown)}</ol>",
+            f"<ol>{_ceiling(rows)}{bars}</ol>",
             f"<p>{verdict}</p>",
             f"<nav>{_link(f'pages/{metric}.html', counted, 'html')} · "
             f"{_link(f'figures/{metric}.svg', 'figure', 'img')}</nav></section>",
@@ -228,8 +230,8 @@ def start_page(
         [
             "<main class='start'>",
             "<h1>Which training samples made a model say that?</h1>",
-            f"<p>{len(methods)} methods of training-data attribution, each held against what really "
-            "happens when samples are left out and the model is trained again.</p>",
+            f"<p>{len(methods)} methods of training-data attribution, each held against what "
+            "really happens when samples are left out and the model is trained again.</p>",
             "<p class='faint'>How to read the numbers: 1 is a perfect prediction and 0 none, in "
             "brackets is the 95% interval, and hyper-parameters were chosen on other samples than "
             "the value is reported on. Training again gives other losses each time, so even a "
