@@ -14,12 +14,13 @@ them no better than its square root.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout.metrics.correlation import Floats, Kind, standardise
+from leaveout.metrics.correlation import Floats, Kind, TopK, concordance, standardise
 
 _F = TypeVar("_F", float, NDArray[np.float64])
 Pair = tuple[int, int]
@@ -93,6 +94,90 @@ def _pearson(
     return out
 
 
+def _kendall(
+    columns: Sequence[Floats], pairs: Sequence[Pair], counts: NDArray[np.uint16], tests: slice
+) -> NDArray[np.float64]:
+    """Return tau-b under the counts, to first order, for one chunk: (pair, test, replicate).
+
+    Numerator and denominators are sums ``w' M w`` over pairs of drawn units. They are replaced by
+    ``2 w' M 1 - 1' M 1``, exact up to the square of ``w - 1``: by the row sums M 1 alone, that is,
+    which take units^2 once and not for every replicate. What is left out is a bias, which intervals
+    do not see, and a part 1 / units of the variance.
+    """
+    weights = counts.astype(np.float64)
+    replicates = counts.shape[1]
+    out = np.full((len(pairs), tests.stop - tests.start, replicates), np.nan)
+    for k, test in enumerate(range(tests.start, tests.stop)):
+
+        def drawn(a: int, b: int, test: int = test) -> NDArray[np.float64]:
+            rows = concordance(columns[a][:, test], columns[b][:, test])
+            total: NDArray[np.float64] = 2 * (rows @ weights) - rows.sum()
+            return total
+
+        own = {a: drawn(a, a) for a in {a for pair in pairs for a in pair}}
+        for p, (a, b) in enumerate(pairs):
+            varied = (own[a] > 0) & (own[b] > 0)
+            product = np.where(varied, own[a] * own[b], 1.0)
+            np.divide(drawn(a, b), np.sqrt(product), out=out[p, k], where=varied)
+    return out
+
+
+def _drawn_membership(
+    x: Floats, k: int, counts: NDArray[np.uint16]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the units that can be among the k largest of the drawn, and how likely each copy is.
+
+    Args:
+        x: (unit,).
+        k: How many.
+        counts: (unit, replicate).
+
+    Returns:
+        Which units, and the probabilities (these, replicate); all others have none.
+    """
+    order = np.argsort(-x, kind="stable")
+    most, enough = 4 * k + 16, False
+    while not enough:
+        most = min(most, len(x))
+        while most < len(x) and x[order[most]] == x[order[most - 1]]:
+            most += 1  # those that tie are taken together
+        top = order[:most]
+        below = np.cumsum(counts[top], axis=0, dtype=np.int64)
+        enough = most == len(x) or bool((below[-1] >= k).all())
+        most *= 2
+    # of each group of ties: how many were drawn above it, and in it
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(x[top]) != 0]))
+    group = np.repeat(np.arange(len(starts)), np.diff([*starts, len(top)]))
+    above = np.concatenate([np.zeros((1, counts.shape[1]), np.int64), below])[starts]
+    inside = np.diff(np.concatenate([above, below[-1:]]), axis=0)
+    share = np.clip((k - above) / np.maximum(inside, 1), 0.0, 1.0)
+    return top, share[group]
+
+
+def _top_k(
+    k: int,
+    columns: Sequence[Floats],
+    pairs: Sequence[Pair],
+    counts: NDArray[np.uint16],
+    tests: slice,
+) -> NDArray[np.float64]:
+    """Return the overlap of the k largest of the drawn units: (pair, test, replicate).
+
+    A unit drawn twice ties with itself, in both columns, and such ties are broken at random too.
+    """
+    out = np.zeros((len(pairs), tests.stop - tests.start, counts.shape[1]))
+    for place, test in enumerate(range(tests.start, tests.stop)):
+        found = {
+            a: _drawn_membership(columns[a][:, test], k, counts)
+            for a in {a for pair in pairs for a in pair}
+        }
+        for p, (a, b) in enumerate(pairs):
+            units, i, j = np.intersect1d(found[a][0], found[b][0], return_indices=True)
+            both = found[a][1][i] * found[b][1][j]
+            out[p, place] = np.einsum("ub,ub->b", counts[units].astype(np.float64), both) / k
+    return out
+
+
 def replicate_correlations(
     kind: Kind,
     columns: Sequence[Floats],
@@ -102,7 +187,7 @@ def replicate_correlations(
     """Correlate pairs of arrays, test sample by test sample, in every bootstrap replicate.
 
     Args:
-        kind: ``pearson`` or ``spearman``.
+        kind: As for :func:`leaveout.metrics.correlation.correlate`.
         columns: Arrays (unit, test). The caller leaves out test samples with NaN or inf.
         pairs: Which two of ``columns`` to correlate.
         counts: (unit, replicate), how often each unit was drawn.
@@ -115,7 +200,10 @@ def replicate_correlations(
     tests = columns[0].shape[1]
     per_test = 8 * ((len(columns) + 1) * (units + replicates) + 2 * len(pairs) * replicates)
     chunk = max(1, _CHUNK_BYTES // per_test)
-    compute = _spearman if kind == "spearman" else _pearson
+    if isinstance(kind, TopK):
+        compute: Any = partial(_top_k, kind.k)
+    else:
+        compute = {"spearman": _spearman, "pearson": _pearson, "kendall": _kendall}[kind]
     for start in range(0, tests, chunk):
         part = slice(start, min(start + chunk, tests))
         yield part, compute(columns, pairs, counts, part)
@@ -134,7 +222,7 @@ def replicate_sums(
     Sums of disjoint sets of test samples add up; see ``means`` for what they give.
 
     Args:
-        kind: ``pearson`` or ``spearman``.
+        kind: As for :func:`leaveout.metrics.correlation.correlate`.
         columns: Arrays (unit, test).
         groups: Each group of pairs gives one quantity per test sample: the mean of its pairs'
             correlations.
@@ -207,7 +295,7 @@ def spearman_brown(reliability: _F, runs: float) -> _F:
 
 
 def ceiling(
-    agreement: float, replicates: NDArray[np.float64], runs: float
+    agreement: float, replicates: NDArray[np.float64], runs: float, kind: Kind = "pearson"
 ) -> tuple[float, float, float, str]:
     """Return what a noiseless predictor can reach at most, its interval, and why if it is NaN.
 
@@ -215,11 +303,18 @@ def ceiling(
         agreement: Mean over test samples and pairs of runs of the correlation between two runs.
         replicates: The same in every bootstrap replicate. A negative bound gives a ceiling of 0.
         runs: How many runs the truth averages, or is worth.
+        kind: What the agreement is measured in. Reliabilities are correlations; Kendall's tau is
+            turned into one and back as for normal variables (Greiner 1909).
     """
     if np.isnan(agreement):
         return *(float("nan"),) * 3, "no test sample has a correlation between two runs"
     if agreement <= 0:
         return *(float("nan"),) * 3, f"two runs do not agree (mean correlation {agreement:.3f})"
-    bounds = np.clip(interval(replicates, agreement), 0.0, None)
-    low, high = np.sqrt(spearman_brown(bounds, runs))
-    return float(np.sqrt(spearman_brown(agreement, runs))), float(low), float(high), ""
+    found = np.array([agreement, *np.clip(interval(replicates, agreement), 0.0, None)])
+    if kind == "kendall":
+        found = np.sin(np.pi / 2 * found)
+    found = np.sqrt(spearman_brown(found, runs))
+    if kind == "kendall":
+        found = 2 / np.pi * np.arcsin(found)
+    top, low, high = map(float, found)
+    return top, low, high, ""
