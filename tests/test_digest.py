@@ -51,7 +51,7 @@ def changed(before: dict[str, str]) -> set[str]:
     return {step for step in before if before[step] != after[step]}
 
 
-TRAININGS = {"full", "half", "lds", "loo", "pbrf"}
+TRAININGS = {"full", "half", "lds", "loo", "pbrf", "brittleness", "predict"}
 SCORINGS = ("attribute", "self_influence", "damping")
 
 

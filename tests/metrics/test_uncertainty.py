@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from leaveout.metrics import uncertainty
-from leaveout.metrics.correlation import correlate
+from leaveout.metrics.correlation import TopK, correlate
 from leaveout.metrics.uncertainty import (
     ceiling,
     interval,
@@ -71,6 +71,57 @@ def test_a_replicate_that_misses_the_only_odd_value_is_undefined(kind):
     assert 30 < missed.sum() < 120  # about 1/e of 200
     np.testing.assert_array_equal(np.isnan(rho[0, 0]), missed)
     np.testing.assert_allclose(rho[0], naive(kind, x, y, counts), atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("tied", [True, False])
+def test_replicates_of_the_top_k_are_those_of_the_rows_copied_out(k, tied):
+    rng = np.random.default_rng(11)
+    x = rng.normal(size=(200, 4))
+    y = x + rng.normal(size=(200, 4))
+    x[:, 3] = 1.0
+    if tied:
+        x, y = np.round(x), np.round(y)
+    counts = resample_counts(rng, 200, 12)
+    parts = replicate_correlations(TopK(k), [x, y], [(0, 1)], counts)
+    rho = np.concatenate([values[0] for _, values in parts])
+    for b, count in enumerate(counts.T.astype(int)):
+        rows = np.repeat(np.arange(200), count)
+        expected = correlate(TopK(k), x[rows], y[rows])
+        np.testing.assert_allclose(rho[:, b], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.0, 4.0])
+def test_replicates_of_kendall_spread_as_those_of_the_rows_copied_out(slope):
+    rng = np.random.default_rng(12)
+    x = rng.normal(size=(80, 1))
+    y = np.round(slope * x + rng.normal(size=x.shape), 1)
+    counts = resample_counts(rng, 80, 400)
+    ((_, rho),) = replicate_correlations("kendall", [x, y], [(0, 1)], counts)
+    copied = np.array(
+        [
+            stats.kendalltau(*(z[np.repeat(np.arange(80), c.astype(int)), 0] for z in (x, y)))[0]
+            for c in counts.T
+        ]
+    )
+    drawn = rho[0, 0]
+    assert np.corrcoef(drawn, copied)[0, 1] > 0.97
+    # first order: what is left out is 1 / units of the variance, here a few per cent
+    np.testing.assert_allclose(drawn.std(), copied.std(), rtol=0.08)
+    assert abs(drawn.mean() - stats.kendalltau(x[:, 0], y[:, 0])[0]) < 5 * drawn.std() / 20
+
+
+def test_kendalls_ceiling_is_what_a_predictor_without_error_reaches():
+    rng = np.random.default_rng(13)
+    known = rng.normal(size=(4000, 1))
+    runs = known + 0.8 * rng.normal(size=(4000, 2))
+    agreement = stats.kendalltau(runs[:, 0], runs[:, 1])[0]
+    top, low, high, why = ceiling(agreement, np.array([agreement]), 2, "kendall")
+    assert low == high == top
+    assert why == ""
+    # of 4000 normal pairs tau is known to .01 or so
+    assert abs(top - stats.kendalltau(known[:, 0], runs.mean(axis=1))[0]) < 0.015
+    assert abs(ceiling(agreement, np.array([agreement]), 2)[0] - top) > 0.05
 
 
 def test_means_over_drawn_test_samples_skip_undefined_ones():

@@ -46,7 +46,9 @@ rule retrain_brittleness:
         runtime=PLAN.runtime("brittleness"),
     params:
         key=PLAN.brittleness_key,
-        chosen_by=lambda wildcards, input: " ".join(f"--chosen-by {quote(path)}" for path in input.chosen_by),
+        chosen_by=lambda wildcards, input: " ".join(
+            f"--chosen-by {quote(path)}" for path in input.chosen_by
+        ),
     shell:
         "leaveout retrain-brittleness --setting {wildcards.setting} --method {wildcards.method} --data {input.data:q}"
         " --predictions {input.predictions:q} --out {output:q} --threads {threads} {input.scores:q}"

@@ -37,7 +37,10 @@ rule make_subgroups_table:
             "results/subgroups_table.csv",
             caption="../report/subgroups.rst",
             category="Tables",
-            labels={"metric": "subgroups", "shows": "by class, and by how sure the models are (CSV)"},
+            labels={
+                "metric": "subgroups",
+                "shows": "by class, and by how sure the models are (CSV)",
+            },
         ),
     log:
         "logs/make_subgroups_table.log",
