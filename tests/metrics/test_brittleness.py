@@ -9,9 +9,16 @@ from scipy import stats
 from leaveout import artefacts
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.brittleness import COLUMNS, evaluate_brittleness, wilson
-from leaveout.retraining.brittleness import DIMS
 
 TESTS, SIZES, RUNS = 12, 2, 3
+DIMS = {
+    **dict.fromkeys(("loss", "margin"), ("test", "size", "run")),
+    **dict.fromkeys(("full_loss", "full_margin"), ("test", "run")),
+    "removed_id": ("test", "rank"),
+    "k": ("size",),
+    "run_id": ("run",),
+    "test_id": ("test",),
+}
 NAMES = {"setting": "toy", "method": "grad_dot", "root_seed": 1, "bootstrap": 300}
 
 
