@@ -95,6 +95,6 @@ def test_subgroups_are_put_together_as_they_are(tmp_path):
             csv.writer(handle).writerows([GROUPED, (*row[:7], value, *row[8:])])
     subgroups_table(paths, tmp_path / "t.csv")
     assert [r["value"] for r in read(tmp_path / "t.csv")] == [".5", "nan"]
-    paths[1].write_text(paths[1].read_text().replace("nan", "none"))
+    paths[1].write_text(paths[1].read_text().replace(",nan,", ",none,"))
     with pytest.raises(LeaveoutError, match=r"b\.csv, column value: 'none' is not a number"):
         subgroups_table(paths, tmp_path / "t.csv")

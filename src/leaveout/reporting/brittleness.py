@@ -33,7 +33,7 @@ AXIS = {
     "flipped": "predictions that flip",
     "loss_change": "mean change of the test loss",
 }
-_STEP = 1.025
+_STEP = 1.06
 """By what factor each method's marks stand right of those of the one before."""
 
 
@@ -115,7 +115,9 @@ def brittleness_figure(csvs: Sequence[Path], out: Path) -> None:
                 _dress(axes, measure, found, setting)
             one = next(rows[0] for key, rows in found.items() if key[0] == setting)
             line[0].set_title(
-                f"{setting}: {one['n_test']} test samples", loc="left", fontweight="bold"
+                f"{setting}: {one['n_test']} test samples, {one['n_runs']} runs",
+                loc="left",
+                fontweight="bold",
             )
         handles = [Line2D([], [], label=method, **_look(method, places)) for method in methods]
         figure.legend(
