@@ -414,13 +414,13 @@ def _plan(args: argparse.Namespace) -> None:
         names = args.settings or config.settings
         if names == ["all"]:
             names = sorted(path.stem for path in (CONFIG / "settings").glob("*.yaml"))
-        methods = select_methods(config, load_methods(CONFIG / "methods.yaml"))
+        methods = load_methods(CONFIG / "methods.yaml")
         rows = [
             row
             for name in names
             for row in forecast.setting_rows(
                 load_setting(CONFIG / "settings" / f"{name}.yaml"),
-                methods,
+                select_methods(config, methods, name),
                 config.metrics,
                 config.brittleness,
             )
