@@ -101,7 +101,7 @@ def test_lds_chooses_the_scores_on_the_other_half(
         csv.writer(handle).writerows(
             [("params", "truth", "half", "value"), *((p, "mean", "select", v) for p, v in rows)]
         )
-    out = tmp_path / "b.safetensors"
+    out = tmp_path / "out.safetensors"
     for by, label, why in ((table, "b", "lds"), (None, "a", "first of the grid")):
         retrain_brittleness(setting, "m", data, said, paths, by, out, "cpu")
         found = artefacts.read(out)
