@@ -118,7 +118,7 @@ def test_the_valid_keys_are_those_of_that_place(tmp_path: Path) -> None:
         ({"brittleness": {"k": [5, 30]}}, "brittleness.k: 30 leaves nothing of dataset.n_train"),
         (
             {"brittleness": {"k": [5, 3]}},
-            "brittleness.k: must ascend, each number once; got [5, 3]",
+            "brittleness.k: must ascend, each number once; got [5",
         ),
         ({"brittleness": {"k": [5], "runs": 99}}, "brittleness.runs: 99 is more than full.runs = "),
         ({"brittleness": {"kk": [5]}}, "brittleness.kk: unknown key; did you mean 'k'"),
