@@ -31,12 +31,16 @@ CODE = {
     "loo": "leaveout.retraining.loo",
     "pbrf": "leaveout.retraining.pbrf",
     "truth": "leaveout.retraining.truth",
+    "predict": "leaveout.retraining.predictions",
+    "brittleness": "leaveout.retraining.brittleness",
     "attribute": "leaveout.attribution.run",
     "self_influence": "leaveout.attribution.self_influence",
     "damping": "leaveout.attribution.damping",
     "evaluate": "leaveout.metrics.evaluate",
     "auc": "leaveout.metrics.auc",
     "width": "leaveout.metrics.width",
+    "flips": "leaveout.metrics.brittleness",
+    "subgroups": "leaveout.metrics.subgroups",
     "table": "leaveout.reporting.tables",
     "tidy": "leaveout.reporting.tidy",
     "ranks": "leaveout.reporting.ranks",
@@ -47,6 +51,9 @@ CODE = {
     "figure": "leaveout.reporting.figures",
     "width_figure": "leaveout.reporting.widths",
     "damping_figure": "leaveout.reporting.dampings",
+    "brittleness_table": "leaveout.reporting.brittleness",
+    "brittleness_figure": "leaveout.reporting.brittleness",
+    "subgroups_table": "leaveout.reporting.subgroups",
 }
 """The module that does each step."""
 
@@ -184,6 +191,17 @@ def truth_key(setting: Setting, layer: Layer) -> str:
     return _key("truth", layer=layer, items=items(setting, layer))
 
 
+def predict_key(setting: Setting) -> str:
+    """Return the key of what the full models say of the test samples."""
+    return _key("predict", setting=setting.name, model=setting.model.model_dump())
+
+
+def brittleness_key(setting: Setting, method: str) -> str:
+    """Return the key of the retrainings without a method's most helpful samples."""
+    asked = setting.brittleness.model_dump() if setting.brittleness else None
+    return _key("brittleness", **_training(setting), brittleness=asked, method=method)
+
+
 def attribute_key(setting: Setting, method: Method, params: dict[str, Scalar]) -> str:
     """Return the key of one score matrix."""
     return _score_key("attribute", setting, method, params)
@@ -229,14 +247,36 @@ def damping_key(setting: Setting, metric: str, method: Method) -> str:
     )
 
 
-def evaluate_key(setting: Setting, metric: str, method: str, bootstrap: int) -> str:
-    """Return the key of one method's metric."""
+def evaluate_key(
+    setting: Setting, metric: str, method: str, bootstrap: int, top_k: int = 10
+) -> str:
+    """Return the key of one method's metric; ``top_k`` decides ``loo_topk`` alone."""
     return _key(
         "auc" if metric == "auc" else "evaluate",
         setting=setting.name,
         seed=setting.seed,
         metric=metric,
         method=method,
+        bootstrap=bootstrap,
+        **({"top_k": top_k} if metric == "loo_topk" else {}),
+    )
+
+
+def flips_key(setting: Setting, method: str, bootstrap: int) -> str:
+    """Return the key of what retraining without a method's most helpful samples changed."""
+    return _key(
+        "flips", setting=setting.name, seed=setting.seed, method=method, bootstrap=bootstrap
+    )
+
+
+def subgroups_key(setting: Setting, metric: str, methods: Sequence[str], bootstrap: int) -> str:
+    """Return the key of a metric by subgroup of the test samples."""
+    return _key(
+        "subgroups",
+        setting=setting.name,
+        seed=setting.seed,
+        metric=metric,
+        methods=list(methods),
         bootstrap=bootstrap,
     )
 
@@ -257,7 +297,8 @@ def report_key(step: str, what: str) -> str:
 
     Args:
         step: ``table``, ``tidy``, ``ranks``, ``published``, ``page``, ``figure``,
-            ``damping_figure`` or ``width_figure``.
+            ``damping_figure``, ``width_figure``, ``brittleness_table``, ``brittleness_figure`` or
+            ``subgroups_table``.
         what: The metric, ``cost``, or ``all``; the setting, for a ``width_figure``; the table, for
             a ``page``.
     """

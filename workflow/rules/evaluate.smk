@@ -20,6 +20,8 @@ rule evaluate:
     params:
         key=PLAN.evaluate_key,
         bootstrap=PLAN.config.bootstrap,
+        top_k=PLAN.config.top_k,
     shell:
         "leaveout evaluate --setting {wildcards.setting} --metric {wildcards.metric} --method {wildcards.method}"
-        " --truth {input.truth:q} --bootstrap {params.bootstrap} --out {output.csv:q} {input.scores:q} 2> {log:q}"
+        " --truth {input.truth:q} --bootstrap {params.bootstrap} --top-k {params.top_k} --out {output.csv:q}"
+        " {input.scores:q} 2> {log:q}"
