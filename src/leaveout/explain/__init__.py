@@ -182,9 +182,14 @@ def _file(file: File, known: Mapping[str, str] | None, found: Origin) -> dict[st
     }
     if "source" in head:
         entry["data"] = {name: head[name] for name in ("source", "pixels", "n_classes")}
-    if Path(file.path).stem == found.chosen and file.key and "params" in file.key:
+    if _point(file.path) == found.chosen and file.key and "params" in file.key:
         entry["chosen"] = True
     return entry
+
+
+def _point(path: str) -> str:
+    """Return the grid point that a score or cost file is named by."""
+    return Path(path).name.removesuffix(".safetensors").removesuffix(".cost.json")
 
 
 def _code(files: Sequence[File], methods: Mapping[str, Method]) -> list[dict[str, Any]]:
@@ -227,7 +232,7 @@ def _machine(files: Mapping[str, File], chosen: str) -> dict[str, Any]:
     costs = [
         json.loads(cost.read_text(encoding="utf-8"))
         for file in files.values()
-        if Path(file.path).stem == chosen
+        if _point(file.path) == chosen
         and (cost := Path(file.path).with_name(f"{chosen}.cost.json")).is_file()
     ]
     return {"made": list(made.values()), "cost": costs[0] if costs else None}

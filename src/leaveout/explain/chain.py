@@ -152,21 +152,22 @@ def _absent(
     wanted: Mapping[str, str],
 ) -> tuple[File, Mapping[str, Source]]:
     """Say what is known of a file that is not here: what its readers noted of it."""
-    known = [source for _, source in read if source.spec]
-    sha256 = known[0].sha256 if known else ""
-    spec = known[0].spec if known else ""
+    spec = next((source.spec for _, source in read if source.spec), "")
     if step is None:
-        return File(path, False, sha256, spec, stale="no job of today's configuration makes it"), {}
+        return File(path, False, spec=spec, stale="no job of today's configuration makes it"), {}
     if spec and spec != wanted[path]:
         why = "what was read was made by other code or configuration than today's"
-        return File(path, False, sha256, spec, stale=why, step=step), {}
+        return File(path, False, spec=spec, stale=why, step=step), {}
     inputs = {name: Source(wanted[name], "") for name in step.inputs}
-    return File(path, False, sha256, spec, json.loads(step.key), step=step), inputs
+    return File(path, False, spec=spec, key=json.loads(step.key), step=step), inputs
 
 
 def _linked(file: File, read: Sequence[tuple[str, Source]]) -> File:
     """Compare what a file holds with what its readers noted of it."""
     faults = list(file.faults)
+    if not file.there:
+        noted = (source.sha256 for _, source in read if source.sha256)
+        file = replace(file, sha256=next(noted, ""))
     for reader, source in read:
         if source.sha256 and file.sha256 and source.sha256 != file.sha256:
             which = "the file here is" if file.there else "another reader noted"
