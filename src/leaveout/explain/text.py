@@ -211,7 +211,7 @@ def _detail(entry: Entry, many: bool = False) -> Iterator[str]:
     key = entry["key"]
     if key is None:
         return
-    words = [f"{key['step']}, code {key['code']}"]
+    words = [f"{key['step']}, code {key['code']}" if "code" in key else key["step"]]
     if "method" in key and "method_code" in key:
         words.append(f"method {key['method']}, code {key['method_code']}")
     if "items" in key and not many:
