@@ -23,6 +23,7 @@ from leaveout.config import (
     label,
     load_methods,
     load_setting,
+    nearest,
     parse_config,
     select_methods,
 )
@@ -41,12 +42,12 @@ class Plan:
     Attributes:
         config: The top-level configuration.
         settings: By name, in order.
-        methods: By name, in order.
+        grids: For each setting the methods by name, in order, with its grids.
     """
 
     config: Config
     settings: dict[str, Setting]
-    methods: dict[str, Method]
+    grids: dict[str, dict[str, Method]]
 
     @classmethod
     def load(cls, values: Mapping[str, Any], folder: Path | str) -> Plan:
@@ -71,8 +72,20 @@ class Plan:
                 f"(dataset.label_noise): {', '.join(settings)}. Add one that has, such as "
                 "mnist_lr_noise10, or leave out auc."
             )
-        methods = select_methods(config, load_methods(folder / "methods.yaml"))
-        return cls(config, settings, {method.name: method for method in methods})
+        known = sorted(path.stem for path in (folder / "settings").glob("*.yaml"))
+        for name in set(config.grids) - set(known):
+            raise ConfigError(f"config: grids: unknown setting {name!r}{nearest(name, known)}")
+        methods = load_methods(folder / "methods.yaml")
+        grids = {
+            setting: {method.name: method for method in select_methods(config, methods, setting)}
+            for setting in settings
+        }
+        return cls(config, settings, grids)
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """The methods shown, by name, in order; a setting can have other grids of them."""
+        return next(iter(self.grids.values()))
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -131,7 +144,7 @@ class Plan:
         return f"results/{wildcards.setting}/truth/{wildcards.metric}.safetensors"
 
     def _scores(self, setting: str, method: str, ending: str, layer: str = "scores") -> list[str]:
-        grid = self.methods[method].grid
+        grid = self.grids[setting][method].grid
         return [f"results/{setting}/{layer}/{method}/{label(point)}{ending}" for point in grid]
 
     def scores(self, wildcards: Wildcards) -> list[str]:
@@ -214,7 +227,7 @@ class Plan:
 
     def _method(self, wildcards: Wildcards) -> tuple[Method, dict[str, Scalar]]:
         """Return the method and the grid point of one score matrix."""
-        method = self.methods[wildcards.method]
+        method = self.grids[wildcards.setting][wildcards.method]
         points = {label(point): point for point in method.grid}
         return method, points[wildcards.params]
 
@@ -235,7 +248,7 @@ class Plan:
             case "self_influence":
                 return costs.self_influence_job(work, *self._method(wildcards))
             case "damping":  # one score matrix more
-                method = self.methods[wildcards.method]
+                method = self.grids[wildcards.setting][wildcards.method]
                 return costs.score_job(work, method, method.grid[0])
         assert step == "evaluate"
         return EVALUATE
@@ -286,7 +299,7 @@ class Plan:
 
     def damping_key(self, wildcards: Wildcards) -> str:
         """Return the key of a damping chosen without retraining."""
-        method = self.methods[wildcards.method]
+        method = self.grids[wildcards.setting][wildcards.method]
         return plan.damping_key(self.settings[wildcards.setting], wildcards.metric, method)
 
     def evaluate_key(self, wildcards: Wildcards) -> str:
@@ -386,7 +399,7 @@ class Plan:
             models = (*self.full_models(w), *self.half_models(w))
             keys = {"scores": self.attribute_key, "self_influence": self.self_influence_key}
             for made in self.score_layers(name):
-                for point in self.methods[method].grid:
+                for point in self.grids[name][method].grid:
                     w.params = label(point)
                     stem = f"results/{name}/{made}/{method}/{w.params}"
                     outputs = (f"{stem}.safetensors", f"{stem}.cost.json")
