@@ -13,9 +13,9 @@ from pathlib import PurePath
 from leaveout.plan import Step
 
 
-def _under(paths: Sequence[str], folder: str) -> list[str]:
-    """Return the paths that have a folder of some name above them."""
-    return [path for path in paths if folder in PurePath(path).parts[:-1]]
+def _under(paths: Sequence[str], *folders: str) -> list[str]:
+    """Return the paths that have a folder of one of these names above them, in order."""
+    return [path for path in paths if {*folders} & {*PurePath(path).parts[:-1]}]
 
 
 def _option(name: str, values: Sequence[str]) -> list[str]:
@@ -35,9 +35,11 @@ def command(step: Step) -> list[str] | None:
     to, chunk = ["--out", out], ["--chunk", place.stem]
     data = ["--data", *inputs[:1]]
     full, half = (_option(f"--{kind}", _under(inputs, kind)) for kind in ("full", "half"))
-    scores = _under(inputs, "scores") + _under(inputs, "self_influence")
+    scores = _under(inputs, "scores", "self_influence")
     metric = ["--metric", key.get("metric", key.get("shows", ""))]
-    csvs, dampings = _under(inputs, "metrics"), _option("--dampings", _under(inputs, "damping"))
+    csvs = [path for path in _under(inputs, "metrics") if path.endswith(".csv")]
+    dampings = _option("--dampings", _under(inputs, "damping"))
+    config = [path for path in inputs if PurePath(path).parts[0] != place.parts[0]]
     match key["step"]:
         case "prepare":
             words = ["prepare", *setting, *to]
@@ -63,10 +65,29 @@ def command(step: Step) -> list[str] | None:
             words = ["lds-width", *setting, "--truth", inputs[0], "--compare", *key["compare"]]
             words += ["--bootstrap", str(key["bootstrap"]), *to, *scores]
         case "table" if key["shows"] == "cost":
-            words = ["cost-table", *to, *inputs]
+            words = ["cost-table", *to, *scores, *_option("--quality", csvs)]
         case "table":
-            published = [p for p in inputs if p not in csvs and p not in dampings]
-            words = ["table", *metric, "--published", *published, *to, *csvs, *dampings]
+            words = ["table", *metric, "--published", *config, *to, *csvs, *dampings]
+        case "tidy":
+            words = ["tidy-table", *to, *csvs, *dampings]
+        case "ranks":
+            words = ["rank-table", *to, *csvs]
+        case "published":
+            words = ["published-table", "--published", config[0], "--causes", config[1], *to, *csvs]
+        case "predict":
+            words = ["predict", *setting, *data, *to, *full]
+        case "brittleness":
+            words = ["retrain-brittleness", *setting, "--method", key["method"], *data]
+            words += ["--predictions", inputs[1], *to, *scores, *_option("--chosen-by", csvs)]
+        case "flips":
+            words = ["evaluate-brittleness", *setting, "--method", key["method"]]
+            words += ["--bootstrap", str(key["bootstrap"]), *to, *inputs]
+        case "subgroups":
+            words = ["subgroups", *setting, *metric, "--truth", inputs[0], "--data", inputs[1]]
+            words += ["--predictions", inputs[2], "--bootstrap", str(key["bootstrap"]), *to]
+            words += [*csvs, *scores, "--methods", *key["methods"]]
+        case "brittleness_table" | "subgroups_table":
+            words = [key["step"].replace("_", "-"), *to, *inputs]
         case "page":
             words = ["table-page", *metric, "--table", inputs[0], *to]
         case "figure":

@@ -393,7 +393,10 @@ def test_unknown_columns_and_tables(here: Path, told: Explain) -> None:
 def test_every_table_of_the_workflow_is_known(here: Path) -> None:
     """Tables are what `shown` names, and lie where rules put them."""
     tables = {p.name for p in Path("results").glob("*.csv")} | {"lds_width.csv"}
-    assert tables == set(TABLES)
+    assert len(tables) >= 6
+    assert tables <= set(TABLES)
+    for path in Path("results").glob("*.csv"):
+        assert {*TABLES[path.name].identify, TABLES[path.name].value} <= {*rows(path)[0]}
 
 
 # ---- words

@@ -40,13 +40,16 @@ def test_commands_are_those_of_the_rules(
         assert words[0] == "leaveout"
         return {name: str(value) for name, value in vars(parser.parse_args(words[1:])).items()}
 
-    run_by_rules = sorted(map(json.dumps, map(read, shown)))
+    by_rules = {str(words["out"]): words for words in map(read, shown)}
     monkeypatch.chdir(fresh)
     steps = Plan.load(yaml.safe_load(config.read_text()), "config").steps("config/published.csv")
-    lines = [commands.line(step) for step in steps]
-    assert None not in lines
-    assert sorted(json.dumps(read(str(line))) for line in lines) == run_by_rules
-    assert len(lines) > 40
+    assert len(steps) > 40
+    assert by_rules.keys() == {step.outputs[0] for step in steps}
+    for step in steps:
+        line = commands.line(step)
+        # what no number comes from need not be known
+        assert line or Path(step.outputs[0]).suffix not in (".csv", ".safetensors"), step.key
+        assert line is None or read(line) == by_rules[step.outputs[0]]
 
 
 def test_a_fresh_clone_after_a_pull(tmp_path: Path, modest: Path, finished: Path, run: Run) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from csv import DictWriter
+from csv import DictWriter, reader
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,7 @@ _ROWS = {
 }
 _FROM_PUBLISHED = ("published", "source")
 _FROM_BOTH = ("difference", "inside_interval")
+_FROM_DRAWS = ("seed", "commit", "code")
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,22 @@ def table_of(path: Path) -> Table:
     Raises:
         LeaveoutError: Nothing is known of such a table.
     """
+    if path.name not in TABLES and _is_panel(path):
+        return panel(path.name.removesuffix("_table.csv"))
     if path.name not in TABLES:
         raise LeaveoutError(
             f"{path}: its numbers can't be explained: not a table that is known"
             f"{nearest(path.name, list(TABLES))}"
         )
     return TABLES[path.name]
+
+
+def _is_panel(path: Path) -> bool:
+    """Return whether a table is a panel, of a metric that has no entry of its own."""
+    if not path.name.endswith("_table.csv") or not path.is_file():
+        return False
+    with path.open(newline="", encoding="utf-8") as handle:
+        return {"as_published_value", "surrogate_params"} <= {*next(reader(handle), [])}
 
 
 def prefix_of(column: str) -> str:
@@ -119,8 +130,7 @@ def _panel(metric: str, cell: Cell, inputs: Sequence[str]) -> Origin:
     setting, method, column = cell.row["setting"], cell.row["method"], cell.column
     csv = f"results/{setting}/metrics/{metric}/{method}.csv"
     damping = f"results/{setting}/damping/{metric}/{method}.csv"
-    published = [p for p in inputs if "metrics" not in Path(p).parts[:-1]]
-    published = [p for p in published if "damping" not in Path(p).parts[:-1]]
+    published = [p for p in inputs if _is_published(p)]
     if column in _FROM_PUBLISHED:
         theirs = "the value that others published, no number of ours"
         return Origin(tuple(published), (theirs,), {"source": cell.row["source"]})
@@ -130,6 +140,8 @@ def _panel(metric: str, cell: Cell, inputs: Sequence[str]) -> Origin:
         through.append(damping)
     if column in _FROM_BOTH:
         through += published
+    if column in _FROM_DRAWS:
+        through = [p for p in inputs if Path(p).name.startswith(f"{method}.draws.")]
     says = [METRICS.get(metric, f"the metric {metric}"), PROTOCOLS[prefix]]
     if column in _FROM_BOTH:
         says.append(f"as_published_value, {cell.row['as_published_value']}, against the published")
@@ -241,6 +253,7 @@ def _panel_again(metric: str, cell: Cell, files: Files) -> tuple[Row, str]:
             method=method,
             root_seed=int(key["seed"]),
             bootstrap=int(key["bootstrap"]),
+            **({"top_k": key["top_k"]} if "top_k" in key else {}),
         )
         note = ""
         if len(here) < len(scores):
@@ -253,6 +266,9 @@ def _panel_again(metric: str, cell: Cell, files: Files) -> tuple[Row, str]:
         empty.write_text(",".join(tables.PUBLISHED_COLUMNS) + "\n", encoding="utf-8")
         tables.panel_table(metric, [csv], Path(published) if published else empty, out, dampings)
         (row,) = read_csv(out, ())
+        row |= {
+            name: cell.row[name] for name in _FROM_DRAWS if name in cell.row
+        }  # of scores' files
     if not published:  # no part of what was computed
         row |= {name: cell.row[name] for name in (*_FROM_PUBLISHED, *_FROM_BOTH)}
     if cell.row.get("surrogate_params"):
@@ -289,6 +305,14 @@ def _cost(cell: Cell, inputs: Sequence[str]) -> Origin:
         "process's peak memory; baseline is its memory before they began",
     )
     faults = []
+    cost_columns = (*tables.COST_COLUMNS, *tables.COST_OPTIONAL)
+    if cell.column not in cost_columns:  # what it buys
+        metric = max(
+            (m for m in _metrics(inputs) if cell.column.startswith(m)), key=len, default=""
+        )
+        path = f"results/{row['setting']}/metrics/{metric}/{row['method']}.csv"
+        held_out = METRICS.get(metric, f"the metric {metric}")
+        return Origin((path,), (held_out, "of this grid point, on the half `report`"))
     if Path(path).is_file():
         cost = json.loads(Path(path).read_text(encoding="utf-8"))
         if str(cost.get(cell.column, "")) != cell.text:
@@ -297,6 +321,12 @@ def _cost(cell: Cell, inputs: Sequence[str]) -> Origin:
                 f"{cost.get(cell.column, 'none')}"
             )
     return Origin((path,), says, {}, tuple(faults), row["params"])
+
+
+def _metrics(inputs: Sequence[str]) -> set[str]:
+    """Return the metrics whose files are among a table's inputs."""
+    parts = [Path(path).parts for path in inputs]
+    return {names[3] for names in parts if len(names) == 5 and names[2] == "metrics"}
 
 
 def _width(cell: Cell, inputs: Sequence[str]) -> Origin:
@@ -335,12 +365,67 @@ def _width_again(cell: Cell, files: Files) -> tuple[Row, str]:
     return rows[cell.number - 1], ""
 
 
+def _matching(says: str, by: Sequence[str], cell: Cell, inputs: Sequence[str]) -> Origin:
+    """Say where a row comes from whose columns name its files: setting, metric, method.
+
+    Args:
+        says: What the number is.
+        by: The columns that the row's files go by; a column that no file goes by says nothing.
+        cell: The number.
+        inputs: The table's inputs.
+    """
+    sources = [path for path in inputs if Path(path).parts[0] != cell.table.parts[0]]
+    through = [path for path in inputs if path not in sources]
+    for column in by:
+        name = cell.row.get(column, "")
+        fits = [p for p in through if name in (*Path(p).parts, Path(p).name.split(".")[0])]
+        through = fits or through
+    what = METRICS.get(cell.row.get("metric", ""))
+    return Origin((*through, *sources), (says, *([what] if what else [])))
+
+
+def _job_again(cell: Cell, files: Files) -> tuple[Row, str]:
+    """Make the table again from its inputs, and return the same row."""
+    from leaveout import cli, commands  # the job is what a rule runs
+
+    own = files[str(cell.table)]
+    words = commands.command(own.step) if own.step else None
+    if own.step is None or words is None:
+        raise LeaveoutError(f"no job of today's configuration makes {cell.table}")
+    for path in own.step.inputs:
+        if not Path(path).is_file():
+            raise LeaveoutError(f"{path} is not here; make it with: snakemake {path}")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / cell.table.name
+        words[words.index("--out") + 1] = str(out)
+        if cli.main(words[1:]):
+            raise LeaveoutError(f"its job fails: {' '.join(words[:2])}")
+        rows = read_csv(out, ())
+    if len(rows) < cell.number:
+        raise LeaveoutError(f"made again, it has {len(rows)} rows")
+    return rows[cell.number - 1], "made again from its inputs, which are taken as they are"
+
+
+def listed(identify: Sequence[str], value: str, says: str, by: Sequence[str]) -> Table:
+    """Return the entry of a table whose rows' columns name the files that they come from.
+
+    Args:
+        identify: The columns that tell rows apart.
+        value: The main column.
+        says: What the number is.
+        by: The columns that the row's files go by.
+    """
+    return Table(tuple(identify), value, partial(_matching, says, by), _job_again)
+
+
 def panel(metric: str) -> Table:
     """Return the entry of a panel's table."""
     return Table(
         ("setting", "method"), "value", partial(_panel, metric), partial(_panel_again, metric)
     )
 
+
+_OF_METHOD = ("setting", "metric", "method")
 
 TABLES = {
     **{f"{metric}_table.csv": panel(metric) for metric in METRICS},
@@ -354,5 +439,35 @@ TABLES = {
     "lds_width.csv": Table(
         ("method", "params", "kind", "subsets", "runs"), "width", _width, _width_again
     ),
+    "tidy.csv": listed(
+        (*_OF_METHOD, "params", "truth", "half"), "value", "a row of the metric's file", _OF_METHOD
+    ),
+    "rank_table.csv": listed(
+        _OF_METHOD,
+        "rank",
+        "the method's rank among all of the setting, by `value`; intervals and tests from paired "
+        "bootstrap differences",
+        ("setting", "metric"),
+    ),
+    "published_table.csv": listed(
+        (*_OF_METHOD, "source"),
+        "value",
+        "by the papers' protocol, beside a published value",
+        _OF_METHOD,
+    ),
+    "brittleness_table.csv": listed(
+        ("setting", "method", "k"),
+        "flipped",
+        "share of test samples whose prediction flips when the model is trained without the k "
+        "samples that the method calls most helpful to it",
+        ("setting", "method"),
+    ),
+    "subgroups_table.csv": listed(
+        (*_OF_METHOD, "group_by", "group"),
+        "value",
+        "a metric over some of the test samples",
+        _OF_METHOD,
+    ),
 }
-"""All tables whose numbers can be explained, by their files' names."""
+"""All tables whose numbers can be explained, by their files' names; panels of other metrics are
+known by their columns."""
