@@ -155,11 +155,11 @@ def test_half_models_and_base_models_are_in_the_chain(here: Path, told: Explain)
 def test_costs(here: Path, told: Explain) -> None:
     table = "results/cost_table.csv"
     cost = "results/tiny/scores/if_explicit/damping=1.cost.json"
-    own = "method=if_explicit,params=damping=1,what="
+    own = "method=if_explicit,params=damping=1,what=score"
     answer = told(table, own)
     assert {file["path"] for file in answer["files"]} == {table, cost, DATA, FULL}
     assert answer["machine"]["cost"]["wall_s"] == float(answer["cell"])
-    answer = told(table, own + "self_influence", "peak_rss_mb")
+    answer = told(table, own.replace("score", "self_influence"), "peak_rss_mb")
     assert entry(answer, table)["inputs"] == [
         "results/tiny/self_influence/if_explicit/damping=1.cost.json"
     ]
