@@ -54,7 +54,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all results, pictures aside: to be looked at, not changed."""
     folder = tmp_path_factory.mktemp("explain") / "run"
     (folder / "config" / "settings").mkdir(parents=True)
-    shutil.copy2(ROOT / "config" / "published.csv", folder / "config")
+    for source in ("published.csv", "causes.yaml"):  # what tables are made from, beside results
+        if (ROOT / "config" / source).is_file():
+            shutil.copy2(ROOT / "config" / source, folder / "config")
     (folder / "config" / "config.yaml").write_text(CONFIG)
     (folder / "config" / "methods.yaml").write_text(METHODS)
     (folder / "config" / "settings" / "tiny.yaml").write_text(SETTING)
