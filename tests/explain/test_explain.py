@@ -396,7 +396,7 @@ def test_every_table_of_the_workflow_is_known(here: Path) -> None:
     assert len(tables) >= 6
     assert tables <= set(TABLES)
     for path in Path("results").glob("*.csv"):
-        columns = next(csv.reader(path.open(newline="")))
+        columns = path.read_text().splitlines()[0].split(",")
         assert {*TABLES[path.name].identify, TABLES[path.name].value} <= {*columns}
 
 
