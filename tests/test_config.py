@@ -121,7 +121,7 @@ def test_the_valid_keys_are_those_of_that_place(tmp_path: Path) -> None:
             "brittleness.k: must ascend, each number once; got [5",
         ),
         ({"brittleness": {"k": [5], "runs": 99}}, "brittleness.runs: 99 is more than full.runs = "),
-        ({"brittleness": {"kk": [5]}}, "brittleness.kk: unknown key; did you mean 'k'"),
+        ({"brittleness": {"k": [5], "kk": 1}}, "brittleness.kk: unknown key; did you mean 'k'"),
         ({"pbrf.damping": 0}, "pbrf.damping: Input should be greater than 0 (got 0)"),
         ({"pbrf.steps": 0}, "pbrf.steps: Input should be greater than 0 (got 0)"),
         ({"pbrf.tolerance": 0}, "pbrf.tolerance: Input should be greater than 0 (got 0)"),
