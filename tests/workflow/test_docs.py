@@ -67,7 +67,9 @@ def test_dampings_by_hand_are_the_workflow_s(clone: Path) -> None:
     assert (clone / "build" / "damping.svg").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("page", ["mnist_lr.md", "mnist_mlp.md", "mnist60k.md", "uncertainty.md"])
+@pytest.mark.parametrize(
+    "page", ["metrics.md", "mnist_lr.md", "mnist_mlp.md", "mnist60k.md", "uncertainty.md"]
+)
 def test_each_target_resolves(page: str, fresh: Path, planned: Callable[..., set[str]]) -> None:
     shutil.copytree(ROOT / "config", fresh / "config", dirs_exist_ok=True)
     line = next(
