@@ -89,7 +89,7 @@ def command(step: Step) -> list[str] | None:
         case "brittleness_table" | "subgroups_table":
             words = [key["step"].replace("_", "-"), *to, *inputs]
         case "page":
-            words = ["table-page", *metric, "--table", inputs[0], *to]
+            words = ["table-page", "--name", key["shows"], "--table", inputs[0], *to]
         case "figure":
             words = ["figure", *metric, "--table", inputs[0], *to, *csvs]
         case "damping_figure":
