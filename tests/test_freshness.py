@@ -230,3 +230,17 @@ def test_the_mark_is_newer_than_what_is_stale(
 def test_differences_in_words(old: object, new: object, words: str) -> None:
     assert freshness.difference(json.dumps(old), json.dumps(new)) == words
     assert freshness.difference("not json", "{}") == "made by another version"
+
+
+def test_a_job_may_read_both_outputs_of_another(make: Make) -> None:
+    last = Step(("e.csv",), ("b.csv", "b.json"), '{"step": "e"}')
+    read = stamps.sources(last.inputs)
+    Path("e.csv").write_text("e")
+    stamps.write("e.csv", last.key, read)
+    assert freshness.review([*steps(), last]).stale == {}
+    make("b", content="another")  # by the same plan
+    found = freshness.review([*steps(), last]).stale
+    assert found == {
+        "d.csv": "made from another b.csv",
+        "e.csv": "made from another b.csv",
+    }

@@ -139,11 +139,13 @@ def _why_stale(
         return "damaged"
     if stamp.spec != spec:
         return ""
-    made_from = {source.spec: source.sha256 for source in stamp.inputs.values()}
+    made_from: dict[str, set[str]] = {}
+    for source in stamp.inputs.values():  # two outputs of one job have one spec
+        made_from.setdefault(source.spec, set()).add(source.sha256)
     for name in step.inputs:
         if Path(name).is_file():
             with contextlib.suppress(CorruptArtefactError):  # it is stale itself, and named
-                if digests(name) != made_from.get(wanted[name]):
+                if digests(name) not in made_from.get(wanted[name], ()):
                     return f"made from another {name}"
     return None
 

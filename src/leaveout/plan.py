@@ -31,19 +31,29 @@ CODE = {
     "loo": "leaveout.retraining.loo",
     "pbrf": "leaveout.retraining.pbrf",
     "truth": "leaveout.retraining.truth",
+    "predict": "leaveout.retraining.predictions",
+    "brittleness": "leaveout.retraining.brittleness",
     "attribute": "leaveout.attribution.run",
     "self_influence": "leaveout.attribution.self_influence",
     "damping": "leaveout.attribution.damping",
     "evaluate": "leaveout.metrics.evaluate",
     "auc": "leaveout.metrics.auc",
     "width": "leaveout.metrics.width",
+    "flips": "leaveout.metrics.brittleness",
+    "subgroups": "leaveout.metrics.subgroups",
     "table": "leaveout.reporting.tables",
+    "tidy": "leaveout.reporting.tidy",
+    "ranks": "leaveout.reporting.ranks",
+    "published": "leaveout.reporting.published",
     "page": "leaveout.reporting.pages",
     "start": "leaveout.reporting.start",
     "setup": "leaveout.reporting.setup",
     "figure": "leaveout.reporting.figures",
     "width_figure": "leaveout.reporting.widths",
     "damping_figure": "leaveout.reporting.dampings",
+    "brittleness_table": "leaveout.reporting.brittleness",
+    "brittleness_figure": "leaveout.reporting.brittleness",
+    "subgroups_table": "leaveout.reporting.subgroups",
 }
 """The module that does each step."""
 
@@ -67,6 +77,11 @@ class Step:
     inputs: tuple[str, ...]
     key: str
     benchmark: str = ""
+
+
+def draws_path(metric_csv: str) -> str:
+    """Return where the draws lie that go with metrics (:mod:`leaveout.metrics.draws`)."""
+    return f"{metric_csv.removesuffix('.csv')}.draws.safetensors"
 
 
 def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:
@@ -176,6 +191,17 @@ def truth_key(setting: Setting, layer: Layer) -> str:
     return _key("truth", layer=layer, items=items(setting, layer))
 
 
+def predict_key(setting: Setting) -> str:
+    """Return the key of what the full models say of the test samples."""
+    return _key("predict", setting=setting.name, model=setting.model.model_dump())
+
+
+def brittleness_key(setting: Setting, method: str) -> str:
+    """Return the key of the retrainings without a method's most helpful samples."""
+    asked = setting.brittleness.model_dump() if setting.brittleness else None
+    return _key("brittleness", **_training(setting), brittleness=asked, method=method)
+
+
 def attribute_key(setting: Setting, method: Method, params: dict[str, Scalar]) -> str:
     """Return the key of one score matrix."""
     return _score_key("attribute", setting, method, params)
@@ -221,14 +247,36 @@ def damping_key(setting: Setting, metric: str, method: Method) -> str:
     )
 
 
-def evaluate_key(setting: Setting, metric: str, method: str, bootstrap: int) -> str:
-    """Return the key of one method's metric."""
+def evaluate_key(
+    setting: Setting, metric: str, method: str, bootstrap: int, top_k: int = 10
+) -> str:
+    """Return the key of one method's metric; ``top_k`` decides ``loo_topk`` alone."""
     return _key(
         "auc" if metric == "auc" else "evaluate",
         setting=setting.name,
         seed=setting.seed,
         metric=metric,
         method=method,
+        bootstrap=bootstrap,
+        **({"top_k": top_k} if metric == "loo_topk" else {}),
+    )
+
+
+def flips_key(setting: Setting, method: str, bootstrap: int) -> str:
+    """Return the key of what retraining without a method's most helpful samples changed."""
+    return _key(
+        "flips", setting=setting.name, seed=setting.seed, method=method, bootstrap=bootstrap
+    )
+
+
+def subgroups_key(setting: Setting, metric: str, methods: Sequence[str], bootstrap: int) -> str:
+    """Return the key of a metric by subgroup of the test samples."""
+    return _key(
+        "subgroups",
+        setting=setting.name,
+        seed=setting.seed,
+        metric=metric,
+        methods=list(methods),
         bootstrap=bootstrap,
     )
 
@@ -248,8 +296,11 @@ def report_key(step: str, what: str) -> str:
     """Return the key of a table, page or figure; which cells it shows, its inputs say.
 
     Args:
-        step: ``table``, ``page``, ``figure``, ``damping_figure`` or ``width_figure``.
-        what: The metric, or ``cost``; the setting, for a ``width_figure``.
+        step: ``table``, ``tidy``, ``ranks``, ``published``, ``page``, ``figure``,
+            ``damping_figure``, ``width_figure``, ``brittleness_table``, ``brittleness_figure`` or
+            ``subgroups_table``.
+        what: The metric, ``cost``, or ``all``; the setting, for a ``width_figure``; the table, for
+            a ``page``.
     """
     return _key(step, shows=what)
 

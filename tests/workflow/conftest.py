@@ -49,6 +49,9 @@ FINAL = {
     "results/loo_table.csv",
     "results/pbrf_table.csv",
     "results/cost_table.csv",
+    "results/tidy.csv",
+    "results/rank_table.csv",
+    "results/published_table.csv",
     "results/figures/lds.svg",
     "results/figures/loo.svg",
     "results/figures/pbrf.svg",
@@ -57,8 +60,20 @@ FINAL = {
     "results/pages/loo.html",
     "results/pages/pbrf.html",
     "results/pages/cost.html",
+    "results/pages/rank.html",
+    "results/pages/published.html",
     "results/pages/start.html",
     "results/pages/setup.html",
+}
+OF_ALL = {
+    "results/cost_table.csv",
+    "results/tidy.csv",
+    "results/rank_table.csv",
+    "results/published_table.csv",
+    "results/pages/cost.html",
+    "results/pages/rank.html",
+    "results/pages/published.html",
+    "results/pages/setup.html",  # it reads the table of costs
 }
 SCORES = {
     "results/tiny/scores/grad_dot/default.safetensors",
@@ -143,7 +158,8 @@ def clone_repository() -> Callable[[Path], None]:
         for name in ("slurm", "gpu"):
             (folder / name).symlink_to((ROOT / name).readlink())
         (folder / "config" / "settings").mkdir(parents=True)
-        shutil.copy2(ROOT / "config" / "published.csv", folder / "config")
+        for name in ("published.csv", "causes.yaml"):
+            shutil.copy2(ROOT / "config" / name, folder / "config")
         (folder / "config" / "config.yaml").write_text(CONFIG)
         (folder / "config" / "methods.yaml").write_text(METHODS)
         (folder / "config" / "settings" / "tiny.yaml").write_text(SETTING)
@@ -207,7 +223,7 @@ def below_truth() -> Callable[..., set[str]]:
         drawn = {f"results/figures/{m}.svg" for m in metrics}
         if "if_explicit" in methods and "lds" in metrics:
             drawn.add("results/figures/damping_lds.svg")
-        return evaluated | shown | drawn
+        return evaluated | shown | drawn | OF_ALL
 
     return below
 

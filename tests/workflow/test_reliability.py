@@ -36,8 +36,11 @@ FILES = {
         "results/tiny/scores/grad_dot/default.safetensors"
     ),
     "results/tiny/metrics/lds/grad_dot.csv": "",
+    "results/tiny/metrics/loo/grad_dot.draws.safetensors": "results/tiny/metrics/loo/grad_dot.csv",
     "results/lds_table.csv": "",
     "results/cost_table.csv": "",
+    "results/tidy.csv": "",
+    "results/rank_table.csv": "",
     "results/pages/lds.html": "",
     "results/pages/start.html": "",
     "results/pages/setup.html": "",

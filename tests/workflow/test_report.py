@@ -339,7 +339,9 @@ def test_the_menu_leads_to_results(report: Path, browser: Browser, tmp_path: Pat
         "[...document.querySelectorAll('a[download]')].map(e => [e.download, e.href])"
     )
     tables = {name: href for name, href in offered if name.endswith(".csv")}
-    assert set(tables) == {"cost_table.csv", "lds_table.csv", "loo_table.csv", "pbrf_table.csv"}
+    panels = {f"{name}_table.csv" for name in ("lds", "loo", "pbrf")}
+    of_all = {f"{name}_table.csv" for name in ("cost", "rank", "published")} | {"tidy.csv"}
+    assert set(tables) == panels | of_all
     assert all(href.startswith("data:text/csv") for href in tables.values())
     browser.screenshot(shots(tmp_path) / "tables.png")
 

@@ -61,6 +61,12 @@ def test_a_run_makes_the_tables_and_the_figures(finished: Path, final: set[str])
         assert all(-1 <= float(row["value"]) <= 1 for row in rows)
     with (finished / "results" / "cost_table.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3
+    with (finished / "results" / "tidy.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3 * len(METRICS) * 6
+    with (finished / "results" / "rank_table.csv").open() as file:
+        ranked = list(csv.DictReader(file))
+    assert [row["metric"] for row in ranked] == [m for m in METRICS for _ in range(2)]
+    assert [row["rank"] for row in ranked] == ["1", "2"] * len(METRICS)
 
 
 def test_every_job_leaves_a_log_and_the_long_ones_a_benchmark(finished: Path) -> None:
@@ -296,7 +302,25 @@ def test_a_published_value_remakes_tables_and_figures(
 ) -> None:
     with (clone / "config/published.csv").open("a") as file:
         file.write("tiny_lds,tiny,lds,grad_dot,0.10,here\n")
-    assert planned(clone) == below_truth(*METRICS, methods=())
+    measured = COST | {"results/tidy.csv", "results/rank_table.csv", "results/pages/rank.html"}
+    assert planned(clone) == below_truth(*METRICS, methods=()) - measured
+
+
+def test_a_cause_remakes_the_one_table_that_shows_it(
+    clone: Path, planned: Planned, snakemake: Run
+) -> None:
+    with (clone / "config/published.csv").open("a") as file:
+        file.write("tiny_lds,tiny,lds,grad_dot,2.0,here\n")
+    assert snakemake(clone)[0] == 0
+    with (clone / "config/causes.yaml").open("a") as file:
+        file.write("  tiny:\n    lds:\n      grad_dot: no correlation is above 1\n")
+    table = "results/published_table.csv"
+    assert planned(clone) == {table, "results/pages/published.html"}
+    assert snakemake(clone)[0] == 0
+    with (clone / table).open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["published"], row["inside_interval"]) == ("2.0", "no")
+    assert row["cause"] == "no correlation is above 1"
 
 
 def test_words_in_code_change_nothing(clone: Path, planned: Planned) -> None:

@@ -25,6 +25,7 @@ rule make_page:
 rule make_start:
     input:
         tables=PLAN.panels,
+        ranks="results/rank_table.csv",
         stale=if_stale("results/pages/start.html"),
     output:
         report(
@@ -43,7 +44,7 @@ rule make_start:
         metrics=PLAN.metrics,
     shell:
         "leaveout start-page --settings {params.settings} --metrics {params.metrics} --tables {input.tables:q}"
-        " --out {output:q} 2> {log:q}"
+        " --ranks {input.ranks:q} --out {output:q} 2> {log:q}"
 
 
 rule make_setup:
