@@ -124,6 +124,17 @@ def test_truncated(make: Make, path: str, left: int) -> None:
     assert path in stale()
 
 
+def test_two_outputs_of_one_job_read_by_another(make: Make) -> None:
+    """They have the same spec, and different contents."""
+    key = '{"step": "e"}'
+    Path("e.csv").write_text("e")
+    stamps.write("e.csv", key, stamps.sources(("b.csv", "b.json")))
+    more = [*steps(), Step(("e.csv",), ("b.csv", "b.json"), key)]
+    assert freshness.review(more).stale == {}
+    make("b", content="another outcome")
+    assert freshness.review(more).stale["e.csv"].startswith("made from another b.")
+
+
 def test_no_stamp_and_a_broken_one(make: Make) -> None:
     stamps.beside("b.csv").unlink()
     stamps.beside("c.csv").write_text("{")

@@ -502,6 +502,26 @@ def _plan(args: argparse.Namespace) -> None:
     print(forecast.as_csv(rows) if args.csv else forecast.as_text(rows), end="")
 
 
+def _explain(args: argparse.Namespace) -> None:
+    from leaveout.explain import explain
+    from leaveout.explain.text import as_text
+
+    answer = explain(
+        args.table,
+        args.row,
+        args.column,
+        folder=CONFIG,
+        configfile=args.configfile,
+        sources=PUBLISHED,
+        check=args.check,
+    )
+    print(json.dumps(answer, indent=1) + "\n" if args.json else as_text(answer), end="")
+    if answer["broken"]:
+        raise LeaveoutError(f"the chain is broken: {answer['broken'][0]}")
+    if args.check and answer["check"]["done"] and not answer["check"]["same"]:
+        raise LeaveoutError(f"{answer['column']} comes out as {answer['check']['again']}")
+
+
 def _export(args: argparse.Namespace) -> None:
     from leaveout.interop.transfer import export
 
@@ -714,6 +734,13 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--workloads", type=Path, help="a file of config/workloads instead")
     sub.add_argument("--configfile", type=Path, help="default: config.yaml of the folder")
     sub.add_argument("--csv", action="store_true", help="print CSV, without totals")
+    sub = command("explain", _explain, "say where a number in a table comes from")
+    sub.add_argument("table", type=Path, help="such as results/lds_table.csv")
+    sub.add_argument("--row", help="which: method=if_cg, setting=...,method=..., or its number")
+    sub.add_argument("--column", help="which column (default: the main one)")
+    sub.add_argument("--check", action="store_true", help="compute it again and compare")
+    sub.add_argument("--json", action="store_true", help="print JSON, with all there is to say")
+    sub.add_argument("--configfile", type=Path, help="default: the folder's that made the table")
     sub = command("export", _export, "write ground truths and models as another library's files")
     sub.add_argument("--to", choices=LIBRARIES, required=True, help="whose")
     sub.add_argument("--out", type=Path, required=True, help="the folder to write in")
