@@ -7,7 +7,9 @@ import pytest
 
 from leaveout.config import Setting
 from leaveout.errors import LeaveoutError
-from leaveout.reporting.start import start_page
+from leaveout.metric_names import PANELS
+from leaveout.reporting.pages import PAGES
+from leaveout.reporting.start import MEANING, start_page
 
 HEAD = "setting,method,value,ci_low,ci_high,ceiling,ceiling_low,ceiling_high\n"
 CEILING = "0.9262,0.9185,0.9332"
@@ -130,6 +132,10 @@ def test_links_lead_to_files_or_into_the_report(tmp_path: Path) -> None:
     assert style
     rules = re.findall(r"([^{}]+)\{", re.sub(r"@media[^{]*\{", "", style[1]))
     assert all(".start" in rule for rule in rules), rules
+
+
+def test_every_metric_is_explained() -> None:
+    assert set(MEANING) == set(PANELS) <= set(PAGES)
 
 
 def test_no_method_has_a_value(tmp_path: Path) -> None:

@@ -169,6 +169,10 @@ PAGES = {
         "it would be without one training sample. " + _VALUE.format(samples="test samples"),
         PANEL,
     ),
+    "lds_pearson": Page("LDS, Pearson: every method", "", PANEL),
+    "lds_kendall": Page("LDS, Kendall: every method", "", PANEL),
+    "loo_kendall": Page("LOO, Kendall: every method", "", PANEL),
+    "loo_topk": Page("LOO, top k: every method", "", PANEL),
     "auc": Page(
         "Flipped labels: every method",
         "AUC of finding training samples with flipped labels by self-influence; .5 is chance. "

@@ -37,6 +37,10 @@ MEANING = {
     "lds": ("LDS", "Predicting losses after training on a random part of the data."),
     "loo": ("LOO", "Predicting how a loss changes when one training sample is left out."),
     "pbrf": ("PBRF", "The same, but the trained model moves on from where it is."),
+    "lds_pearson": ("LDS, Pearson", "As LDS, but by the losses themselves and not their order."),
+    "lds_kendall": ("LDS, Kendall", "As LDS, by how many pairs of subsets are in order."),
+    "loo_kendall": ("LOO, Kendall", "As LOO, by how many pairs of samples are in order."),
+    "loo_topk": ("LOO, top k", "Which samples matter most when one is left out."),
     "auc": ("Flipped labels", "Finding training samples with a wrong label: AUC, .5 is chance."),
 }
 MODELS = {
