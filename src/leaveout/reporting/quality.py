@@ -159,7 +159,7 @@ def _draw_ceiling(axes: Axes, metric: str, row: Row, path: Path) -> None:
     axes.axhspan(low, high, color="0.35", alpha=0.13, linewidth=0, zorder=0)
     axes.axhline(top, color="0.35", linestyle="--", linewidth=1, zorder=1)
     axes.annotate(
-        f"{CEILING.get(metric, 'noise ceiling')}: {top:.2f}", (0, top), (3, 3),
+        f"{CEILING.get(metric, 'noise ceiling')}: {top:.3f}", (0, top), (3, 3),
         xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8, color="0.25",
     )  # fmt: skip
     bottom, most = axes.get_ylim()
@@ -209,6 +209,9 @@ def _label(axes: Axes, dots: Sequence[Dot]) -> None:
         (x0, y0), (x1, y1) = centres[one], centres[other]
         taken.append(Bbox.from_extents(x0, y0 - pixels, x1, y0 + pixels))
         taken.append(Bbox.from_extents(x1 - pixels, y0, x1 + pixels, y1))
+    if best:  # beyond the last one
+        y = centres[best[-1]][1]
+        taken.append(Bbox.from_extents(centres[best[-1]][0], y - pixels, room.x1, y + pixels))
     for dot in [*best, *(dot for dot in dots if dot not in best)]:
         text = axes.annotate(
             dot.method, (dot.seconds, dot.value), fontsize=8, color="0.1", zorder=4,
