@@ -499,12 +499,16 @@ class Config(_Closed):
     compare: tuple[str, str] | None = None
     """Two methods: how narrow the intervals of their LDS and of its difference get with more
     subsets and runs. Nothing is made of it where `methods` leaves out one of them."""
+    show: tuple[str, ...] | None = None
+    """Methods whose supporters, opponents and most self-influential samples are pictured; by
+    default one of each kind that `methods` has, by an empty list none. Those that `methods` leaves
+    out are left out here."""
     bootstrap: int = Field(default=1000, ge=10)
     """Bootstrap draws of every interval."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models are trained and scored; decides no more than rounding."""
 
-    @field_validator("settings", "methods", "metrics", "compare")
+    @field_validator("settings", "methods", "metrics", "compare", "show")
     @classmethod
     def _named_once(cls, names: Any) -> Any:
         if isinstance(names, tuple) and len(set(names)) != len(names):
@@ -845,7 +849,11 @@ def select_methods(config: Config, methods: Mapping[str, Method]) -> list[Method
         ConfigError: It names an unknown one, or gives one hyper-parameters that it does not take.
     """
     names = list(methods) if config.methods == "all" else list(config.methods)
-    for key, listed in (("methods", names), ("compare", config.compare or ())):
+    for key, listed in (
+        ("methods", names),
+        ("compare", config.compare or ()),
+        ("show", config.show or ()),
+    ):
         for name in listed:
             if name not in methods:
                 raise ConfigError(

@@ -39,6 +39,10 @@ CODE = {
     "table": "leaveout.reporting.tables",
     "page": "leaveout.reporting.pages",
     "figure": "leaveout.reporting.figures",
+    "grid_figure": "leaveout.reporting.figures",
+    "quality_figure": "leaveout.reporting.quality",
+    "examples_figure": "leaveout.reporting.examples",
+    "self_influence_figure": "leaveout.reporting.examples",
     "width_figure": "leaveout.reporting.widths",
     "damping_figure": "leaveout.reporting.dampings",
 }
@@ -245,7 +249,7 @@ def report_key(step: str, what: str) -> str:
     """Return the key of a table, page or figure; which cells it shows, its inputs say.
 
     Args:
-        step: ``table``, ``page``, ``figure``, ``damping_figure`` or ``width_figure``.
-        what: The metric, or ``cost``; the setting, for a ``width_figure``.
+        step: ``table``, ``page``, ``figure`` or one of the other figures in :data:`CODE`.
+        what: The metric, or ``cost``; the setting, for a figure of one.
     """
     return _key(step, shows=what)

@@ -30,6 +30,15 @@ from leaveout.damping import damped
 from leaveout.plan import Layer, Step
 
 Wildcards = Any
+SHOWN = (
+    ("magic",),
+    ("if_explicit", "if_cg"),
+    ("if_ekfac", "if_kfac"),
+    ("trak_50", "trak_10", "trak_1"),
+    ("grad_dot",),
+    ("feature_cosine",),
+)
+"""The methods pictured unless the configuration says which: of each kind the first one shown."""
 EVALUATE = costs.Job(seconds=600, memory=2e9, disk=1e5)
 """What an evaluation should take: most of it is the bootstrap, and memory is bounded."""
 
@@ -212,6 +221,68 @@ class Plan:
         """Return the figures of how metrics go with the damping."""
         return [f"results/figures/damping_{m}.svg" for m in self.metrics if self.damped(m)]
 
+    def grid_figures(self) -> list[str]:
+        """Return the figures of metrics along the grids, if any method has a choice."""
+        choice = any(len(method.grid) > 1 for method in self.methods.values())
+        return [f"results/figures/{m}_grids.svg" for m in self.metrics if choice]
+
+    def quality_figures(self) -> list[str]:
+        """Return the figures of metrics against cost."""
+        return [f"results/figures/quality_cost_{m}.svg" for m in self.metrics]
+
+    @property
+    def pictured(self) -> list[str]:
+        """The methods whose samples are pictured."""
+        if self.config.show is not None:
+            return [name for name in self.config.show if name in self.methods]
+        first = (next((n for n in kind if n in self.methods), None) for kind in SHOWN)
+        return [name for name in first if name]
+
+    def examples(self) -> list[str]:
+        """Return the pictures of test samples with who supports and opposes them."""
+        return [
+            f"results/figures/{s}_examples.svg"
+            for s in self.settings
+            if self.pictured and self.truths_of(s)
+        ]
+
+    def self_influences(self) -> list[str]:
+        """Return the pictures of the most self-influential training samples."""
+        return [
+            f"results/figures/{s}_self_influence.svg"
+            for s in self.settings
+            if self.pictured and "auc" in self.metrics_of(s)
+        ]
+
+    def _first_truth(self, setting: str, *order: str) -> str:
+        return next(metric for metric in order if metric in self.truths_of(setting))
+
+    def example_truth(self, wildcards: Wildcards) -> str:
+        """Return the ground truth whose losses choose test samples: best one that can be drawn."""
+        metric = self._first_truth(wildcards.setting, "loo", "pbrf", "lds")
+        return f"results/{wildcards.setting}/truth/{metric}.safetensors"
+
+    def example_csvs(self, wildcards: Wildcards) -> list[str]:
+        """Return the metrics that choose the hyper-parameters of the methods pictured."""
+        metric = self._first_truth(wildcards.setting, "lds", "loo", "pbrf")
+        return [f"results/{wildcards.setting}/metrics/{metric}/{m}.csv" for m in self.pictured]
+
+    def example_scores(self, wildcards: Wildcards) -> list[str]:
+        """Return the scores of the methods pictured."""
+        s = wildcards.setting
+        return [p for m in self.pictured for p in self._scores(s, m, ".safetensors")]
+
+    def own_csvs(self, wildcards: Wildcards) -> list[str]:
+        """Return the AUCs of the methods pictured."""
+        return [f"results/{wildcards.setting}/metrics/auc/{m}.csv" for m in self.pictured]
+
+    def own_scores(self, wildcards: Wildcards) -> list[str]:
+        """Return the self-influence of the methods pictured."""
+        s = wildcards.setting
+        return [
+            p for m in self.pictured for p in self._scores(s, m, ".safetensors", "self_influence")
+        ]
+
     def _method(self, wildcards: Wildcards) -> tuple[Method, dict[str, Scalar]]:
         """Return the method and the grid point of one score matrix."""
         method = self.methods[wildcards.method]
@@ -303,6 +374,10 @@ class Plan:
         """Return the key of its picture."""
         return plan.report_key("width_figure", wildcards.setting)
 
+    def picture_key(self, step: str) -> Callable[[Wildcards], str]:
+        """Return the parameter function for the key of a picture of one setting."""
+        return lambda wildcards: plan.report_key(step, wildcards.setting)
+
     def report_key(self, step: str) -> Callable[[Wildcards], str]:
         """Return the parameter function for the key of a table, page or figure."""
         return lambda wildcards: plan.report_key(step, wildcards.metric)
@@ -334,6 +409,10 @@ class Plan:
             "results/cost_table.csv",
             *self.widths(),
             *self.damping_figures(),
+            *self.grid_figures(),
+            *self.quality_figures(),
+            *self.examples(),
+            *self.self_influences(),
         ]
 
     def steps(self, published: str) -> list[Step]:
@@ -360,8 +439,14 @@ class Plan:
                 inputs = (*dampings, *self.damped_csvs(w))
                 path = f"results/figures/damping_{metric}.svg"
                 found.append(Step((path,), inputs, self.report_key("damping_figure")(w)))
-        costs = tuple(self.all_scores(".cost.json"))
-        return [*found, Step(("results/cost_table.csv",), costs, self.cost_key(None))]
+            if grids := f"results/figures/{metric}_grids.svg" if self.grid_figures() else "":
+                found.append(Step((grids,), tuple(csvs), self.report_key("grid_figure")(w)))
+        costs, cost_table = tuple(self.all_scores(".cost.json")), "results/cost_table.csv"
+        found.append(Step((cost_table,), costs, self.cost_key(None)))
+        for metric, path in zip(self.metrics, self.quality_figures(), strict=True):
+            key = self.report_key("quality_figure")(SimpleNamespace(metric=metric))
+            found.append(Step((path,), (f"results/{metric}_table.csv", cost_table), key))
+        return found
 
     def _setting_steps(self, name: str) -> list[Step]:
         data = f"results/{name}/data.safetensors"
@@ -409,4 +494,11 @@ class Plan:
             picture = f"results/figures/{name}_lds_width.svg"
             found.append(Step((path,), inputs, self.width_key(w)))
             found.append(Step((picture,), (path,), self.width_figure_key(w)))
+        w = SimpleNamespace(setting=name)
+        if (picture := f"results/figures/{name}_examples.svg") in self.examples():
+            inputs = (data, self.example_truth(w), *self.example_csvs(w), *self.example_scores(w))
+            found.append(Step((picture,), inputs, self.picture_key("examples_figure")(w)))
+        if (picture := f"results/figures/{name}_self_influence.svg") in self.self_influences():
+            inputs = (data, *self.own_csvs(w), *self.own_scores(w))
+            found.append(Step((picture,), inputs, self.picture_key("self_influence_figure")(w)))
         return found

@@ -256,8 +256,9 @@ def _frame(same: bool, flipped: bool) -> Frame:
 
 
 def _said(samples: Samples, sample: int) -> str:
-    was = samples.original.get(sample)
-    return f"{samples.label(sample)}" if was is None else f"{samples.label(sample)}, was {was}"
+    """Return the label of a training sample; of a flipped one also what it was."""
+    was, label = samples.original.get(sample), samples.label(sample)
+    return f"{label}" if was is None else f"{was}→{label}"
 
 
 def examples_figure(
@@ -307,7 +308,7 @@ def examples_figure(
         (_frame(False, False), "with another"),
     ]
     if samples.original:
-        entries.append((Frame(PLAIN, 0.8, marked=True), "flipped on purpose"))
+        entries.append((Frame(PLAIN, 0.8, marked=True), "flipped, from→to"))
     note = "below a picture: its label; its score, or the rise of the loss when it was left out"
     y = _draw_legend(sheet, entries, note, y + 0.04)
     with rc_context(STYLE):
@@ -405,8 +406,11 @@ def self_influence_figure(
     for method, artefact in chosen.items():
         sheet.line(y)
         y = _draw_top(sheet, samples, method, artefact, y + 0.08)
-    entries = [(_own_frame(True), "label flipped on purpose"), (_own_frame(False), "as it was")]
-    y = _draw_legend(sheet, entries, "below a picture: its label, and what it was", y + 0.02)
+    entries = [
+        (_own_frame(True), "label flipped on purpose, from→to"),
+        (_own_frame(False), "as it was"),
+    ]
+    y = _draw_legend(sheet, entries, "below a picture: the label it was trained with", y + 0.02)
     with rc_context(STYLE):
         save(sheet.figure(y), out)
 

@@ -421,7 +421,7 @@ def _legend(figure: Figure, metric: str, rows: Sequence[Row]) -> None:
     if runs:
         band = (Line2D([], [], color="0.3", linestyle="--"), Patch(color="0.3", alpha=0.15))
         ceiling = CEILING.get(metric, "noise ceiling")
-        entries.append((band, f"{ceiling} (bars and bands: 95%)"))
+        entries.append((band, f"{ceiling}\n(bars and bands: 95%)"))
     handles, labels = zip(*entries, strict=True)
     figure.legend(
         handles, labels, loc="outside lower center", ncols=2, fontsize=8, columnspacing=1.5
