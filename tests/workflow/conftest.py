@@ -53,6 +53,13 @@ FINAL = {
     "results/figures/loo.svg",
     "results/figures/pbrf.svg",
     "results/figures/damping_lds.svg",
+    "results/figures/lds_grids.svg",
+    "results/figures/loo_grids.svg",
+    "results/figures/pbrf_grids.svg",
+    "results/figures/quality_cost_lds.svg",
+    "results/figures/quality_cost_loo.svg",
+    "results/figures/quality_cost_pbrf.svg",
+    "results/figures/tiny_examples.svg",
     "results/pages/lds.html",
     "results/pages/loo.html",
     "results/pages/pbrf.html",
@@ -198,7 +205,14 @@ def below_truth() -> Callable[..., set[str]]:
         evaluated = {f"results/tiny/metrics/{m}/{name}.csv" for m in metrics for name in methods}
         shown = {f"results/{m}_table.csv" for m in metrics}
         shown |= {f"results/pages/{m}.html" for m in metrics}
-        drawn = {f"results/figures/{m}.svg" for m in metrics}
+        drawn = {
+            f"results/figures/{name}.svg" for m in metrics for name in (m, f"quality_cost_{m}")
+        }
+        if methods:
+            drawn |= {f"results/figures/{m}_grids.svg" for m in metrics}
+        # LDS chooses the hyper-parameters shown, LOO the test samples
+        if {"grad_dot", "if_explicit"} & {*methods} and {"lds", "loo"} & {*metrics}:
+            drawn.add("results/figures/tiny_examples.svg")
         if "if_explicit" in methods and "lds" in metrics:
             drawn.add("results/figures/damping_lds.svg")
         return evaluated | shown | drawn
