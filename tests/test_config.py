@@ -353,6 +353,25 @@ def test_a_configuration_can_give_a_method_another_grid() -> None:
     assert found[1:] == [methods["grad_dot"], methods["tracin"]]
 
 
+def test_a_setting_can_have_another_grid() -> None:
+    methods = load_methods(METHODS)
+    given = {"a": {"if_explicit": {"damping": 7}, "grad_cos": None}, "b": {"magic": {}}}
+    asked = parse_config(
+        {"settings": ["a", "b"], "methods": ["if_explicit", "magic"], "grids": given}
+    )
+    assert select_methods(asked, methods, "a") == [
+        methods["if_explicit"].model_copy(update={"grid": ({"damping": 7.0},)}),
+        methods["magic"],
+    ]
+    assert select_methods(asked, methods, "b") == [methods["if_explicit"], methods["magic"]]
+    odd = parse_config({"settings": ["a"], "grids": {"a": {"if_explicit": {"dampnig": 1}}}})
+    with pytest.raises(ConfigError, match=r"grids: a: if_explicit\.dampnig: unknown key; did you"):
+        select_methods(odd, methods, "a")
+    odd = parse_config({"settings": ["b"], "grids": {"a": {"if_gc": {}}}})
+    with pytest.raises(ConfigError, match="grids: a: unknown method 'if_gc'; did you mean 'if_cg'"):
+        select_methods(odd, methods, "b")
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

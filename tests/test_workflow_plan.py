@@ -229,6 +229,17 @@ def test_a_grid_of_the_configuration_decides_the_files() -> None:
     assert json.loads(found.attribute_key(asked))["params"] == {"damping": 0.03}
 
 
+def test_a_grid_for_one_setting_decides_its_files() -> None:
+    grids = {"digits_mlp": {"if_explicit": {"damping": "3e-2"}}, "digits_cnn": {"if_cg": None}}
+    values = {"settings": ["digits_lr", "digits_mlp"], "methods": ["if_explicit"], "grids": grids}
+    found = Plan.load(values, CONFIG)
+    (path,) = [path for path in found.all_scores() if "digits_mlp" in path]
+    assert path == "results/digits_mlp/scores/if_explicit/damping=0.03.safetensors"
+    assert len(found.all_scores()) == 1 + len(found.grids["digits_lr"]["if_explicit"].grid)
+    made_by = {output for step in found.steps("config/published.csv") for output in step.outputs}
+    assert {*found.all_scores()} <= made_by
+
+
 def test_a_stale_output_gives_its_job_one_more_input() -> None:
     given = Plan.if_stale({"results/a/x.csv"}, "results/{setting}/{name}.csv")
     assert given({"setting": "a", "name": "x"}) == [plan.STALE_MARK]
@@ -272,6 +283,10 @@ def test_every_configuration_that_ships_can_be_given_on_the_command_line(file: P
         (
             {"settings": ["digits_lr"], "compare": ["random", "random"]},
             "compare: random, random: a name stands there twice",
+        ),
+        (
+            {"settings": ["digits_lr"], "grids": {"digits_rl": {}}},
+            "grids: unknown setting 'digits_rl'",
         ),
         ({"setings": ["digits_lr"]}, "setings: unknown key; did you mean 'settings'"),
         (

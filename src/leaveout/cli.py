@@ -357,12 +357,14 @@ def _plan(args: argparse.Namespace) -> None:
         names = args.settings or config.settings
         if names == ["all"]:
             names = sorted(path.stem for path in (CONFIG / "settings").glob("*.yaml"))
-        methods = select_methods(config, load_methods(CONFIG / "methods.yaml"))
+        methods = load_methods(CONFIG / "methods.yaml")
         rows = [
             row
             for name in names
             for row in forecast.setting_rows(
-                load_setting(CONFIG / "settings" / f"{name}.yaml"), methods, config.metrics
+                load_setting(CONFIG / "settings" / f"{name}.yaml"),
+                select_methods(config, methods, name),
+                config.metrics,
             )
         ]
     print(forecast.as_csv(rows) if args.csv else forecast.as_text(rows), end="")

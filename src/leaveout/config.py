@@ -493,6 +493,8 @@ class Config(_Closed):
     methods: Methods = "all"
     """Entries of config/methods.yaml, or `all`. As a mapping, hyper-parameters given to an entry
     replace its grid; one without any keeps it."""
+    grids: dict[str, dict[str, Any]] = {}
+    """By setting: entries of config/methods.yaml with other hyper-parameters, for this setting."""
     metrics: tuple[Metric, ...] = ("lds", "loo")
     """Which metrics. `auc` (finding flipped labels by self-influence) is made for the settings with
     `dataset.label_noise`, the others for all."""
@@ -842,29 +844,43 @@ def split_label(text: str) -> list[str]:
     return re.split(r"\+(?=[A-Za-z_]\w*=)", text)
 
 
-def select_methods(config: Config, methods: Mapping[str, Method]) -> list[Method]:
+def select_methods(
+    config: Config, methods: Mapping[str, Method], setting: str = ""
+) -> list[Method]:
     """Return the methods the configuration asks for, in its order, with the grids it gives them.
+
+    Args:
+        config: The configuration.
+        methods: All there are.
+        setting: For which setting; the configuration can have grids of its own for it.
 
     Raises:
         ConfigError: It names an unknown one, or gives one hyper-parameters that it does not take.
     """
     names = list(methods) if config.methods == "all" else list(config.methods)
-    for key, listed in (
-        ("methods", names),
-        ("compare", config.compare or ()),
-        ("show", config.show or ()),
-    ):
-        for name in listed:
+    grids = {f"grids: {name}": list(given) for name, given in config.grids.items()}
+    listed = {
+        "methods": names,
+        "compare": list(config.compare or ()),
+        "show": list(config.show or ()),
+        **grids,
+    }
+    for key, wanted in listed.items():
+        for name in wanted:
             if name not in methods:
                 raise ConfigError(
                     f"config: {key}: unknown method {name!r}{nearest(name, list(methods))}"
                 )
     given = config.methods if isinstance(config.methods, dict) else {}
-    return [_with_grid(methods[name], given.get(name)) for name in names]
+    found = {name: _with_grid(methods[name], given.get(name), "methods") for name in names}
+    for name, entry in config.grids.get(setting, {}).items():
+        if name in found:
+            found[name] = _with_grid(methods[name], entry, f"grids: {setting}")
+    return list(found.values())
 
 
-def _with_grid(method: Method, entry: Any) -> Method:
-    where = f"config: methods: {method.name}"
+def _with_grid(method: Method, entry: Any, key: str) -> Method:
+    where = f"config: {key}: {method.name}"
     values = _hyper_parameters(entry, where)
     if not values:
         return method

@@ -23,6 +23,7 @@ from leaveout.config import (
     label,
     load_methods,
     load_setting,
+    nearest,
     parse_config,
     select_methods,
 )
@@ -32,7 +33,7 @@ from leaveout.plan import Layer, Step
 Wildcards = Any
 SHOWN = (
     ("magic",),
-    ("if_explicit", "if_cg"),
+    ("if_cg", "if_explicit"),
     ("if_ekfac", "if_kfac"),
     ("trak_50", "trak_10", "trak_1"),
     ("grad_dot",),
@@ -50,12 +51,12 @@ class Plan:
     Attributes:
         config: The top-level configuration.
         settings: By name, in order.
-        methods: By name, in order.
+        grids: For each setting the methods by name, in order, with its grids.
     """
 
     config: Config
     settings: dict[str, Setting]
-    methods: dict[str, Method]
+    grids: dict[str, dict[str, Method]]
 
     @classmethod
     def load(cls, values: Mapping[str, Any], folder: Path | str) -> Plan:
@@ -80,8 +81,20 @@ class Plan:
                 f"(dataset.label_noise): {', '.join(settings)}. Add one that has, such as "
                 "mnist_lr_noise10, or leave out auc."
             )
-        methods = select_methods(config, load_methods(folder / "methods.yaml"))
-        return cls(config, settings, {method.name: method for method in methods})
+        known = sorted(path.stem for path in (folder / "settings").glob("*.yaml"))
+        for name in set(config.grids) - set(known):
+            raise ConfigError(f"config: grids: unknown setting {name!r}{nearest(name, known)}")
+        methods = load_methods(folder / "methods.yaml")
+        grids = {
+            setting: {method.name: method for method in select_methods(config, methods, setting)}
+            for setting in settings
+        }
+        return cls(config, settings, grids)
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """The methods shown, by name, in order; a setting can have other grids of them."""
+        return next(iter(self.grids.values()))
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -140,7 +153,7 @@ class Plan:
         return f"results/{wildcards.setting}/truth/{wildcards.metric}.safetensors"
 
     def _scores(self, setting: str, method: str, ending: str, layer: str = "scores") -> list[str]:
-        grid = self.methods[method].grid
+        grid = self.grids[setting][method].grid
         return [f"results/{setting}/{layer}/{method}/{label(point)}{ending}" for point in grid]
 
     def scores(self, wildcards: Wildcards) -> list[str]:
@@ -222,9 +235,14 @@ class Plan:
         return [f"results/figures/damping_{m}.svg" for m in self.metrics if self.damped(m)]
 
     def grid_figures(self) -> list[str]:
-        """Return the figures of metrics along the grids, if any method has a choice."""
-        choice = any(len(method.grid) > 1 for method in self.methods.values())
-        return [f"results/figures/{m}_grids.svg" for m in self.metrics if choice]
+        """Return the figures of metrics along the grids, where any method has a choice."""
+        choice = {
+            metric
+            for setting, methods in self.grids.items()
+            if any(len(method.grid) > 1 for method in methods.values())
+            for metric in self.metrics_of(setting)
+        }
+        return [f"results/figures/{m}_grids.svg" for m in self.metrics if m in choice]
 
     def quality_figures(self) -> list[str]:
         """Return the figures of metrics against cost."""
@@ -285,7 +303,7 @@ class Plan:
 
     def _method(self, wildcards: Wildcards) -> tuple[Method, dict[str, Scalar]]:
         """Return the method and the grid point of one score matrix."""
-        method = self.methods[wildcards.method]
+        method = self.grids[wildcards.setting][wildcards.method]
         points = {label(point): point for point in method.grid}
         return method, points[wildcards.params]
 
@@ -306,7 +324,7 @@ class Plan:
             case "self_influence":
                 return costs.self_influence_job(work, *self._method(wildcards))
             case "damping":  # one score matrix more
-                method = self.methods[wildcards.method]
+                method = self.grids[wildcards.setting][wildcards.method]
                 return costs.score_job(work, method, method.grid[0])
         assert step == "evaluate"
         return EVALUATE
@@ -357,7 +375,7 @@ class Plan:
 
     def damping_key(self, wildcards: Wildcards) -> str:
         """Return the key of a damping chosen without retraining."""
-        method = self.methods[wildcards.method]
+        method = self.grids[wildcards.setting][wildcards.method]
         return plan.damping_key(self.settings[wildcards.setting], wildcards.metric, method)
 
     def evaluate_key(self, wildcards: Wildcards) -> str:
@@ -439,8 +457,8 @@ class Plan:
                 inputs = (*dampings, *self.damped_csvs(w))
                 path = f"results/figures/damping_{metric}.svg"
                 found.append(Step((path,), inputs, self.report_key("damping_figure")(w)))
-            if grids := f"results/figures/{metric}_grids.svg" if self.grid_figures() else "":
-                found.append(Step((grids,), tuple(csvs), self.report_key("grid_figure")(w)))
+            if (path := f"results/figures/{metric}_grids.svg") in self.grid_figures():
+                found.append(Step((path,), tuple(csvs), self.report_key("grid_figure")(w)))
         costs, cost_table = tuple(self.all_scores(".cost.json")), "results/cost_table.csv"
         found.append(Step((cost_table,), costs, self.cost_key(None)))
         for metric, path in zip(self.metrics, self.quality_figures(), strict=True):
@@ -471,7 +489,7 @@ class Plan:
             models = (*self.full_models(w), *self.half_models(w))
             keys = {"scores": self.attribute_key, "self_influence": self.self_influence_key}
             for made in self.score_layers(name):
-                for point in self.methods[method].grid:
+                for point in self.grids[name][method].grid:
                     w.params = label(point)
                     stem = f"results/{name}/{made}/{method}/{w.params}"
                     outputs = (f"{stem}.safetensors", f"{stem}.cost.json")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,19 @@ def test_pairs_and_formed_gradients_agree(
         monkeypatch.setattr(datainf, "_pairs_are_cheaper", lambda *_, pairs=pairs: pairs)
         found.append(torch.cat([*datainf.attribute(task, damping=1e-2)]))
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+def test_weights_of_pairs_beyond_the_memory_are_not_held(
+    make_task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task("mlp")
+    monkeypatch.setattr(datainf, "_pairs_are_cheaper", lambda *_: True)
+    plenty = torch.cat([*datainf.attribute(task, damping=1e-2)])
+    monkeypatch.delattr(datainf, "_by_pairs")
+    held = 2 * len(task.train.ids) * len(task.test.ids) * 8
+    little = replace(task, memory=2.0 * held - 1)
+    found = torch.cat([*datainf.attribute(little, damping=1e-2)])
+    torch.testing.assert_close(found, plenty, rtol=1e-9, atol=1e-9)
 
 
 def test_float32_stays_finite_at_small_damping(make_task: Any) -> None:

@@ -40,7 +40,7 @@ def vectors(problem: Any, count: int = 7) -> Tensor:
 def test_products_with_the_explicit_matrix_however_they_are_cut(
     problem: Any, monkeypatch: pytest.MonkeyPatch, by_hand: bool, samples: int, count: int
 ) -> None:
-    monkeypatch.setattr(ggn, "at_once", lambda *_: (samples, count))
+    monkeypatch.setattr(ggn, "at_once", lambda _: (samples, count))
     v = vectors(problem)
     found = gauss_newton_products(
         problem.module, problem.state, problem.inputs, problem.labels, v, by_hand

@@ -20,7 +20,7 @@ def vectors(problem: Any, count: int = 7) -> Tensor:
 def test_products_with_the_explicit_hessian_however_they_are_cut(
     problem: Any, monkeypatch: pytest.MonkeyPatch, by_hand: bool, samples: int, count: int
 ) -> None:
-    monkeypatch.setattr(hvp, "at_once", lambda *_: (samples, count))
+    monkeypatch.setattr(hvp, "at_once", lambda _: (samples, count))
     v = vectors(problem)
     found = hessian_products(
         problem.module, problem.state, problem.inputs, problem.labels, v, by_hand

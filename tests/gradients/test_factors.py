@@ -91,3 +91,23 @@ def test_an_error_in_the_forward_pass_leaves_no_hooks() -> None:
     with pytest.raises(RuntimeError):
         gradient_factors(module, dict(module.state_dict()), torch.ones(2, 5), torch.tensor([0, 1]))
     assert not module[0]._forward_hooks
+
+
+def test_a_relu_in_place_after_a_layer_spoils_nothing() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        modules = [
+            nn.Sequential(
+                nn.Linear(4, 5), nn.ReLU(inplace=inplace), nn.Linear(5, 3), nn.ReLU(inplace=inplace)
+            ).double()
+            for inplace in (True, False)
+        ]
+        inputs, labels = torch.randn(6, 4).double(), torch.tensor([0, 1, 2, 0, 1, 2])
+    state = dict(modules[0].state_dict())
+    found, expected = (gradient_factors(m, state, inputs, labels) for m in modules)
+    assert found is not None
+    assert expected is not None
+    assert form(expected).abs().max() > 0.1
+    assert torch.equal(form(found), form(expected))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.inputs, other.inputs)

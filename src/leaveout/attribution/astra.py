@@ -94,7 +94,8 @@ def inverse_products(
     def precondition(rows: Tensor) -> Tensor:
         return factored.solve(rows, damping)
 
-    everything = _products(task, np.arange(total), curvature)
+    uses = iterations * len(vectors) if size == total else 0
+    everything = _products(task, np.arange(total), curvature, uses)
     x = precondition(vectors)
     step = 1 / max(1.0, _largest(task, everything, precondition, damping))
     by_id = np.argsort(task.train.ids)
@@ -112,11 +113,13 @@ def inverse_products(
     return x
 
 
-def _products(task: Task, rows: np.ndarray, curvature: str) -> Callable[[Tensor], Tensor]:
+def _products(
+    task: Task, rows: np.ndarray, curvature: str, uses: int = 0
+) -> Callable[[Tensor], Tensor]:
     inputs, labels = task.train.inputs, task.train.labels
     chosen = torch.from_numpy(rows).to(labels.device)
     return curvature_products(
-        curvature, task.module, task.full[0].final, inputs[chosen], labels[chosen]
+        curvature, task.module, task.full[0].final, inputs[chosen], labels[chosen], uses
     )
 
 

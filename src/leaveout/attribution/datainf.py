@@ -47,7 +47,8 @@ def attribute(task: Task, *, damping: float) -> Iterator[Tensor]:
     state, train = task.full[0].final, task.train
     right = gradient_factors(task.module, state, task.test.inputs, task.test.labels)
     left = gradient_factors(task.module, state, train.inputs, train.labels) if right else None
-    if left and right and _pairs_are_cheaper(left, right):
+    held = len(train.ids) * len(task.test.ids) * train.inputs.element_size() * len(left or [])
+    if left and right and held <= task.memory / 2 and _pairs_are_cheaper(left, right):
         yield from _by_pairs(left, right, damping)
         return
     vectors = per_sample_gradients(task.module, state, task.test.inputs, task.test.labels)

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from leaveout.attribution.task import Task
-from leaveout.gradients.per_sample import gradient_dots
+from leaveout.gradients.summed import summed_dots
 
 
 def attribute(task: Task) -> Iterator[Tensor]:
     """Yield the cosine of g_i and g_j, (train, test), in blocks of rows."""
     state, test = task.full[0].final, (task.test.inputs, task.test.labels)
-    for block in task.train_blocks():
-        yield gradient_dots(task.module, state, (block.inputs, block.labels), test, cosine=True)
+    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
+    yield from summed_dots(task.module, [state], [1.0], blocks, test, cosine=True)

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from leaveout.attribution.task import Task
-from leaveout.gradients.last_layer import layer_dots, squared_norms
+from leaveout.gradients.last_layer import squared_norms
+from leaveout.gradients.summed import summed_dots
 
 
 def attribute(task: Task, *, layers: str = "all") -> Iterator[Tensor]:
@@ -26,8 +27,8 @@ def attribute(task: Task, *, layers: str = "all") -> Iterator[Tensor]:
         layers: ``all``, or ``last`` for the gradient in the last linear layer alone.
     """
     state, test = task.full[0].final, (task.test.inputs, task.test.labels)
-    for block in task.train_blocks():
-        yield layer_dots(task.module, state, (block.inputs, block.labels), test, layers)
+    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
+    yield from summed_dots(task.module, [state], [1.0], blocks, test, layers)
 
 
 def self_influence(task: Task, *, layers: str = "all") -> Tensor:

@@ -48,6 +48,6 @@ def inverse_products(
     task: Task, vectors: Tensor, *, damping: float, iterations: int, curvature: str = "hessian"
 ) -> Tensor:
     """Return nearly (H + damping I)^-1 v for rows v, (vectors, parameters)."""
-    samples = task.train.inputs, task.train.labels
-    product = curvature_products(curvature, task.module, task.full[0].final, *samples)
+    samples, uses = (task.train.inputs, task.train.labels), iterations * len(vectors)
+    product = curvature_products(curvature, task.module, task.full[0].final, *samples, uses)
     return conjugate_gradients(lambda v: product(v).add_(v, alpha=damping), vectors, iterations)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from leaveout import artefacts, trainings
 from leaveout.artefacts import Array, Artefact, Stream
-from leaveout.attribution.task import Attribute, Task, Trajectory
+from leaveout.attribution.task import Task, Trajectory
 from leaveout.config import Method, Scalar, Setting, label
 from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.plan import attribute_key
@@ -215,11 +216,7 @@ def run_method(
     cost: Path,
     device: str,
 ) -> None:
-    """Write the ``score`` artefact of one grid point, and its cost as JSON beside it.
-
-    The cost is in a file of its own because it differs from run to run, and a score file does not.
-    A method that can't score the setting leaves a file without scores, whose header says why:
-    ``not_computed``.
+    """Write the ``score`` artefact of one grid point, and its cost; see :func:`run_job`.
 
     Args:
         setting: The setting.
@@ -235,33 +232,76 @@ def run_method(
     Raises:
         LeaveoutError: The method returned something else than a (train, test) matrix.
     """
-    data = load_data(setting, data_path, device)
-    models = [
-        [artefacts.read(path, "models") for path in paths] for paths in (full_paths, half_paths)
-    ]
-    task = load_task(setting, data, *models)
-    attribute: Attribute = importlib.import_module(method.module).attribute
-    spent: list[float] = []
-    shape = (len(data.train.ids), len(data.test.ids))
-    score = Stream(
-        np.dtype(np.float32),
-        shape,
-        score_blocks(lambda: attribute(task, **params), shape, method.module, spent),
-    )
-    ids: dict[str, Array | Stream] = {"train_id": data.train.ids, "test_id": data.test.ids}
-    dims = {"train_id": ("train",), "test_id": ("test",)}
+
+    def score(module: ModuleType, task: Task, spent: list[float]) -> Stream:
+        shape = (len(task.train.ids), len(task.test.ids))
+        blocks = score_blocks(
+            lambda: module.attribute(task, **params), shape, module.__name__, spent
+        )
+        return Stream(np.dtype(np.float32), shape, blocks)
+
+    files = data_path, full_paths, half_paths
     key = attribute_key(setting, method, params)
-    header = score_header(setting, method, params, key, data, [*models[0], *models[1]], device)
+    dims = ("train", "test")
+    run_job("score", dims, score, setting, method, params, key, files, out, cost, device)
+
+
+def run_job(
+    kind: str,
+    dims: tuple[str, ...],
+    compute: Callable[[ModuleType, Task, list[float]], Array | Stream],
+    setting: Setting,
+    method: Method,
+    params: dict[str, Scalar],
+    key: str,
+    files: tuple[Path, Sequence[Path], Sequence[Path]],
+    out: Path,
+    cost: Path,
+    device: str,
+) -> None:
+    """Write what a method says of a setting, and its cost as JSON beside it.
+
+    The cost is in a file of its own because it differs from run to run, and what a method says does
+    not. A method that can't do the setting leaves a file without numbers, whose header says why:
+    ``not_computed``.
+
+    Args:
+        kind: Of the artefact, and the name of its tensor.
+        dims: The tensor's: ``train``, or ``train`` and ``test``.
+        compute: From the method's module, the task and a list to which the seconds spent are
+            added, the tensor.
+        setting: The setting.
+        method: The method.
+        params: One point of its grid.
+        key: What decides the result beside the files.
+        files: The setting's ``data`` artefact, its full models, and its half models if the method
+            needs them.
+        out: The file to write.
+        cost: The cost file to write.
+        device: ``cpu`` or ``cuda``.
+    """
+    data_path, full_paths, half_paths = files
+    data = load_data(setting, data_path, device)
+    full, half = (
+        [artefacts.read(path, "models") for path in paths] for paths in (full_paths, half_paths)
+    )
+    task = load_task(setting, data, full, half)
+    module = importlib.import_module(method.module)
+    header = score_header(setting, method, params, key, data, [*full, *half], device)
+    samples = {"train": data.train, "test": data.test}
+    tensors: dict[str, Array | Stream] = {f"{dim}_id": samples[dim].ids for dim in dims}
+    shapes = {f"{dim}_id": (dim,) for dim in dims}
+    spent: list[float] = []
     meter = CostMeter(data.train.inputs.device)
     try:
         with limited(task.memory, task.seconds):
-            tensors = {"score": score, **ids}
-            artefacts.write(out, "score", tensors, {"score": ("train", "test"), **dims}, header)
+            made = {kind: compute(module, task, spent), **tensors}
+            artefacts.write(out, kind, made, {kind: dims, **shapes}, header)
     except NotComputableError as error:
         why = {"reason": error.reason, "detail": error.detail}
-        artefacts.write(out, "score", ids, dims, {**header, "not_computed": why})
+        artefacts.write(out, kind, tensors, shapes, {**header, "not_computed": why})
     name = {"setting": setting.name, "method": method.name, "params": label(params)}
-    meter.write(cost, name, sum(spent))
+    meter.write(cost, {**name, "what": kind}, sum(spent))
 
 
 class CostMeter:

@@ -8,7 +8,6 @@ matrix is never in memory.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,14 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from leaveout import artefacts
-from leaveout.artefacts import Array
-from leaveout.attribution.run import CostMeter, limited, load_task, score_blocks, score_header
+from leaveout.attribution.run import run_job, score_blocks
 from leaveout.attribution.task import Task
-from leaveout.config import Method, Scalar, Setting, label
-from leaveout.errors import LeaveoutError, NotComputableError
+from leaveout.config import Method, Scalar, Setting
+from leaveout.errors import LeaveoutError
 from leaveout.plan import self_influence_key
-from leaveout.retraining.common import Samples, load_data
+from leaveout.retraining.common import Samples
 
 BLOCK_BYTES = 256 << 20
 """The gradients of a block of samples, or their scores, take so much at most."""
@@ -111,9 +108,7 @@ def run_self_influence(
     cost: Path,
     device: str,
 ) -> None:
-    """Write the ``self_influence`` artefact of one grid point, and its cost as JSON beside it.
-
-    A method that can't score the setting leaves a file without scores, whose header says why.
+    """Write the ``self_influence`` artefact of one grid point; see :func:`run.run_job`.
 
     Args:
         setting: The setting.
@@ -129,23 +124,11 @@ def run_self_influence(
     Raises:
         LeaveoutError: The method returned something of another shape.
     """
-    data = load_data(setting, data_path, device)
-    full, half = (
-        [artefacts.read(path, "models") for path in paths] for paths in (full_paths, half_paths)
-    )
-    task = load_task(setting, data, full, half)
-    module = importlib.import_module(method.module)
+
+    def diagonal(module: ModuleType, task: Task, spent: list[float]) -> NDArray[np.float32]:
+        return self_influence(module, task, params, spent)
+
+    files = data_path, full_paths, half_paths
     key = self_influence_key(setting, method, params)
-    header = score_header(setting, method, params, key, data, [*full, *half], device)
-    tensors: dict[str, Array] = {"train_id": data.train.ids}
-    spent: list[float] = []
-    meter = CostMeter(data.train.inputs.device)
-    try:
-        with limited(task.memory, task.seconds):
-            tensors["self_influence"] = self_influence(module, task, params, spent)
-    except NotComputableError as error:
-        header["not_computed"] = {"reason": error.reason, "detail": error.detail}
-    dims = dict.fromkeys(tensors, ("train",))
-    artefacts.write(out, "self_influence", tensors, dims, header)
-    name = {"setting": setting.name, "method": method.name, "params": label(params)}
-    meter.write(cost, {**name, "what": "self_influence"}, sum(spent))
+    kind = "self_influence"
+    run_job(kind, ("train",), diagonal, setting, method, params, key, files, out, cost, device)

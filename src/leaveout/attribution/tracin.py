@@ -4,7 +4,8 @@ Paper: Pruthi et al. 2020, arXiv:2002.08484, as benchmarked by Deng et al. 2024 
 trajectory but an ensemble of seeds.
 Formula: score[i, j] = sum over runs r of weight x <g_i(r), g_j(r)>, at the final state of full run
 r.
-Cost: Grad-Dot times the number of runs.
+Cost: Grad-Dot times the number of runs; what a first linear layer sees, the samples, is multiplied
+once for all runs.
 Approximated: training's own steps are replaced by what their ends have in common; see tracin_cp for
 the trajectory.
 """
@@ -18,7 +19,7 @@ from torch import Tensor
 from leaveout.attribution.task import Task
 from leaveout.errors import LeaveoutError
 from leaveout.gradients.last_layer import squared_norms
-from leaveout.gradients.per_sample import gradient_dots
+from leaveout.gradients.summed import summed_dots
 
 
 def attribute(task: Task, *, runs: int, weight: float) -> Iterator[Tensor]:
@@ -36,14 +37,9 @@ def attribute(task: Task, *, runs: int, weight: float) -> Iterator[Tensor]:
         LeaveoutError: The setting has fewer full runs.
     """
     _check(task, runs)
-    test = (task.test.inputs, task.test.labels)
-    for block in task.train_blocks():
-        total = block.inputs.new_zeros(len(block.ids), len(task.test.ids))
-        for trajectory in task.full[:runs]:
-            total += weight * gradient_dots(
-                task.module, trajectory.final, (block.inputs, block.labels), test
-            )
-        yield total
+    states, test = [t.final for t in task.full[:runs]], (task.test.inputs, task.test.labels)
+    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
+    yield from summed_dots(task.module, states, [weight] * runs, blocks, test)
 
 
 def self_influence(task: Task, *, runs: int, weight: float) -> Tensor:

@@ -3,7 +3,8 @@
 Paper: Pruthi et al. 2020, Estimating Training Data Influence by Tracing Gradient Descent,
 arXiv:2002.08484 (Section 3.2).
 Formula: score[i, j] = sum over checkpoints c of lr_c x <g_i(c), g_j(c)>, along full run 0.
-Cost: Grad-Dot times the number of checkpoints.
+Cost: Grad-Dot times the number of checkpoints; what a first linear layer sees, the samples, is
+multiplied once for all checkpoints.
 Approximated: the steps between two checkpoints are taken to be alike, and each step to be first
 order in its learning rate.
 """
@@ -15,7 +16,10 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from leaveout.attribution.task import Task
-from leaveout.gradients.last_layer import layer_dots, projected_dots, squared_norms
+from leaveout.gradients.factors import Factor
+from leaveout.gradients.last_layer import squared_norms
+from leaveout.gradients.projection_of_factors import projected_factor
+from leaveout.gradients.summed import summed_dots
 
 
 def attribute(task: Task, *, layers: str = "all", projection: int = 0) -> Iterator[Tensor]:
@@ -28,26 +32,21 @@ def attribute(task: Task, *, layers: str = "all", projection: int = 0) -> Iterat
             checkpoint (the paper's appendix); 0 for no projection.
     """
     trajectory, test = task.full[0], (task.test.inputs, task.test.labels)
-    for block in task.train_blocks():
-        total, train = (
-            block.inputs.new_zeros(len(block.ids), len(task.test.ids)),
-            (
-                block.inputs,
-                block.labels,
-            ),
-        )
-        for c, (state, rate) in enumerate(
-            zip(trajectory.states, trajectory.learning_rates, strict=True)
-        ):
-            if projection:
-                identity = (task.setting, "tracin_cp projection", c)
-                dots = projected_dots(
-                    task.module, state, train, test, layers, projection, task.seed, *identity
-                )
-            else:
-                dots = layer_dots(task.module, state, train, test, layers)
-            total += rate * dots
-        yield total
+    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
+
+    def projected(c: int, factor: Factor) -> Factor:
+        identity = (task.setting, "tracin_cp projection", c)
+        return projected_factor(factor, projection, task.seed, *identity)
+
+    yield from summed_dots(
+        task.module,
+        trajectory.states,
+        trajectory.learning_rates,
+        blocks,
+        test,
+        layers,
+        projected if projection else None,
+    )
 
 
 def self_influence(task: Task, *, layers: str = "all", projection: int = 0) -> Tensor:

@@ -33,26 +33,34 @@ def conjugate_gradients(
     """
     x = torch.zeros_like(right)
     residual = right.clone()
-    squares = residual.square().sum(1)
+    squares = _dots(residual, residual)
     target = squares * tolerance**2
     going = squares > target
     near = residual if precondition is None else precondition(residual)
-    norms = squares if precondition is None else (residual * near).sum(1)
+    norms = squares if precondition is None else _dots(residual, near)
     direction = near.clone()
-    for _ in range(iterations):
+    for k in range(iterations):
         if not going.any():
             break
         moved = product(direction)
-        curvature = (direction * moved).sum(1)
+        curvature = _dots(direction, moved)
         going &= curvature > 0
         step = torch.where(going, norms / torch.where(going, curvature, 1), 0)[:, None]
-        x += step * direction
-        residual -= step * moved
-        squares = residual.square().sum(1)
+        x.addcmul_(step, direction)
+        if k + 1 == iterations:
+            break
+        residual.addcmul_(step, moved, value=-1)
+        squares = _dots(residual, residual)
         going &= squares > target
         near = residual if precondition is None else precondition(residual)
-        fresh = squares if precondition is None else (residual * near).sum(1)
+        fresh = squares if precondition is None else _dots(residual, near)
         ratio = torch.where(going, fresh / torch.where(norms > 0, norms, 1), 0)
-        direction = near + ratio[:, None] * direction
+        direction.mul_(ratio[:, None]).add_(near)
         norms = fresh
     return x
+
+
+def _dots(left: Tensor, right: Tensor) -> Tensor:
+    """Return the inner products of rows, without a matrix of their products."""
+    found: Tensor = torch.linalg.vecdot(left, right)
+    return found

@@ -31,20 +31,21 @@ def push(inputs: Tensor, active: Sequence[Tensor] | None, weight: Tensor, bias: 
     Args:
         inputs: (samples, features).
         active: From :func:`on_samples`.
-        weight: Changes of the weights, (vectors, units, features).
-        bias: Changes of the biases, (vectors, units).
+        weight: Changes of the weights, (units, vectors, features).
+        bias: Changes of the biases, (units, vectors).
 
     Returns:
-        (vectors, units, samples).
+        (units, vectors, samples).
     """
-    count, units, _ = weight.shape
+    units, count, _ = weight.shape
     if active is None:
-        found = (weight.flatten(0, 1) @ inputs.T).view(count, units, -1)
+        found = (weight.flatten(0, 1) @ inputs.T).view(units, count, -1)
         return found.add_(bias[:, :, None])
-    found = weight.new_zeros(count, units, len(inputs))
+    found = weight.new_zeros(units, count, len(inputs))
     for unit, chosen in enumerate(active):
-        part = torch.addmm(bias[:, unit, None], weight[:, unit], inputs[chosen].T)
-        found[:, unit].index_copy_(1, chosen, part)
+        there = inputs.index_select(0, chosen)
+        part = torch.addmm(bias[unit][:, None], weight[unit], there.T)
+        found[unit].index_copy_(1, chosen, part)
     return found
 
 
@@ -54,15 +55,16 @@ def pull(inputs: Tensor, active: Sequence[Tensor] | None, change: Tensor) -> Ten
     Args:
         inputs: (samples, features).
         active: From :func:`on_samples`.
-        change: Gradients in the outputs, (vectors, units, samples), 0 where a unit is off.
+        change: Gradients in the outputs, (units, vectors, samples), 0 where a unit is off.
 
     Returns:
-        (vectors, units, features).
+        (units, vectors, features).
     """
-    count, units, _ = change.shape
+    units, count, _ = change.shape
     if active is None:
-        return (change.flatten(0, 1) @ inputs).view(count, units, -1)
-    found = change.new_empty(count, units, inputs.shape[1])
+        return (change.flatten(0, 1) @ inputs).view(units, count, -1)
+    found = change.new_empty(units, count, inputs.shape[1])
     for unit, chosen in enumerate(active):
-        torch.mm(change[:, unit].index_select(1, chosen), inputs[chosen], out=found[:, unit])
+        there = inputs.index_select(0, chosen)
+        torch.mm(change[unit].index_select(1, chosen), there, out=found[unit])
     return found

@@ -10,17 +10,62 @@ Neural Computation 2002; Martens, arXiv:1412.1193).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from leaveout.curvature.bregman import CROSS_ENTROPY
-from leaveout.curvature.hvp import at_once, products_of_rows
+from leaveout.curvature.hvp import Products, at_once, products_of_rows, stack_map
 from leaveout.curvature.linearise import Linearised, linearise_module
-from leaveout.curvature.stack_hvp import prepare, stack_products
-from leaveout.training.stack import parse
 
 State = Mapping[str, Tensor]
+
+
+def gauss_newton_map(
+    module: nn.Module,
+    state: State,
+    inputs: Tensor,
+    labels: Tensor,
+    by_hand: bool = True,
+    uses: int = 0,
+) -> Products:
+    """Return the function from rows v to rows G v, G the mean loss's Gauss-Newton matrix.
+
+    Args:
+        module: The architecture, in evaluation mode.
+        state: Parameters and buffers.
+        inputs: (samples, ...).
+        labels: (samples,); G does not depend on them, and the argument is there so that this and
+            :func:`leaveout.curvature.hvp.hessian_map` are called alike.
+        by_hand: Whether stacks of linear layers take the hand-written way; any other module takes
+            ``torch.func``.
+        uses: How many vectors are going to be multiplied; decides the speed only.
+
+    Returns:
+        From (vectors, parameters) to the same shape.
+    """
+    found = stack_map(module, state, inputs, labels, True, uses) if by_hand else None
+    if found is not None:
+        return found
+    names = {name for name, _ in module.named_parameters()}
+    # one model, as linearise wants it: stacked
+    one = {name: t.detach()[None] if name in names else t for name, t in state.items()}
+    samples, count = at_once(inputs)
+
+    def products(vectors: Tensor) -> Tensor:
+        out = torch.zeros_like(vectors)
+        for x in inputs.split(samples):
+            product = partial(_product, linearise_module(module, one, x), len(inputs))
+            out += products_of_rows(module, product, vectors, count)
+        return out
+
+    return products
+
+
+def _product(there: Linearised, total: int, vectors: State) -> State:
+    """Return the product with some samples' part of the matrix of ``total`` samples."""
+    return there.pull(CROSS_ENTROPY.curve(there.outputs, there.push(vectors)).div_(total))
 
 
 def gauss_newton_products(
@@ -31,37 +76,5 @@ def gauss_newton_products(
     vectors: Tensor,
     by_hand: bool = True,
 ) -> Tensor:
-    """Return G v for many vectors, G the Gauss-Newton matrix of the mean loss over the samples.
-
-    Args:
-        module: The architecture, in evaluation mode.
-        state: Parameters and buffers.
-        inputs: (samples, ...).
-        labels: (samples,); G does not depend on them, and the argument is there so that this and
-            :func:`leaveout.curvature.hvp.hessian_products` are called alike.
-        vectors: (vectors, parameters).
-        by_hand: Whether stacks of linear layers take the hand-written way; any other module takes
-            ``torch.func``.
-
-    Returns:
-        (vectors, parameters).
-    """
-    samples, count = at_once(inputs, vectors)
-    layers = parse(module) if by_hand else None
-    if layers is not None:
-        params = {name: state[name].detach() for name, _ in module.named_parameters()}
-        net = prepare(layers, params, inputs.flatten(1), labels, samples)
-        return products_of_rows(module, lambda v: stack_products(net, v, True), vectors, count)
-    names = {name for name, _ in module.named_parameters()}
-    # one model, as linearise wants it: stacked
-    one = {name: t.detach()[None] if name in names else t for name, t in state.items()}
-    out = torch.zeros_like(vectors)
-    for x in inputs.split(samples):
-        there = linearise_module(module, one, x)
-
-        def product(v: State, there: Linearised = there) -> State:
-            curved = CROSS_ENTROPY.curve(there.outputs, there.push(v))
-            return there.pull(curved.div_(len(inputs)))
-
-        out += products_of_rows(module, product, vectors, count)
-    return out
+    """Return G v for many vectors, (vectors, parameters); see :func:`gauss_newton_map`."""
+    return gauss_newton_map(module, state, inputs, labels, by_hand, len(vectors))(vectors)

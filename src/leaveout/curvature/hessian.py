@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from leaveout.curvature.kinds import curvature_products
+from leaveout.curvature.kinds import check_kind, curvature_products
 from leaveout.gradients.per_sample import n_parameters
 from leaveout.training.stack import parse
 
@@ -38,11 +38,12 @@ def hessian(
     """
     state = {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
     inputs = inputs.double()
-    product = curvature_products(kind, module, state, inputs, labels)
+    check_kind(kind)
     layers = parse(module)
     if layers is not None and len(layers) == 1:
         name = layers[0].name
         return _softmax_hessian(state[f"{name}.weight"], state[f"{name}.bias"], inputs.flatten(1))
+    product = curvature_products(kind, module, state, inputs, labels)
     size = n_parameters(module)
     out = inputs.new_empty(size, size)
     step = 64

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
+from leaveout.curvature.softmax_hvp import matrix_products, prepare_matrices, worthwhile
 from leaveout.curvature.stack_hvp import prepare, stack_products
 from leaveout.training.losses import sample_losses
 from leaveout.training.memory import in_blocks
 from leaveout.training.stack import parse
 
 State = Mapping[str, Tensor]
+Products = Callable[[Tensor], Tensor]
 
 CHUNK_BYTES = 64 << 20
 """Aim for the largest intermediate: vectors x width x samples; bounds memory, not the result."""
@@ -48,6 +50,44 @@ def split(module: nn.Module, vectors: Tensor) -> dict[str, Tensor]:
     }
 
 
+def hessian_map(
+    module: nn.Module,
+    state: State,
+    inputs: Tensor,
+    labels: Tensor,
+    by_hand: bool = True,
+    uses: int = 0,
+) -> Products:
+    """Return the function from rows v to rows H v, H the Hessian of the mean loss over the samples.
+
+    Args:
+        module: The architecture, in evaluation mode.
+        state: Parameters and buffers.
+        inputs: (samples, ...).
+        labels: (samples,).
+        by_hand: Whether stacks of linear layers take the hand-written way; any other module takes
+            ``torch.func``.
+        uses: How many vectors are going to be multiplied; decides the speed only.
+
+    Returns:
+        From (vectors, parameters) to the same shape.
+    """
+    found = stack_map(module, state, inputs, labels, False, uses) if by_hand else None
+    if found is not None:
+        return found
+    params = {name: state[name].detach() for name, _ in module.named_parameters()}
+    samples, count = at_once(inputs)
+
+    def products(vectors: Tensor) -> Tensor:
+        out = torch.zeros_like(vectors)
+        for x, y in zip(inputs.split(samples), labels.split(samples), strict=True):
+            product = _product(module, state, params, x, y, len(x) / len(inputs))
+            out += products_of_rows(module, product, vectors, count)
+        return out
+
+    return products
+
+
 def hessian_products(
     module: nn.Module,
     state: State,
@@ -56,32 +96,42 @@ def hessian_products(
     vectors: Tensor,
     by_hand: bool = True,
 ) -> Tensor:
-    """Return H v for many vectors, H the Hessian of the mean loss over the given samples.
+    """Return H v for many vectors, (vectors, parameters); see :func:`hessian_map`."""
+    return hessian_map(module, state, inputs, labels, by_hand, len(vectors))(vectors)
+
+
+def stack_map(
+    module: nn.Module,
+    state: State,
+    inputs: Tensor,
+    labels: Tensor,
+    gauss_newton: bool,
+    uses: int,
+) -> Products | None:
+    """Return what multiplies with the Hessian of a stack of linear layers; None for other modules.
 
     Args:
-        module: The architecture, in evaluation mode.
-        state: Parameters and buffers.
+        module: As for :func:`hessian_map`, and so the others.
+        state: Parameters.
         inputs: (samples, ...).
         labels: (samples,).
-        vectors: (vectors, parameters).
-        by_hand: Whether stacks of linear layers take the hand-written way; any other module takes
-            ``torch.func``.
-
-    Returns:
-        (vectors, parameters).
+        gauss_newton: Whether to leave away all but the Gauss-Newton matrix.
+        uses: How many vectors are going to be multiplied.
     """
+    layers = parse(module)
+    if layers is None:
+        return None
     params = {name: state[name].detach() for name, _ in module.named_parameters()}
-    layers = parse(module) if by_hand else None
-    samples, count = at_once(inputs, vectors)
-    if layers is not None:
-        net = prepare(layers, params, inputs.flatten(1), labels, samples)
-        return products_of_rows(module, lambda v: stack_products(net, v), vectors, count)
-    out = torch.zeros_like(vectors)
-    for start in range(0, len(inputs), samples):
-        x, y = inputs[start : start + samples], labels[start : start + samples]
-        product = _product(module, state, params, x, y, len(x) / len(inputs))
-        out += products_of_rows(module, product, vectors, count)
-    return out
+    flat = inputs.flatten(1)
+    samples, count = at_once(inputs)
+    product: Callable[[State], State]
+    if len(layers) == 1 and worthwhile(flat, layers[0].width, uses):
+        matrices = prepare_matrices(layers[0], params, flat, samples)
+        product = partial(matrix_products, matrices)
+    else:
+        net = prepare(layers, params, flat, labels, samples)
+        product = partial(stack_products, net, gauss_newton=gauss_newton)
+    return lambda vectors: products_of_rows(module, product, vectors, count)
 
 
 def products_of_rows(
@@ -112,11 +162,11 @@ def _some(
     return product(split(module, vectors[rows]))
 
 
-def at_once(inputs: Tensor, vectors: Tensor) -> tuple[int, int]:
+def at_once(inputs: Tensor) -> tuple[int, int]:
     """Return how many samples and vectors to take at once, to stay within CHUNK_BYTES."""
-    width = 128 * vectors.element_size()  # a typical layer's width
+    width = 128 * inputs.element_size()  # a typical layer's width
     samples = min(len(inputs), 1000)  # fewer, and matrix products lose speed; so do fewer vectors
-    return samples, max(1, min(len(vectors), CHUNK_BYTES // (samples * width)))
+    return samples, max(1, CHUNK_BYTES // (samples * width))
 
 
 def _product(

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from leaveout.curvature.constant_features import Features, split_features
 from leaveout.curvature.first_layer import on_samples, pull, push
 from leaveout.training.stack import Layer
 
@@ -53,18 +54,14 @@ class Prepared:
     Attributes:
         layers: The network.
         weights: Of each layer, the last one's less those of the last class.
-        varying: Features that differ between samples.
-        constant: Features that do not.
-        values: What those are.
+        features: Of the inputs.
         passes: Over the samples, some at once.
         share: Weight of each sample's loss.
     """
 
     layers: Sequence[Layer]
     weights: list[Tensor]
-    varying: Tensor
-    constant: Tensor
-    values: Tensor
+    features: Features
     passes: list[Pass]
     share: float
 
@@ -83,8 +80,7 @@ def prepare(
     """
     weights = [state[f"{layer.name}.weight"] for layer in layers]
     biases = [state[f"{layer.name}.bias"] for layer in layers]
-    same = (inputs == inputs[0]).all(0)
-    varying, constant = (~same).nonzero()[:, 0], same.nonzero()[:, 0]
+    features = split_features(inputs)
     passes = []
     for x, y in zip(inputs.split(samples), labels.split(samples), strict=True):
         values, below = x.T, [x.T]
@@ -102,7 +98,7 @@ def prepare(
         deltas[-1] = deltas[-1][:-1]
         passes.append(
             Pass(
-                inputs=x.index_select(1, varying),
+                inputs=x.index_select(1, features.varying),
                 active=on_samples(below[1]) if len(layers) > 1 else None,
                 below=[None, *below[1:]],
                 probabilities=probabilities[:-1],
@@ -110,8 +106,7 @@ def prepare(
             )
         )
     weights[-1] = weights[-1][:-1] - weights[-1][-1]
-    values = inputs[0].index_select(0, constant)
-    return Prepared(layers, weights, varying, constant, values, passes, 1 / len(inputs))
+    return Prepared(layers, weights, features, passes, 1 / len(inputs))
 
 
 def stack_products(net: Prepared, vectors: State, gauss_newton: bool = False) -> Vectors:
@@ -125,13 +120,13 @@ def stack_products(net: Prepared, vectors: State, gauss_newton: bool = False) ->
     Returns:
         Shaped as ``vectors``.
     """
-    weights = [vectors[f"{layer.name}.weight"] for layer in net.layers]
-    biases = [vectors[f"{layer.name}.bias"] for layer in net.layers]
-    weights[-1] = weights[-1][:, :-1] - weights[-1][:, -1:]
-    biases[-1] = biases[-1][:, :-1] - biases[-1][:, -1:]
-    if len(net.constant):
-        biases[0] = biases[0] + weights[0].index_select(2, net.constant) @ net.values
-        weights[0] = weights[0].index_select(2, net.varying)
+    # unit by unit, (outputs, vectors, inputs): all products are then of two plain matrices
+    weights = [vectors[f"{layer.name}.weight"].transpose(0, 1) for layer in net.layers]
+    biases = [vectors[f"{layer.name}.bias"].T for layer in net.layers]
+    weights[-1] = weights[-1][:-1] - weights[-1][-1]
+    biases[-1] = biases[-1][:-1] - biases[-1][-1]
+    weights[0], biases[0] = net.features.fold(weights[0], biases[0])
+    weights = [weight.contiguous() for weight in weights]
     totals: list[list[Tensor]] = []
     for known in net.passes:
         found = _products(net, known, weights, biases, gauss_newton)
@@ -143,12 +138,9 @@ def stack_products(net: Prepared, vectors: State, gauss_newton: bool = False) ->
                     a += b
     products = {}
     for number, (layer, (weight, bias)) in enumerate(zip(net.layers, totals, strict=True)):
-        weight, bias = weight * net.share, bias * net.share
-        if number == 0 and len(net.constant):
-            whole = weight.new_empty(*weight.shape[:2], len(net.varying) + len(net.constant))
-            whole[:, :, net.varying] = weight
-            whole[:, :, net.constant] = bias[:, :, None] * net.values
-            weight = whole
+        weight, bias = (t.mul_(net.share).transpose(0, 1) for t in (weight, bias))
+        if number == 0:
+            weight = net.features.unfold(weight, bias)
         if number == len(net.layers) - 1:
             weight, bias = (torch.cat([t, -t.sum(1, keepdim=True)], 1) for t in (weight, bias))
         products[f"{layer.name}.weight"], products[f"{layer.name}.bias"] = weight, bias
@@ -158,29 +150,36 @@ def stack_products(net: Prepared, vectors: State, gauss_newton: bool = False) ->
 def _products(
     net: Prepared, known: Pass, weights: list[Tensor], biases: list[Tensor], gauss_newton: bool
 ) -> list[list[Tensor]]:
-    """Return, for each layer of the smaller network, the products' weights and biases."""
+    """Return, for each layer of the smaller network, the products' weights and biases.
+
+    Weights are (outputs, vectors, inputs), biases (outputs, vectors), and what happens to a layer's
+    outputs (outputs, vectors, samples).
+    """
+    count, samples = weights[0].shape[1], len(known.inputs)
     moved: list[Tensor] = []  # R of the inputs of every layer but the first
     values = push(known.inputs, known.active, weights[0], biases[0])
     for number in range(1, len(weights)):
         below = known.below[number]
         assert below is not None
-        moved.append(values.mul_(below > 0))
-        values = torch.matmul(weights[number], below)
-        values += torch.matmul(net.weights[number], moved[-1])
-        values += biases[number][:, :, None]
+        moved.append(values.mul_((below > 0)[:, None]))
+        values = torch.mm(weights[number].flatten(0, 1), below).view(-1, count * samples)
+        values.addmm_(net.weights[number], moved[-1].flatten(1))
+        values = values.view(-1, count, samples).add_(biases[number][:, :, None])
     # R of p - y, under softmax: p (z - <p, z>)
-    p = known.probabilities
-    change = values.sub_((p * values).sum(1, keepdim=True)).mul_(p)
+    p = known.probabilities[:, None]
+    change = values.sub_((p * values).sum(0)).mul_(p)
     found = []
     for number in range(len(weights) - 1, 0, -1):
         below, delta = known.below[number], known.deltas[number]
         assert below is not None
-        weight, bias = torch.matmul(change, below.T), change.sum(2)
-        change = torch.matmul(net.weights[number].T, change)
+        weight, bias = torch.mm(change.flatten(0, 1), below.T), change.sum(2)
+        weight = weight.view(-1, count, len(below))
+        change = torch.mm(net.weights[number].T, change.flatten(1)).view(-1, samples)
         if not gauss_newton:
-            weight += torch.matmul(delta, moved[number - 1].transpose(1, 2))
-            change += torch.matmul(weights[number].transpose(1, 2), delta)
-        change *= below > 0
+            twisted = torch.mm(moved[number - 1].flatten(0, 1), delta.T)
+            weight += twisted.view(-1, count, len(delta)).transpose(0, 2)
+            change.addmm_(weights[number].transpose(0, 2).flatten(0, 1), delta)
+        change = change.view(-1, count, samples).mul_((below > 0)[:, None])
         found.append([weight, bias])
     found.append([pull(known.inputs, known.active, change), change.sum(2)])
     return found[::-1]

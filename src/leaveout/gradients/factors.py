@@ -81,7 +81,7 @@ def gradient_factors(
             # when the first layer's weights need no gradient, its output must start the graph
             tracked = out if out.requires_grad else out.requires_grad_()
             seen[name] = (args[0].detach(), tracked)
-            return tracked
+            return tracked.clone()  # what follows may work in place, as ReLU(inplace=True) does
 
         hooks.append(layer.register_forward_hook(note))
     try:

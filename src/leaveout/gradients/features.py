@@ -17,6 +17,9 @@ State = Mapping[str, Tensor]
 BLOCK = 256
 """Samples that go through the model at once."""
 
+GRADIENT_BLOCK = 1024
+"""Samples differentiated at once; nothing is kept of what comes before the last layer."""
+
 
 def last_linear(module: nn.Module, state: State, inputs: Tensor) -> str:
     """Return the name of the linear layer that is called last, whatever the order of definition.
@@ -72,7 +75,7 @@ def penultimate_features(module: nn.Module, state: State, inputs: Tensor) -> Ten
 
 
 def last_layer_gradients(
-    module: nn.Module, state: State, inputs: Tensor, labels: Tensor
+    module: nn.Module, state: State, inputs: Tensor, labels: Tensor, name: str = ""
 ) -> list[Factor]:
     """Return each sample's gradient in the last linear layer; nothing before is differentiated.
 
@@ -81,6 +84,7 @@ def last_layer_gradients(
         state: Parameters and buffers.
         inputs: (samples, ...).
         labels: (samples,).
+        name: The layer, where it is known; to be found by default.
 
     Returns:
         The one factor, as of :func:`leaveout.gradients.factors.gradient_factors`.
@@ -88,7 +92,7 @@ def last_layer_gradients(
     Raises:
         NotComputableError: There is no such layer.
     """
-    name = last_linear(module, state, inputs)
+    name = name or last_linear(module, state, inputs)
     layer = module.get_submodule(name)
     frozen = {key: value.detach() for key, value in state.items()}
     seen: list[tuple[Tensor, Tensor]] = []
@@ -99,13 +103,25 @@ def last_layer_gradients(
 
     hook = layer.register_forward_hook(note)
     deltas = []
+    parts = inputs.split(GRADIENT_BLOCK)
     try:
         with torch.enable_grad():
-            for x, y in zip(inputs.split(BLOCK), labels.split(BLOCK), strict=True):
+            for x, y in zip(parts, labels.split(GRADIENT_BLOCK), strict=True):
                 total = sample_losses(functional_call(module, frozen, (x,)), y).sum()
                 deltas.append(torch.autograd.grad(total, seen[-1][1])[0])
     finally:
         hook.remove()
+    features = [a for a, _ in seen]
+    # the only layer sees the samples: no copy is needed
+    own = inputs.is_contiguous() and all(
+        a.data_ptr() == x.data_ptr() and a.numel() == x.numel() and a.is_contiguous()
+        for a, x in zip(features, parts, strict=True)
+    )
     return [
-        Factor(name, torch.cat([a for a, _ in seen]), torch.cat(deltas), layer.bias is not None)
+        Factor(
+            name,
+            inputs.flatten(1) if own else torch.cat(features),
+            torch.cat(deltas),
+            layer.bias is not None,
+        )
     ]

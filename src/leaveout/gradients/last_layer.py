@@ -1,4 +1,4 @@
-"""Inner products of gradients in all layers, or in the last linear layer alone."""
+"""Squared norms of gradients in all layers, or in the last linear layer alone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from leaveout.errors import LeaveoutError
-from leaveout.gradients.factors import factored_dots, factored_norms, gradient_factors
+from leaveout.gradients.factors import factored_norms, gradient_factors
 from leaveout.gradients.features import last_layer_gradients
-from leaveout.gradients.per_sample import gradient_chunks, gradient_dots
+from leaveout.gradients.per_sample import gradient_chunks
 from leaveout.gradients.projection_of_factors import project
 
 Samples = tuple[Tensor, Tensor]
@@ -18,64 +18,6 @@ Samples = tuple[Tensor, Tensor]
 
 BLOCK = 4096
 """Samples whose factors are held at once."""
-
-
-def layer_dots(
-    module: nn.Module, state: Mapping[str, Tensor], left: Samples, right: Samples, layers: str
-) -> Tensor:
-    """Return the inner products of the gradients of two sets of samples.
-
-    Args:
-        module: The architecture, in evaluation mode.
-        state: Parameters and buffers.
-        left: Inputs and labels.
-        right: Inputs and labels.
-        layers: ``all`` or ``last``.
-
-    Returns:
-        (left samples, right samples).
-
-    Raises:
-        LeaveoutError: ``layers`` is something else.
-    """
-    if layers == "all":
-        return gradient_dots(module, state, left, right)
-    _only_last(layers)
-    a, b = (last_layer_gradients(module, state, *samples) for samples in (left, right))
-    return factored_dots(a, b)
-
-
-def projected_dots(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    left: Samples,
-    right: Samples,
-    layers: str,
-    size: int,
-    root: int,
-    *identity: str | int,
-) -> Tensor:
-    """Return the same for the last layer, between random projections of the gradients.
-
-    Args:
-        module: The architecture, in evaluation mode.
-        state: Parameters and buffers.
-        left: Inputs and labels.
-        right: Inputs and labels.
-        layers: ``last``.
-        size: Numbers kept of a gradient, at most.
-        root: Root seed.
-        *identity: Whose projection it is.
-
-    Raises:
-        LeaveoutError: All layers are asked for.
-    """
-    _only_last_projected(layers)
-    views = [
-        project(last_layer_gradients(module, state, *samples)[0], size, root, *identity)
-        for samples in (left, right)
-    ]
-    return views[0] @ views[1].T
 
 
 def squared_norms(
@@ -99,16 +41,14 @@ def squared_norms(
         *identity: Whose projection it is.
 
     Raises:
-        LeaveoutError: ``layers`` is something else.
+        LeaveoutError: ``layers`` is something else, or all layers are to be projected.
     """
+    check_layers(layers, size > 0)
     found = []
-    if size:
-        _only_last_projected(layers)
     for x, y in zip(samples[0].split(BLOCK), samples[1].split(BLOCK), strict=True):
         if layers == "all":
             factors = gradient_factors(module, state, x, y)
         else:
-            _only_last(layers)
             factors = last_layer_gradients(module, state, x, y)
         if factors is None:
             chunks = gradient_chunks(module, state, x, y)
@@ -120,13 +60,15 @@ def squared_norms(
     return torch.cat(found)
 
 
-def _only_last(layers: str) -> None:
-    if layers != "last":
+def check_layers(layers: str, projected: bool) -> None:
+    """Check which layers' gradients are asked for.
+
+    Raises:
+        LeaveoutError: Neither all nor the last one's, or projections of all.
+    """
+    if layers not in ("all", "last"):
         raise LeaveoutError(f"layers: {layers!r} is not one of all, last")
-
-
-def _only_last_projected(layers: str) -> None:
-    if layers != "last":
+    if projected and layers != "last":
         raise LeaveoutError(
             "projection: only the last layer's gradients are projected; add `layers: last`"
         )

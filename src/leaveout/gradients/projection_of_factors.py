@@ -12,12 +12,27 @@ import math
 import torch
 from torch import Tensor
 
-from leaveout.gradients.factors import Factor
+from leaveout.gradients.factors import Factor, form
 from leaveout.seeds import generator
 
 
 def project(factor: Factor, size: int, root: int, *identity: str | int) -> Tensor:
-    """Project the gradients of one layer.
+    """Project the gradients of one layer, and form what is left of them.
+
+    Args:
+        factor: The layer's gradients.
+        size: Numbers to keep of a sample, at most; see :func:`projected_factor`.
+        root: Root seed.
+        *identity: Whose projection it is.
+
+    Returns:
+        (samples, numbers).
+    """
+    return form([projected_factor(factor, size, root, *identity)])
+
+
+def projected_factor(factor: Factor, size: int, root: int, *identity: str | int) -> Factor:
+    """Project the gradients of one layer, either side by itself.
 
     Args:
         factor: The layer's gradients.
@@ -27,7 +42,7 @@ def project(factor: Factor, size: int, root: int, *identity: str | int) -> Tenso
         *identity: Whose projection it is.
 
     Returns:
-        (samples, numbers).
+        The layer's gradients, the bias taken as one more input.
     """
     side = max(1, math.isqrt(size))
     a, d = factor.inputs, factor.deltas
@@ -40,4 +55,4 @@ def project(factor: Factor, size: int, root: int, *identity: str | int) -> Tenso
             matrix = rng.standard_normal((values.shape[1], side)) / math.sqrt(side)
             values = values @ torch.from_numpy(matrix).to(values)
         kept.append(values)
-    return (kept[0][:, :, None] * kept[1][:, None, :]).flatten(1)
+    return Factor(factor.name, kept[1], kept[0], bias=False)

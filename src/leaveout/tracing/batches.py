@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from leaveout.errors import LeaveoutError
@@ -86,6 +87,12 @@ def per_sample(loss_fn: Callable[..., Tensor] | None, name: str) -> Losses:
     """
     if loss_fn is None:
         return lambda outputs, _: _rows(outputs, len(tensors(outputs)[0]), "the model")
+    plain = type(loss_fn) in (nn.CrossEntropyLoss, nn.NLLLoss)  # a subclass may do something else
+    if plain and getattr(loss_fn, "reduction", None) == "sum":
+        # known to be the sum of what each sample gives, at all its positions
+        each = copy.copy(loss_fn)
+        setattr(each, "reduction", "none")  # noqa: B010
+        return lambda o, t: _summed(each(o, t), len(tensors(o)[0]), name)
     if getattr(loss_fn, "reduction", None) == "none":
         return lambda o, t: _rows(loss_fn(o, t), len(tensors(o)[0]), name)
 
@@ -98,6 +105,11 @@ def per_sample(loss_fn: Callable[..., Tensor] | None, name: str) -> Losses:
         return one_by_one(one, outputs, targets)[0]
 
     return losses
+
+
+def _summed(losses: Tensor, count: int, name: str) -> Tensor:
+    found = losses.flatten(1).sum(1) if losses.dim() > 1 else losses
+    return _rows(found, count, name)
 
 
 def _rows(losses: Tensor, count: int, name: str) -> Tensor:

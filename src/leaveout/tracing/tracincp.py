@@ -46,6 +46,7 @@ from leaveout.tracing.checkpoints import (
     load_with,
 )
 from leaveout.tracing.most import KMostInfluentialResults, most_influential
+from leaveout.tracing.waiting import Waiting, sees_samples
 
 GROUP_BYTES = 256 << 20
 """Training batches, and scores of them, held while the checkpoints are gone through, at most."""
@@ -203,7 +204,7 @@ class TracInCP:
         """Yield scores (test, some training samples) of consecutive groups of batches."""
         n_test = sum(len(tensors(batch)[0]) for batch in tests)
         for group, bar in self._groups(self._train, n_test, show_progress):
-            scores = None
+            scores, waiting = None, Waiting()
             for number, rate, chosen, formed in self._loaded(tests[0], self._test_losses):
                 for held in self._held(tests, number, chosen, formed):
                     column = 0
@@ -211,16 +212,28 @@ class TracInCP:
                         first = bar if held[0][0] == 0 else None
                         for n, parts in self._gradients(batch, chosen, formed, self._losses, first):
                             view = self._view(number, parts)
-                            for row, other in held:
-                                found = dots(other, view)
-                                if scores is None:
-                                    width = sum(len(tensors(b)[0]) for b in group)
-                                    scores = found.new_zeros(n_test, width)
-                                scores[row : row + len(found), column : column + n].add_(
-                                    found, alpha=rate
-                                )
+                            if scores is None:
+                                width = sum(len(tensors(b)[0]) for b in group)
+                                scores = _new_scores(view[0], n_test, width)
+                            own = [sees_samples(part, batch) for part in view]
+                            for row, other, others_own in held:
+                                now = []
+                                for a, b, *fixed in zip(other, view, others_own, own, strict=True):
+                                    if all(fixed):
+                                        assert isinstance(a, Factor)
+                                        assert isinstance(b, Factor)
+                                        waiting.add((row, column), rate, a, b)
+                                    else:
+                                        now.append((a, b))
+                                if now:
+                                    found = dots(*zip(*now, strict=True))
+                                    place = scores[row : row + len(found), column : column + n]
+                                    place.add_(found, alpha=rate)
                             column += n
+                            if waiting.taken > HELD_BYTES:
+                                waiting.add_to(scores)
             assert scores is not None
+            waiting.add_to(scores)
             yield scores
 
     def _over_checkpoints(
@@ -266,9 +279,13 @@ class TracInCP:
 
     def _held(
         self, tests: list[Batch], number: int, chosen: Chosen, formed: int
-    ) -> Iterator[list[tuple[int, list[Part]]]]:
-        """Yield gradients of test samples, with the first one's row, as many as can be held."""
-        held: list[tuple[int, list[Part]]] = []
+    ) -> Iterator[list[tuple[int, list[Part], list[bool]]]]:
+        """Yield gradients of test samples, as many as can be held.
+
+        Yields:
+            The first one's row, the parts, and for each whether its layer sees the samples.
+        """
+        held: list[tuple[int, list[Part], list[bool]]] = []
         row = taken = 0
         for batch in tests:
             for n, parts in self._gradients(batch, chosen, formed, self._test_losses, None):
@@ -277,7 +294,7 @@ class TracInCP:
                 if held and taken + size > HELD_BYTES:
                     yield held
                     held, taken = [], 0
-                held.append((row, view))
+                held.append((row, view, [sees_samples(part, batch) for part in view]))
                 row, taken = row + n, taken + size
         yield held
 
@@ -447,6 +464,11 @@ class TracInCPFastRandProj(TracInCPFast):
         size = max(1, GROUP_BYTES // (4 * len(queries)))
         for block in self._train_embeddings.split(size):
             yield queries @ block.T
+
+
+def _new_scores(part: Part, n_test: int, n_train: int) -> Tensor:
+    values = part.values if isinstance(part, Formed) else part.deltas
+    return values.new_zeros(n_test, n_train)
 
 
 def _bytes(part: Part) -> int:
