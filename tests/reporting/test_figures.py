@@ -158,7 +158,10 @@ def test_methods_stand_below_their_families_with_their_own_values(tmp_path, save
         for line in axes.get_lines()
         if line.get_marker() == "s"
     }
-    assert squares == pytest.approx({m: v + 0.03 for m, v in METHODS.items() if v == v}, abs=1e-9)
+    # held out are the means of both runs; of a grid, its best point
+    assert squares == pytest.approx(
+        {m: (1 if m == "if_cg" else 0.9) * v + 0.03 for m, v in METHODS.items() if v == v}
+    )
     diamonds = [line for line in axes.get_lines() if line.get_marker() == "D"]
     assert {
         (rows[round(float(line.get_ydata()[0]))], line.get_xdata()[0]) for line in diamonds

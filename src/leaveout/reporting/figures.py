@@ -150,8 +150,10 @@ def grid_figure(metric: str, metric_csvs: Sequence[Path], out: Path) -> None:
                 axes.set_axis_off()
             for axes, cell in zip(grid.flatten(), own, strict=False):
                 _draw_cell(axes, cell)
-            part.suptitle(setting, x=0.01, ha="left", fontweight="bold", fontsize=10)
-            part.supylabel(f"{SHORT[metric]} on the half used to choose", fontsize=9)
+            title = f"{setting}: {SHORT[metric]} on the half used to choose"
+            part.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
+            for axes in grid[:, 0]:
+                axes.set_ylabel(SHORT[metric], fontsize=8)
         _grid_legend(figure, metric)
         save(figure, out)
 
