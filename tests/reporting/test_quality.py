@@ -23,9 +23,10 @@ def write(path, columns, rows):
     return path
 
 
-def make(folder, dots=DOTS, settings=("toy",), ceiling=0.9, what=""):
+def make(folder, dots=DOTS, settings=("toy",), ceiling=0.9, what="score"):
     """Write the tables; a value of None is a method that was not computed."""
     rows, costs = [], []
+    other = "score" if what == "self_influence" else "self_influence"
     for setting in settings:
         for method, (seconds, value) in dots.items():
             v = "nan" if value is None else value
@@ -39,7 +40,7 @@ def make(folder, dots=DOTS, settings=("toy",), ceiling=0.9, what=""):
             )  # fmt: skip
             # another point, and another kind of job, are not what is shown
             for params, kind, wall in (
-                ("damping=1", what, seconds), ("damping=2", what, 99), ("damping=1", "other", 77)
+                ("damping=1", what, seconds), ("damping=2", what, 99), ("damping=1", other, 77)
             ):  # fmt: skip
                 costs.append(
                     dict.fromkeys(COST_COLUMNS, 1) | {"setting": setting, "method": method,

@@ -24,9 +24,6 @@ from leaveout.reporting.families import ORDER, family
 from leaveout.reporting.figures import AXIS, CEILING, CHANCE, STYLE, WIDTH, look_of, save
 from leaveout.reporting.tables import COST_COLUMNS, PANEL_COLUMNS, Row, number, read_csv
 
-WHAT = {"auc": "self_influence"}
-"""What the costs of a metric are of, if not of scores."""
-
 
 @dataclass(frozen=True)
 class Dot:
@@ -81,7 +78,7 @@ def quality_figure(metric: str, table_csv: Path, cost_csv: Path, out: Path) -> N
     costs = {
         (row["setting"], row["method"], row["params"]): number(row, "wall_s", cost_csv)
         for row in read_csv(cost_csv, COST_COLUMNS)
-        if row.get("what", "") == WHAT.get(metric, "")
+        if (row.get("what", "") == "self_influence") == (metric == "auc")
     }
     parts: dict[str, list[Dot]] = {}
     ceilings: dict[str, Row] = {}
