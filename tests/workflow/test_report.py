@@ -180,8 +180,8 @@ def test_a_browser_shows_the_report_from_disk_alone(
     else:
         raise AssertionError("the figure is not drawn")
     browser.screenshot(shots / "figure.png")
-    # the first one is the damping's
-    browser.evaluate("document.querySelectorAll('a[iconname=information-circle]')[1].click()")
+    panel = "[...document.querySelectorAll('tr')].find(row => row.innerText.includes('the panel'))"
+    browser.evaluate(f"{panel}.querySelector('a[iconname=information-circle]').click()")
     browser.wait_for_text("redrawn from our own retrainings")
 
     browser.click("Results")
