@@ -144,7 +144,7 @@ def chosen_tests(loss: NDArray[np.float64], test_id: Array) -> list[tuple[int, s
     found = {
         int(order[(len(order) - 1) // 2]): "the median loss: an ordinary one",
         int(undecided): "nearest to one half: the model is undecided",
-        int(worst): "the highest loss: the model is wrong",
+        int(worst): "the highest loss: the one it gets least right",
     }
     return list(found.items())
 
