@@ -95,7 +95,7 @@ def quality_figure(metric: str, table_csv: Path, cost_csv: Path, out: Path) -> N
     if not parts:
         raise LeaveoutError(f"{table_csv}: it has no rows. Delete it and make it anew.")
     with rc_context(STYLE):
-        heights = [1.6 + 0.13 * len(dots) for dots in parts.values()]
+        heights = [max(3.0, 1.6 + 0.13 * len(dots)) for dots in parts.values()]
         figure = Figure(figsize=(WIDTH, sum(heights) + 1.1), layout="constrained")
         grid = figure.subplots(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0]
         shown: list[tuple[Axes, list[Dot]]] = []
