@@ -15,12 +15,13 @@ PEERSREADY := $(PEERS)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup peers results test check speed clean
+.PHONY: help setup peers results test check docs speed clean
 
 help:
 	@echo 'make results   the tables, the figures and results/report.html'
 	@echo 'make test      the tests                      (ARGS="-k lds" and the like go to pytest)'
-	@echo 'make check     what CI runs: format, lint, types, workflow, tests'
+	@echo 'make check     what CI runs: format, lint, types, workflow, documentation, tests'
+	@echo 'make docs      the documentation as a site: build/site/index.html'
 	@echo 'make speed     time it against other libraries ($(PEERS)); docs/speed.md'
 	@echo 'make peers     their environment in $(PEERS), without which some tests are skipped'
 	@echo 'make setup     the environment in $(VENV), from constraints.txt'
@@ -53,7 +54,12 @@ check: $(READY) $(PEERSREADY)
 	@$(BIN)/mypy
 	@$(BIN)/snakefmt --check workflow
 	@$(BIN)/snakemake --lint
+	@$(MAKE) --no-print-directory docs
 	@$(MAKE) --no-print-directory test
+
+# All pages every time (-E), or what is wrong with a page would be said once only; a warning is an error.
+docs: $(READY)
+	@$(BIN)/sphinx-build -E -W --keep-going --quiet -d build/doctrees docs build/site
 
 speed: $(READY) $(PEERSREADY)
 	@$(BIN)/python benchmarks/speed.py --peers-python $(PEERS)/bin/python $(ARGS)

@@ -13,10 +13,14 @@ from leaveout import artefacts, cli
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "prepare", "train", "retrain-lds", "retrain-loo", "retrain-pbrf", "merge-truth", "attribute",
-    "evaluate", "table", "table-page", "cost-table", "figure", "restore", "publish", "plan",
+    "evaluate", "table", "table-page", "cost-table", "tidy-table", "rank-table",
+    "published-table", "figure", "restore", "publish", "plan",
     "export", "import", "schema", "lds-width", "width-figure",
     "damping", "damping-figure", "self-influence",
     "grid-figure", "quality-figure", "examples-figure", "self-influence-figure",
+    "damping", "damping-figure", "self-influence", "start-page", "setup-page",
+    "predict", "retrain-brittleness", "evaluate-brittleness", "brittleness-table",
+    "brittleness-figure", "subgroups", "subgroups-table",
 )  # fmt: skip
 
 SETTING = """
@@ -27,6 +31,7 @@ full: {runs: 2, checkpoints: 2}
 lds: {subsets: 4, runs: 2, chunk: 4}
 loo: {ids: {first: 4}, replicate: 2, chunk: 2}
 pbrf: {ids: {first: 4}, replicate: 2, chunk: 4, damping: 0.1}
+brittleness: {n_test: 3, k: [2, 5], runs: 2}
 """
 
 Main = Callable[..., tuple[int, str]]
@@ -89,6 +94,19 @@ def test_the_steps_one_after_the_other(folder: Path, prepared: Main) -> None:
         "--out lds.csv --bootstrap 20 s.safetensors",
         "evaluate --setting tiny --metric lds_variance --method if_explicit "
         "--truth lds.safetensors --out variance.csv --bootstrap 20 s.safetensors",
+        "evaluate --setting tiny --metric lds_kendall --method if_explicit "
+        "--truth lds.safetensors --out kendall.csv --bootstrap 20 s.safetensors",
+        f"predict {TRAIN} --full full.safetensors --out predictions.safetensors",
+        f"retrain-brittleness {TRAIN} --method grad_dot --predictions predictions.safetensors "
+        "--out b.safetensors d.safetensors",
+        "evaluate-brittleness --setting tiny --method grad_dot --bootstrap 20 --out b.csv "
+        "b.safetensors",
+        "brittleness-table --out flips.csv b.csv",
+        "brittleness-figure --out flips.svg b.csv",
+        "subgroups --setting tiny --metric lds --truth lds.safetensors --data data.safetensors "
+        "--predictions predictions.safetensors --bootstrap 20 --out groups.csv lds.csv "
+        "s.safetensors --methods if_explicit",
+        "subgroups-table --out subgroups.csv groups.csv",
         "lds-width --setting tiny --truth lds.safetensors --compare grad_dot if_explicit "
         "--out width.csv --bootstrap 20 s.safetensors d.safetensors",
         "width-figure --setting tiny --table width.csv --out width.svg",
@@ -115,6 +133,9 @@ def test_the_steps_one_after_the_other(folder: Path, prepared: Main) -> None:
     assert (folder / "damping.csv").read_text().endswith(",6,yes\n")
     assert "surrogate_params" in (folder / "table.csv").read_text()
     assert ">if_explicit</text>" in (folder / "examples.svg").read_text()
+    assert artefacts.read("b.safetensors", "brittleness").meta["chosen_by"] == "only one"
+    assert (folder / "flips.csv").read_text().count("tiny,brittleness,grad_dot,default") == 2
+    assert (folder / "subgroups.csv").read_text().count(",confidence,") == 3
 
 
 ATTRIBUTE = f"attribute {TRAIN} --full full.safetensors --out out.safetensors --cost c.json"

@@ -115,6 +115,13 @@ def test_the_valid_keys_are_those_of_that_place(tmp_path: Path) -> None:
         ({"loo.ids": {"first": 31}}, "loo.ids.first: 31 is more than dataset.n_train = 30"),
         ({"pbrf.ids": [3, 30]}, "pbrf.ids: [30] lie outside the training slice 0..29 (dataset.n_"),
         ({"pbrf.ids": {"first": 31}}, "pbrf.ids.first: 31 is more than dataset.n_train = 30"),
+        ({"brittleness": {"k": [5, 30]}}, "brittleness.k: 30 leaves nothing of dataset.n_train"),
+        (
+            {"brittleness": {"k": [5, 3]}},
+            "brittleness.k: must ascend, each number once; got [5",
+        ),
+        ({"brittleness": {"k": [5], "runs": 99}}, "brittleness.runs: 99 is more than full.runs = "),
+        ({"brittleness": {"kk": [5]}}, "brittleness.kk: unknown key; did you mean 'k'"),
         ({"pbrf.damping": 0}, "pbrf.damping: Input should be greater than 0 (got 0)"),
         ({"pbrf.steps": 0}, "pbrf.steps: Input should be greater than 0 (got 0)"),
         ({"pbrf.tolerance": 0}, "pbrf.tolerance: Input should be greater than 0 (got 0)"),

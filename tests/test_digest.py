@@ -51,7 +51,7 @@ def changed(before: dict[str, str]) -> set[str]:
     return {step for step in before if before[step] != after[step]}
 
 
-TRAININGS = {"full", "half", "lds", "loo", "pbrf"}
+TRAININGS = {"full", "half", "lds", "loo", "pbrf", "brittleness", "predict"}
 SCORINGS = ("attribute", "self_influence", "damping")
 
 
@@ -71,6 +71,7 @@ def test_comments_docstrings_and_layout_do_not_count(edit: Edit) -> None:
     ("file", "old", "new", "steps"),
     [
         ("training/losses.py", 'reduction="none"', 'reduction="sum"', {*TRAININGS, *SCORINGS}),
+        ("retraining/brittleness.py", "margin > 0", "margin > 1", {"brittleness"}),
         ("retraining/lds.py", "kept=np", "kept=0 * np", {"lds"}),
         ("retraining/loo.py", "removed=position", "removed=0", {"loo"}),
         ("retraining/pbrf.py", "float64", "float32", {"pbrf"}),

@@ -133,6 +133,28 @@ def test_all_settings_and_those_of_the_configuration(main: Main, tmp_path: Path)
     assert rows[-1]["jobs"] == "1"
 
 
+def test_removals_are_one_job_for_each_method_that_names_them() -> None:
+    setting, methods = load_setting(CONFIG / "settings" / "digits_lr.yaml"), [*METHODS.values()]
+    rows = {
+        len(names): {row.layer: row for row in forecast.setting_rows(setting, methods, m, names)}
+        for m in [("brittleness",)]
+        for names in (["random"], ["random", "grad_dot"])
+    }
+    assert "truth" not in rows[1]
+    asked = setting.brittleness
+    assert asked is not None
+    trained = asked.n_test * len(asked.k) * asked.runs
+    for count, found in rows.items():
+        assert [job.items for job in found["brittleness"].jobs] == [trained] * count
+    (job,) = rows[1]["brittleness"].jobs
+    one = costs.training_seconds(costs.workload(setting))
+    assert job.seconds == pytest.approx(costs.CPU.start + trained * one)
+    none = load_setting(CONFIG / "settings" / "digits_mlp.yaml")
+    layers = {row.layer for row in forecast.setting_rows(none, methods, ("brittleness",))}
+    assert "scores" in layers
+    assert "brittleness" not in layers
+
+
 def test_faults_are_named(main: Main, tmp_path: Path) -> None:
     assert "did you mean 'mnist_lr'" in main("--settings", "mnist_rl", status=1)
     assert "gone.yaml: no such file" in main("--configfile", "gone.yaml", status=1)

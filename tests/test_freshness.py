@@ -124,6 +124,17 @@ def test_truncated(make: Make, path: str, left: int) -> None:
     assert path in stale()
 
 
+def test_two_outputs_of_one_job_read_by_another(make: Make) -> None:
+    """They have the same spec, and different contents."""
+    key = '{"step": "e"}'
+    Path("e.csv").write_text("e")
+    stamps.write("e.csv", key, stamps.sources(("b.csv", "b.json")))
+    more = [*steps(), Step(("e.csv",), ("b.csv", "b.json"), key)]
+    assert freshness.review(more).stale == {}
+    make("b", content="another outcome")
+    assert freshness.review(more).stale["e.csv"].startswith("made from another b.")
+
+
 def test_no_stamp_and_a_broken_one(make: Make) -> None:
     stamps.beside("b.csv").unlink()
     stamps.beside("c.csv").write_text("{")
@@ -230,3 +241,17 @@ def test_the_mark_is_newer_than_what_is_stale(
 def test_differences_in_words(old: object, new: object, words: str) -> None:
     assert freshness.difference(json.dumps(old), json.dumps(new)) == words
     assert freshness.difference("not json", "{}") == "made by another version"
+
+
+def test_a_job_may_read_both_outputs_of_another(make: Make) -> None:
+    last = Step(("e.csv",), ("b.csv", "b.json"), '{"step": "e"}')
+    read = stamps.sources(last.inputs)
+    Path("e.csv").write_text("e")
+    stamps.write("e.csv", last.key, read)
+    assert freshness.review([*steps(), last]).stale == {}
+    make("b", content="another")  # by the same plan
+    found = freshness.review([*steps(), last]).stale
+    assert found == {
+        "d.csv": "made from another b.csv",
+        "e.csv": "made from another b.csv",
+    }

@@ -250,6 +250,9 @@ def all_keys(setting: Setting) -> list[str]:
         plan.damping_key(setting, "lds", method),
         plan.report_key("table", "lds"),
         plan.report_key("table", "cost"),
+        plan.report_key("tidy", "all"),
+        plan.report_key("ranks", "all"),
+        plan.report_key("published", "all"),
         plan.report_key("figure", "lds"),
     ]
 

@@ -7,14 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from leaveout import plan
-from leaveout.config import ConfigError, load_setting, load_yaml
-from leaveout.workflow import Plan
+from leaveout.config import ConfigError, Metric, load_setting, load_yaml
+from leaveout.metric_names import PANELS
+from leaveout.workflow import TABLES, Plan
 
 CONFIG = Path(__file__).parents[1] / "config"
 
@@ -112,13 +113,37 @@ def test_keys_are_the_plans(panel: Plan) -> None:
     assert panel.evaluate_key(asked) == plan.evaluate_key(setting, "lds", "if_cg", 200)
     assert panel.report_key("page")(asked) == plan.report_key("page", "lds")
     assert panel.cost_key(asked) == plan.report_key("table", "cost")
+    assert panel.tables_key("ranks")(asked) == plan.report_key("ranks", "all")
+
+
+def test_tables_of_all_metrics_read_all_metrics_and_no_score(panel: Plan) -> None:
+    steps = {path: step for step in panel.steps("config/published.csv") for path in step.outputs}
+    csvs = [
+        f"results/{s}/metrics/{metric}/{m}.csv"
+        for metric in panel.metrics
+        for s in panel.settings
+        for m in panel.methods
+    ]
+    draws = [path.replace(".csv", ".draws.safetensors") for path in csvs]
+    for path, beside in zip(csvs, draws, strict=True):
+        assert steps[path].outputs == (path, beside)
+    dampings = panel.all_damping_csvs()
+    assert dampings == panel.damping_csvs(wild(metric="lds")) != []
+    given = ("config/published.csv", "config/causes.yaml")
+    assert steps["results/tidy.csv"].inputs == (*csvs, *draws, *dampings)
+    assert steps["results/rank_table.csv"].inputs == (*csvs, *draws)
+    assert steps["results/published_table.csv"].inputs == (*csvs, *given)
+    assert steps["results/cost_table.csv"].inputs == (*panel.all_scores(".cost.json"), *csvs)
+    assert set(panel.draws(wild(metric="lds"))) < set(steps["results/lds_table.csv"].inputs)
+    assert {*TABLES} < {*panel.shown()}
+    assert len({steps[path].key for path in (*TABLES, "results/cost_table.csv")}) == 4
 
 
 def test_steps_come_after_what_they_read(panel: Plan) -> None:
     steps = panel.steps("published.csv")
     outputs = [path for step in steps for path in step.outputs]
     assert len(set(outputs)) == len(outputs)
-    made = {"published.csv"}
+    made = {"published.csv", "causes.yaml"}
     for step in steps:
         assert set(step.inputs) <= made, step
         made |= set(step.outputs)
@@ -221,10 +246,10 @@ def test_the_most_self_influential_are_pictured_where_labels_were_flipped() -> N
     assert steps[picture].inputs == (
         f"{folder}/data.safetensors",
         *(f"{folder}/metrics/auc/{method}.csv" for method in ("magic", "grad_dot")),
-        *alone.own_scores(asked),
+        *alone.self_influence_scores(asked),
     )
-    assert set(alone.own_scores(asked)) <= set(alone.all_scores())
-    assert "/self_influence/magic/" in alone.own_scores(asked)[0]
+    assert set(alone.self_influence_scores(asked)) <= set(alone.all_scores())
+    assert "/self_influence/magic/" in alone.self_influence_scores(asked)[0]
     both = Plan.load(values | {"metrics": ["lds", "auc"]}, CONFIG)
     assert len(both.examples()) == 2
     assert both.self_influences() == [picture]
@@ -246,6 +271,61 @@ def test_grids_are_drawn_where_there_is_a_choice(panel: Plan) -> None:
               "methods": {"if_cg": {"damping": 1e-2, "iterations": 10}},
               "grids": {"mnist_lr": {"if_cg": {"damping": [1, 0.1]}}}}  # fmt: skip
     assert Plan.load(values, CONFIG).grid_figures() == ["results/figures/lds_grids.svg"]
+
+
+def test_removals_are_retrained_where_the_setting_says_how(panel: Plan) -> None:
+    assert "brittleness" not in panel.metrics  # no panel
+    assert [panel.removing(name) for name in panel.settings] == [["random", "if_explicit"], [], []]
+    steps = {path: step for step in panel.steps("published.csv") for path in step.outputs}
+    folder = "results/digits_lr"
+    asked = wild(setting="digits_lr", method="if_explicit")
+    said = f"{folder}/predictions.safetensors"
+    assert steps[said].inputs == (f"{folder}/data.safetensors", *panel.full_models(asked))
+    made = steps[f"{folder}/retrain/brittleness/if_explicit.safetensors"]
+    lds = f"{folder}/metrics/lds/if_explicit.csv"
+    assert made.inputs == (f"{folder}/data.safetensors", said, *panel.own_scores(asked), lds)
+    assert made.key == panel.brittleness_key(asked)
+    assert panel.chosen_by(wild(setting="digits_lr", method="random")) == []  # nothing to choose
+    assert steps["results/brittleness_table.csv"].inputs == tuple(panel.brittleness_csvs())
+    assert {"results/brittleness_table.csv", "results/figures/brittleness.svg"} <= {*panel.shown()}
+    assert panel.mem_mb("brittleness")(asked, 1) >= 1000
+    values = {"settings": ["digits_lr"], "methods": ["if_explicit"], "metrics": ["brittleness"]}
+    alone = Plan.load(values, CONFIG)
+    assert alone.removing("digits_lr") == ["if_explicit"]  # by default all
+    assert alone.chosen_by(asked) == []
+    assert alone.truths() == []
+    assert alone.all_scores() == alone.own_scores(asked)
+    assert {*alone.shown()} <= {p for step in alone.steps("p.csv") for p in step.outputs}
+
+
+def test_variants_share_a_ground_truth_and_have_panels_of_their_own() -> None:
+    values = {"settings": ["digits_lr"], "methods": ["grad_dot"]}
+    found = Plan.load(values | {"metrics": ["lds_kendall", "loo_topk", "lds"], "top_k": 5}, CONFIG)
+    assert found.truths() == [f"results/digits_lr/truth/{m}.safetensors" for m in ("lds", "loo")]
+    asked = wild(setting="digits_lr", method="grad_dot", metric="loo_topk")
+    assert found.truth(asked) == "results/digits_lr/truth/loo.safetensors"
+    assert json.loads(found.evaluate_key(asked))["top_k"] == 5
+    assert "top_k" not in json.loads(found.evaluate_key(wild(**vars(asked) | {"metric": "lds"})))
+    assert "results/lds_kendall_table.csv" in found.shown()
+    assert {*found.shown()} <= {p for step in found.steps("p.csv") for p in step.outputs}
+
+
+def test_every_panel_has_a_name_in_the_configuration_and_in_figures() -> None:
+    assert {*PANELS, "brittleness"} == {*get_args(Metric)}
+    source = (Path(__file__).parents[1] / "src/leaveout/reporting/figures.py").read_text()
+    for metric in PANELS:
+        assert source.count(f'    "{metric}": ') >= 2, metric
+
+
+def test_subgroups_read_all_methods_of_a_setting(panel: Plan) -> None:
+    steps = {path: step for step in panel.steps("published.csv") for path in step.outputs}
+    asked = wild(setting="digits_mlp", metric="loo")
+    made = steps["results/digits_mlp/subgroups/loo.csv"]
+    assert made.inputs[3:] == (*panel.grouped_csvs(asked), *panel.grouped_scores(asked))
+    assert made.key == panel.subgroups_key(asked)
+    assert steps["results/subgroups_table.csv"].inputs == tuple(panel.subgroup_csvs())
+    none = Plan.load({"settings": ["digits_lr"]}, CONFIG)
+    assert none.subgroup_csvs() == none.more_tables() == none.more_figures() == []
 
 
 def test_where_no_method_has_a_damping_none_is_drawn() -> None:
@@ -337,7 +417,7 @@ def test_methods_to_compare_that_are_not_shown_are_not_compared() -> None:
 @pytest.mark.parametrize("file", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_configuration_that_ships_can_be_given_on_the_command_line(file: Path) -> None:
     """``--configfile`` extends the default one, whose other keys stay."""
-    if file.name == "methods.yaml":
+    if file.name in ("methods.yaml", "causes.yaml"):
         return
     values = load_yaml(CONFIG / "config.yaml") | load_yaml(file)
     assert Plan.load(values, CONFIG).steps("config/published.csv")
@@ -364,6 +444,18 @@ def test_every_configuration_that_ships_can_be_given_on_the_command_line(file: P
         (
             {"settings": ["digits_lr", "mnist_lr"], "metrics": ["lds", "auc"]},
             "metrics: auc is about flipped labels, .*label_noise.: digits_lr, mnist_lr. Add one",
+        ),
+        (
+            {"settings": ["digits_mlp"], "metrics": ["brittleness"]},
+            "metrics: brittleness is for settings with the section .*: digits_mlp. Add one",
+        ),
+        (
+            {"settings": ["digits_lr"], "brittleness": ["grad_dott"]},
+            "brittleness: unknown method 'grad_dott'; did you mean 'grad_dot'",
+        ),
+        (
+            {"settings": ["digits_lr"], "metrics": ["loo_topk"], "top_k": 200},
+            "top_k: the 200 that matter most, of 200 samples that digits_lr leaves out",
         ),
     ],
 )

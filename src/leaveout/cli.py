@@ -21,12 +21,12 @@ from leaveout import __version__, devices, plan
 from leaveout.config import Method, Scalar, Setting, grid_point, load_methods, load_setting
 from leaveout.damping import damped
 from leaveout.errors import LeaveoutError
+from leaveout.metric_names import PANELS as METRICS
+from leaveout.metric_names import TRUTHS
 
 if TYPE_CHECKING:
     from leaveout.workflow import Plan
 
-TRUTHS = ("lds", "loo", "pbrf")
-METRICS = (*TRUTHS, "auc")
 LIBRARIES = ("dattri", "kronfluence")
 CONFIG = Path(os.environ.get("LEAVEOUT_CONFIG", "config"))
 PUBLISHED = str(CONFIG / "published.csv")
@@ -78,6 +78,107 @@ def _retrain_pbrf(args: argparse.Namespace) -> None:
 
     _use_threads(args.threads)
     retrain_pbrf(_setting(args), args.chunk, args.data, args.full, args.out, args.device)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from leaveout.retraining.predictions import predict
+
+    _use_threads(args.threads)
+    predict(_setting(args), args.data, args.full, args.out, args.device)
+
+
+def _retrain_brittleness(args: argparse.Namespace) -> None:
+    from leaveout.retraining.brittleness import retrain_brittleness
+
+    _use_threads(args.threads)
+    retrain_brittleness(
+        _setting(args),
+        args.method,
+        args.data,
+        args.predictions,
+        args.scores,
+        args.chosen_by,
+        args.out,
+        args.device,
+    )
+
+
+def _evaluate_brittleness(args: argparse.Namespace) -> None:
+    from leaveout.metrics.brittleness import evaluate_brittleness
+
+    setting = _setting(args)
+    _stamped(
+        args.out,
+        plan.flips_key(setting, args.method, args.bootstrap),
+        [args.retrained],
+        lambda: evaluate_brittleness(
+            args.retrained,
+            args.out,
+            setting=setting.name,
+            method=args.method,
+            root_seed=setting.seed,
+            bootstrap=args.bootstrap,
+        ),
+    )
+
+
+def _brittleness_table(args: argparse.Namespace) -> None:
+    from leaveout.reporting.brittleness import brittleness_table
+
+    _stamped(
+        args.out,
+        plan.report_key("brittleness_table", "brittleness"),
+        args.csvs,
+        lambda: brittleness_table(args.csvs, args.out),
+    )
+
+
+def _brittleness_figure(args: argparse.Namespace) -> None:
+    from leaveout.reporting.brittleness import brittleness_figure
+
+    _stamped(
+        args.out,
+        plan.report_key("brittleness_figure", "brittleness"),
+        args.csvs,
+        lambda: brittleness_figure(args.csvs, args.out),
+    )
+
+
+def _subgroups(args: argparse.Namespace) -> None:
+    from leaveout.metrics.subgroups import subgroups
+
+    setting = _setting(args)
+    csvs = [path for path in args.files if path.suffix == ".csv"]
+    scores = [path for path in args.files if path.suffix != ".csv"]
+    _stamped(
+        args.out,
+        plan.subgroups_key(setting, args.metric, args.methods, args.bootstrap),
+        [args.truth, args.data, args.predictions, *csvs, *scores],
+        lambda: subgroups(
+            args.metric,
+            args.truth,
+            args.data,
+            args.predictions,
+            csvs,
+            scores,
+            args.out,
+            setting=setting.name,
+            methods=args.methods,
+            root_seed=setting.seed,
+            bootstrap=args.bootstrap,
+        ),
+    )
+
+
+def _subgroups_table(args: argparse.Namespace) -> None:
+    from leaveout.reporting.subgroups import subgroups_table
+
+    _stamped(
+        args.out,
+        plan.report_key("subgroups_table", "subgroups"),
+        args.csvs,
+        lambda: subgroups_table(args.csvs, args.out),
+    )
 
 
 def _merge_truth(args: argparse.Namespace) -> None:
@@ -138,16 +239,21 @@ def _grid_point(
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from leaveout import stamps
     from leaveout.metrics.auc import evaluate_auc
+    from leaveout.metrics.draws import write_draws
     from leaveout.metrics.evaluate import evaluate
 
     setting = _setting(args)
-    measure = evaluate_auc if args.metric == "auc" else partial(evaluate, args.metric)
-    _stamped(
-        args.out,
-        plan.evaluate_key(setting, args.metric, args.method, args.bootstrap),
-        [args.truth, *args.scores],
-        lambda: measure(
+    measure = (
+        evaluate_auc if args.metric == "auc" else partial(evaluate, args.metric, top_k=args.top_k)
+    )
+    key = plan.evaluate_key(setting, args.metric, args.method, args.bootstrap, args.top_k)
+    inputs = [args.truth, *args.scores]
+
+    def make() -> None:
+        stamp = stamps.entries(key, stamps.sources(inputs))
+        replicates = measure(
             args.truth,
             args.scores,
             args.out,
@@ -155,8 +261,10 @@ def _evaluate(args: argparse.Namespace) -> None:
             method=args.method,
             root_seed=setting.seed,
             bootstrap=args.bootstrap,
-        ),
-    )
+        )
+        write_draws(args.out, args.scores, replicates, stamp)
+
+    _stamped(args.out, key, inputs, make)
 
 
 def _damping(args: argparse.Namespace) -> None:
@@ -231,25 +339,94 @@ def _width_figure(args: argparse.Namespace) -> None:
     )
 
 
+def _draws(args: argparse.Namespace) -> list[Path]:
+    return [Path(plan.draws_path(str(path))) for path in args.csvs]
+
+
 def _table(args: argparse.Namespace) -> None:
     from leaveout.reporting.tables import panel_table
 
+    draws = _draws(args)
     _stamped(
         args.out,
         plan.report_key("table", args.metric),
-        [*args.csvs, args.published, *args.dampings],
-        lambda: panel_table(args.metric, args.csvs, args.published, args.out, args.dampings),
+        [*args.csvs, args.published, *args.dampings, *draws],
+        lambda: panel_table(args.metric, args.csvs, args.published, args.out, args.dampings, draws),
+    )
+
+
+def _tidy_table(args: argparse.Namespace) -> None:
+    from leaveout.reporting.tidy import tidy_table
+
+    draws = _draws(args)
+    _stamped(
+        args.out,
+        plan.report_key("tidy", "all"),
+        [*args.csvs, *draws, *args.dampings],
+        lambda: tidy_table(args.csvs, draws, args.dampings, args.out),
+    )
+
+
+def _rank_table(args: argparse.Namespace) -> None:
+    from leaveout.reporting.ranks import rank_table
+
+    draws = _draws(args)
+    _stamped(
+        args.out,
+        plan.report_key("ranks", "all"),
+        [*args.csvs, *draws],
+        lambda: rank_table(args.csvs, draws, args.out),
+    )
+
+
+def _published_table(args: argparse.Namespace) -> None:
+    from leaveout.reporting.published import published_table
+
+    _stamped(
+        args.out,
+        plan.report_key("published", "all"),
+        [*args.csvs, args.published, args.causes],
+        lambda: published_table(args.csvs, args.published, args.causes, args.out),
     )
 
 
 def _table_page(args: argparse.Namespace) -> None:
-    from leaveout.reporting.pages import panel_page
+    from leaveout.reporting.pages import table_page
 
     _stamped(
         args.out,
-        plan.report_key("page", args.metric),
+        plan.report_key("page", args.name),
         [args.table],
-        lambda: panel_page(args.metric, args.table, args.out),
+        lambda: table_page(args.name, args.table, args.out),
+    )
+
+
+def _settings(names: Sequence[str]) -> list[Setting]:
+    return [load_setting(CONFIG / "settings" / f"{name}.yaml") for name in names]
+
+
+def _start_page(args: argparse.Namespace) -> None:
+    from leaveout.reporting.start import start_page
+
+    settings = _settings(args.settings)
+    tables = dict(zip(args.metrics, args.tables, strict=True))
+    _stamped(
+        args.out,
+        plan.start_key(settings, args.metrics),
+        [*args.tables, *([args.ranks] if args.ranks else [])],
+        lambda: start_page(settings, tables, args.out, args.ranks),
+    )
+
+
+def _setup_page(args: argparse.Namespace) -> None:
+    from leaveout.reporting.setup import setup_page
+
+    settings = _settings(args.settings)
+    _stamped(
+        args.out,
+        plan.setup_key(settings),
+        [args.costs, *args.made],
+        lambda: setup_page(settings, args.made, args.costs, args.out),
     )
 
 
@@ -259,8 +436,8 @@ def _cost_table(args: argparse.Namespace) -> None:
     _stamped(
         args.out,
         plan.report_key("table", "cost"),
-        args.costs,
-        lambda: cost_table(args.costs, args.out),
+        [*args.costs, *args.quality],
+        lambda: cost_table(args.costs, args.out, args.quality),
     )
 
 
@@ -365,9 +542,30 @@ def _plan(args: argparse.Namespace) -> None:
                 load_setting(CONFIG / "settings" / f"{name}.yaml"),
                 select_methods(config, methods, name),
                 config.metrics,
+                config.brittleness,
             )
         ]
     print(forecast.as_csv(rows) if args.csv else forecast.as_text(rows), end="")
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from leaveout.explain import explain
+    from leaveout.explain.text import as_text
+
+    answer = explain(
+        args.table,
+        args.row,
+        args.column,
+        folder=CONFIG,
+        configfile=args.configfile,
+        sources=PUBLISHED,
+        check=args.check,
+    )
+    print(json.dumps(answer, indent=1) + "\n" if args.json else as_text(answer), end="")
+    if answer["broken"]:
+        raise LeaveoutError(f"the chain is broken: {answer['broken'][0]}")
+    if args.check and answer["check"]["done"] and not answer["check"]["same"]:
+        raise LeaveoutError(f"{answer['column']} comes out as {answer['check']['again']}")
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -441,6 +639,19 @@ def _parser() -> argparse.ArgumentParser:
         *trains,
     )
     sub.add_argument("--full", type=Path, required=True, help="the full models of the chunk's run")
+    common = ("setting", "data", "out", "device", "threads")
+    sub = command("predict", _predict, "say what full models make of the test samples", *common)
+    sub.add_argument("--full", type=Path, nargs="+", required=True, help="full models")
+    sub = command(
+        "retrain-brittleness",
+        _retrain_brittleness,
+        "retrain without the samples a method calls most helpful",
+        *("setting", "data", "method", "out", "device", "threads"),
+    )
+    sub.add_argument("--predictions", type=Path, required=True, help="from predict")
+    text = "the method's LDS, which chooses among its scores (default: the first)"
+    sub.add_argument("--chosen-by", type=Path, help=text)
+    sub.add_argument("scores", type=Path, nargs="+", help="scores, one a grid point, in grid order")
     sub = command("merge-truth", _merge_truth, "put a ground truth together", "setting", "out")
     sub.add_argument("--kind", choices=TRUTHS, required=True)
     sub.add_argument("chunks", type=Path, nargs="+")
@@ -464,6 +675,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "the ground truth artefact; for auc the data artefact, which names the flipped"
     sub.add_argument("--truth", type=Path, required=True, help=text)
     sub.add_argument("--bootstrap", type=int, default=1000, help="bootstrap draws")
+    text = "how many samples loo_topk looks at (default 10)"
+    sub.add_argument("--top-k", type=int, default=10, help=text)
     text = "scores (for auc self-influence), one file a grid point, in grid order"
     sub.add_argument("scores", type=Path, nargs="+", help=text)
     sub = command(
@@ -491,6 +704,32 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--compare", nargs=2, required=True, metavar="METHOD", help="which two")
     sub.add_argument("--bootstrap", type=int, default=1000, help="bootstrap draws")
     sub.add_argument("scores", type=Path, nargs="+", help="scores of both, each in grid order")
+    text = "measure what retraining without a method's most helpful samples changed"
+    sub = command("evaluate-brittleness", _evaluate_brittleness, text, "setting", "method", "out")
+    sub.add_argument("--bootstrap", type=int, default=1000, help="bootstrap draws")
+    sub.add_argument("retrained", type=Path, help="from retrain-brittleness")
+    text = "make the table of retraining without the most helpful samples"
+    sub = command("brittleness-table", _brittleness_table, text, "out")
+    sub.add_argument("csvs", type=Path, nargs="+", help="from evaluate-brittleness, in order")
+    text = "draw how many predictions flip"
+    sub = command("brittleness-figure", _brittleness_figure, text, "out")
+    sub.add_argument("csvs", type=Path, nargs="+", help="from evaluate-brittleness, in order")
+    sub = command(
+        "subgroups",
+        _subgroups,
+        "measure a metric by class of the test sample, and by how sure the models are",
+        *("setting", "data", "out"),
+    )
+    sub.add_argument("--metric", choices=TRUTHS, required=True)
+    sub.add_argument("--truth", type=Path, required=True, help="the ground truth artefact")
+    sub.add_argument("--predictions", type=Path, required=True, help="from predict")
+    sub.add_argument("--methods", nargs="+", required=True, help="which, in order")
+    sub.add_argument("--bootstrap", type=int, default=1000, help="bootstrap draws")
+    text = "a metric's CSV of each method, in order, then their scores"
+    sub.add_argument("files", type=Path, nargs="+", help=text)
+    text = "put metrics by subgroup together"
+    sub = command("subgroups-table", _subgroups_table, text, "out")
+    sub.add_argument("csvs", type=Path, nargs="+", help="from subgroups, in order")
     text = "draw how an LDS's interval goes with subsets and runs"
     sub = command("width-figure", _width_figure, text, "setting", "out")
     sub.add_argument("--table", type=Path, required=True, help="from lds-width")
@@ -498,9 +737,32 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--published", type=Path, required=True, help="published values")
     sub.add_argument("--dampings", type=Path, nargs="*", default=[], help="from damping")
     sub.add_argument("csvs", type=Path, nargs="+", help="the methods' metrics, in order")
-    sub = command("table-page", _table_page, "write a panel's table as a page", "metric", "out")
-    sub.add_argument("--table", type=Path, required=True, help="the panel's table")
+    sub = command("tidy-table", _tidy_table, "put all metrics in one long table", "out")
+    sub.add_argument("--dampings", type=Path, nargs="*", default=[], help="from damping")
+    sub.add_argument("csvs", type=Path, nargs="+", help="the metrics, in order")
+    sub = command("rank-table", _rank_table, "say which methods really differ", "out")
+    sub.add_argument("csvs", type=Path, nargs="+", help="the metrics, in order")
+    text = "put our values beside the published ones"
+    sub = command("published-table", _published_table, text, "out")
+    sub.add_argument("--published", type=Path, required=True, help="published values")
+    sub.add_argument("--causes", type=Path, required=True, help="why values differ (YAML)")
+    sub.add_argument("csvs", type=Path, nargs="+", help="the metrics, in order")
+    sub = command("table-page", _table_page, "write a table as a page", "out")
+    sub.add_argument("--name", required=True, help="which table: a metric, cost, ...")
+    sub.add_argument("--table", type=Path, required=True, help="the table")
+    sub = command("start-page", _start_page, "write the page that the report opens with", "out")
+    sub.add_argument("--settings", nargs="+", required=True, help="what is shown, in order")
+    sub.add_argument("--metrics", nargs="+", choices=METRICS, required=True)
+    sub.add_argument("--tables", type=Path, nargs="+", required=True, help="one a metric")
+    sub.add_argument("--ranks", type=Path, help="the table of ranks")
+    text = "write the page of versions, hardware and configuration"
+    sub = command("setup-page", _setup_page, text, "out")
+    sub.add_argument("--settings", nargs="+", required=True, help="what is shown, in order")
+    sub.add_argument("--costs", type=Path, required=True, help="the table of costs")
+    text = "artefacts whose headers say what made them"
+    sub.add_argument("made", type=Path, nargs="+", help=text)
     sub = command("cost-table", _cost_table, "make the table of costs", "out")
+    sub.add_argument("--quality", type=Path, nargs="*", default=[], help="metrics, in order")
     sub.add_argument("costs", type=Path, nargs="+")
     sub = command("figure", _figure, "draw a panel", "metric", "out")
     sub.add_argument("--table", type=Path, required=True, help="the panel's table")
@@ -534,6 +796,13 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--workloads", type=Path, help="a file of config/workloads instead")
     sub.add_argument("--configfile", type=Path, help="default: config.yaml of the folder")
     sub.add_argument("--csv", action="store_true", help="print CSV, without totals")
+    sub = command("explain", _explain, "say where a number in a table comes from")
+    sub.add_argument("table", type=Path, help="such as results/lds_table.csv")
+    sub.add_argument("--row", help="which: method=if_cg, setting=...,method=..., or its number")
+    sub.add_argument("--column", help="which column (default: the main one)")
+    sub.add_argument("--check", action="store_true", help="compute it again and compare")
+    sub.add_argument("--json", action="store_true", help="print JSON, with all there is to say")
+    sub.add_argument("--configfile", type=Path, help="default: the folder's that made the table")
     sub = command("export", _export, "write ground truths and models as another library's files")
     sub.add_argument("--to", choices=LIBRARIES, required=True, help="whose")
     sub.add_argument("--out", type=Path, required=True, help="the folder to write in")

@@ -348,6 +348,26 @@ class PBRF(_Closed):
     """Samples per job; `auto` sizes jobs by time, see `hardware`."""
 
 
+class Brittleness(_Closed):
+    """Retraining without the training samples that a method calls most helpful to a test sample."""
+
+    n_test: int = Field(default=50, gt=0)
+    """Test samples, at most: drawn from those of the reported half that the full models classify
+    correctly (`runs` of them, by their mean margin). More of them later keep these."""
+    k: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
+    """How many training samples are taken out, the most helpful first; one training for each."""
+    runs: int = Field(default=3, gt=0)
+    """Full runs that are trained again without them: same initialisation and order, what stays is
+    batched anew. Outcomes are means over runs."""
+
+    @field_validator("k")
+    @classmethod
+    def _ascending(cls, k: tuple[int, ...]) -> tuple[int, ...]:
+        if list(k) != sorted(set(k)):
+            raise ValueError(f"must ascend, each number once; got {list(k)}")
+        return k
+
+
 class Attribution(_Closed):
     """What a method may use to score this setting, for each choice of its hyper-parameters.
 
@@ -389,6 +409,8 @@ class Setting(_Closed):
     """Full models moved to where a sample's absence would have them."""
     attribution: Attribution = Attribution()
     """What a method may use."""
+    brittleness: Brittleness | None = None
+    """Retraining without a method's most helpful samples; by default none."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -415,6 +437,16 @@ class Setting(_Closed):
         for section, ratio in (("lds", self.lds.ratio), ("half", self.half.ratio)):
             if int(n_train * ratio) < 1:
                 raise ValueError(f"{section}.ratio: {ratio} of {n_train} samples is none")
+        if self.brittleness and self.brittleness.k[-1] >= n_train:
+            raise ValueError(
+                f"brittleness.k: {self.brittleness.k[-1]} leaves nothing of dataset.n_train = "
+                f"{n_train}"
+            )
+        if self.brittleness and self.brittleness.runs > self.full.runs:
+            raise ValueError(
+                f"brittleness.runs: {self.brittleness.runs} is more than full.runs = "
+                f"{self.full.runs}, which they are compared with"
+            )
         if self.full.checkpoints > self.recipe.epochs:
             raise ValueError(
                 f"full.checkpoints: {self.full.checkpoints} is more than recipe.epochs = "
@@ -482,7 +514,17 @@ Methods = Annotated[
     Discriminator(_kind_of_methods),
 ]
 
-Metric = Literal["lds", "loo", "pbrf", "auc"]
+Metric = Literal[
+    "lds",
+    "loo",
+    "pbrf",
+    "lds_pearson",
+    "lds_kendall",
+    "loo_kendall",
+    "loo_topk",
+    "auc",
+    "brittleness",
+]
 
 
 class Config(_Closed):
@@ -497,7 +539,16 @@ class Config(_Closed):
     """By setting: entries of config/methods.yaml with other hyper-parameters, for this setting."""
     metrics: tuple[Metric, ...] = ("lds", "loo")
     """Which metrics. `auc` (finding flipped labels by self-influence) is made for the settings with
-    `dataset.label_noise`, the others for all."""
+    `dataset.label_noise`, `brittleness` for those with that section, the others for all."""
+    brittleness: tuple[str, ...] | None = None
+    """Methods whose most helpful samples are taken out for the metric `brittleness`, of those that
+    are shown; by default all. `random` among them is what the others are compared with."""
+    top_k: int = Field(default=10, gt=0)
+    """How many samples `loo_topk` looks at: the share of the so many that matter most when left out
+    that are among a method's so many highest scores."""
+    subgroups: bool = False
+    """Whether LDS and LOO are also shown by class of the test sample, and by how sure the full
+    models are of it."""
     compare: tuple[str, str] | None = None
     """Two methods: how narrow the intervals of their LDS and of its difference get with more
     subsets and runs. Nothing is made of it where `methods` leaves out one of them."""
@@ -510,7 +561,7 @@ class Config(_Closed):
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models are trained and scored; decides no more than rounding."""
 
-    @field_validator("settings", "methods", "metrics", "compare", "show")
+    @field_validator("settings", "methods", "metrics", "compare", "show", "brittleness")
     @classmethod
     def _named_once(cls, names: Any) -> Any:
         if isinstance(names, tuple) and len(set(names)) != len(names):
@@ -863,6 +914,7 @@ def select_methods(
         "methods": names,
         "compare": list(config.compare or ()),
         "show": list(config.show or ()),
+        "brittleness": list(config.brittleness or ()),
         **grids,
     }
     for key, wanted in listed.items():

@@ -553,6 +553,26 @@ def truth_job(work: Workload, layer: Literal["lds", "loo", "pbrf"]) -> Job:
     return Job(CPU.start + size / 50e6, CPU.memory + 4 * size, size)
 
 
+def brittleness_job(setting: Setting) -> Job:
+    """Return what retraining without one method's most helpful samples takes, at most.
+
+    Nothing if the setting has no section `brittleness`.
+    """
+    asked, work = setting.brittleness, workload(setting)
+    on = HARDWARE[work.hardware]
+    models = asked.n_test * len(asked.k) * asked.runs if asked else 0
+    # every model keeps nearly all samples, in batches of its own; and the scores are read
+    return Job(
+        seconds=on.start + models * training_seconds(work),
+        memory=_training_memory(work, "lds", 0)
+        + stack_size(work, shared=False) * 3.0 * FLOAT * work.network.state
+        + 8.0 * work.n_train * (models // asked.runs if asked else 0),
+        disk=models * 16.0 + 8.0 * (asked.n_test * asked.k[-1] if asked else 0),
+        gpus=on.gpus,
+        items=models,
+    )
+
+
 def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
     """Return what one score matrix takes, at most what a method may take.
 

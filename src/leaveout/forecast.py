@@ -17,6 +17,7 @@ from leaveout import costs
 from leaveout.config import ConfigError, Method, Setting, load_yaml
 from leaveout.costs import LAYERS, Job, Layer, Network, Workload
 from leaveout.damping import damped
+from leaveout.metric_names import truth_of
 
 MOST_JOBS, MOST_MINUTES = 2000, 60
 """What a queue, and a scheduler's usual limits, bear with; the plan says where it is more."""
@@ -42,7 +43,7 @@ class Row:
     Attributes:
         setting: Name of the setting.
         layer: ``data``, ``full``, ``half``, ``lds``, ``loo``, ``pbrf``, ``truth``, ``features``,
-            ``scores``, ``self_influence``.
+            ``scores``, ``self_influence``, ``brittleness``.
         jobs: What its jobs take.
     """
 
@@ -72,7 +73,10 @@ class Row:
 
 
 def setting_rows(
-    setting: Setting, methods: Iterable[Method], metrics: Sequence[str] = ("lds", "loo")
+    setting: Setting,
+    methods: Iterable[Method],
+    metrics: Sequence[str] = ("lds", "loo"),
+    removing: Sequence[str] | None = None,
 ) -> list[Row]:
     """Return the plan of one setting.
 
@@ -80,9 +84,13 @@ def setting_rows(
         setting: The setting.
         methods: Which methods score it; half models are trained if one needs them.
         metrics: Which metrics are made, of those the setting has.
+        removing: The methods whose most helpful samples it is trained without, if ``brittleness``
+            is among the metrics; by default all.
     """
     methods, work = list(methods), costs.workload(setting)
-    wanted = {"full", *metrics} | {kind for method in methods for kind in method.needs}
+    wanted = {"full", *map(truth_of, metrics)} | {
+        kind for method in methods for kind in method.needs
+    }
     points = [(m, point) for m in methods for point in m.grid]
     more = {}
     if set(metrics) - {"auc"}:
@@ -91,6 +99,9 @@ def setting_rows(
         more["damping"] = [costs.score_job(work, m, m.grid[0]) for m in methods if damped(m)]
     if "auc" in metrics and setting.dataset.label_noise:
         more["self_influence"] = [costs.self_influence_job(work, *point) for point in points]
+    if "brittleness" in metrics and setting.brittleness:
+        count = sum(removing is None or method.name in removing for method in methods)
+        more["brittleness"] = [costs.brittleness_job(setting)] * count
     return _rows(work, [layer for layer in LAYERS if layer in wanted], more)
 
 

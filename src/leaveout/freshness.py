@@ -50,7 +50,7 @@ class Review:
     good: frozenset[str]
 
 
-class _Digests:
+class Digests:
     """Digests of contents, remembered by size, time and inode so that each file is read once."""
 
     def __init__(self, path: Path) -> None:
@@ -120,8 +120,8 @@ def difference(old: str, new: str) -> str:
     return ", ".join(dict.fromkeys(words))
 
 
-def _why_stale(
-    path: str, step: Step, wanted: Mapping[str, str], spec: str, digests: _Digests
+def why_stale(
+    path: str, step: Step, wanted: Mapping[str, str], spec: str, digests: Digests
 ) -> str | None:
     """Return why a file is stale (empty: it follows from another), or None if it is good."""
     try:
@@ -139,13 +139,34 @@ def _why_stale(
         return "damaged"
     if stamp.spec != spec:
         return ""
-    made_from = {source.spec: source.sha256 for source in stamp.inputs.values()}
+    made_from: dict[str, set[str]] = {}
+    for source in stamp.inputs.values():  # two outputs of one job have one spec
+        made_from.setdefault(source.spec, set()).add(source.sha256)
     for name in step.inputs:
         if Path(name).is_file():
             with contextlib.suppress(CorruptArtefactError):  # it is stale itself, and named
-                if digests(name) != made_from.get(wanted[name]):
+                if digests(name) not in made_from.get(wanted[name], ()):
                     return f"made from another {name}"
     return None
+
+
+def wanted_specs(steps: Sequence[Step]) -> dict[str, str]:
+    """Return the spec that today's plan wants of each file, sources included.
+
+    Args:
+        steps: All jobs, each after those that make its inputs.
+
+    Raises:
+        LeaveoutError: A source is missing.
+    """
+    wanted: dict[str, str] = {}
+    for step in steps:
+        for name in step.inputs:
+            if name not in wanted:  # a source: no job makes it
+                wanted[name] = stamps.source(name).spec
+        spec = stamps.spec_of(step.key, (wanted[name] for name in step.inputs))
+        wanted |= dict.fromkeys(step.outputs, spec)
+    return wanted
 
 
 def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
@@ -158,7 +179,7 @@ def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
     Returns:
         Which files are stale and which are good; files that are not there are neither.
     """
-    digests = _Digests(cache)
+    digests = Digests(cache)
     there = [p for step in steps for p in step.outputs if Path(p).is_file()]
     now = time.time_ns()
     if (unread := digests.unread(there)) > LARGE:
@@ -178,7 +199,7 @@ def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
             wanted[path], newest[path] = spec, after
             if not Path(path).is_file():
                 continue
-            why = _why_stale(path, step, wanted, spec, digests)
+            why = why_stale(path, step, wanted, spec, digests)
             if why is None:
                 good.add(path)
                 newest[path] = _dated(path, after, now, digests)
@@ -190,7 +211,7 @@ def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
     return Review(stale, frozenset(good))
 
 
-def _dated(path: str, earliest: int, now: int, digests: _Digests) -> int:
+def _dated(path: str, earliest: int, now: int, digests: Digests) -> int:
     """Give a file a time (nanoseconds) that is not before its inputs' nor ahead of the clock.
 
     Snakemake takes a file from the future for a fault of the clocks, and stops.

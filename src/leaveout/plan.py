@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from leaveout import costs
@@ -30,14 +31,23 @@ CODE = {
     "loo": "leaveout.retraining.loo",
     "pbrf": "leaveout.retraining.pbrf",
     "truth": "leaveout.retraining.truth",
+    "predict": "leaveout.retraining.predictions",
+    "brittleness": "leaveout.retraining.brittleness",
     "attribute": "leaveout.attribution.run",
     "self_influence": "leaveout.attribution.self_influence",
     "damping": "leaveout.attribution.damping",
     "evaluate": "leaveout.metrics.evaluate",
     "auc": "leaveout.metrics.auc",
     "width": "leaveout.metrics.width",
+    "flips": "leaveout.metrics.brittleness",
+    "subgroups": "leaveout.metrics.subgroups",
     "table": "leaveout.reporting.tables",
+    "tidy": "leaveout.reporting.tidy",
+    "ranks": "leaveout.reporting.ranks",
+    "published": "leaveout.reporting.published",
     "page": "leaveout.reporting.pages",
+    "start": "leaveout.reporting.start",
+    "setup": "leaveout.reporting.setup",
     "figure": "leaveout.reporting.figures",
     "grid_figure": "leaveout.reporting.figures",
     "quality_figure": "leaveout.reporting.quality",
@@ -45,6 +55,9 @@ CODE = {
     "self_influence_figure": "leaveout.reporting.examples",
     "width_figure": "leaveout.reporting.widths",
     "damping_figure": "leaveout.reporting.dampings",
+    "brittleness_table": "leaveout.reporting.brittleness",
+    "brittleness_figure": "leaveout.reporting.brittleness",
+    "subgroups_table": "leaveout.reporting.subgroups",
 }
 """The module that does each step."""
 
@@ -68,6 +81,11 @@ class Step:
     inputs: tuple[str, ...]
     key: str
     benchmark: str = ""
+
+
+def draws_path(metric_csv: str) -> str:
+    """Return where the draws lie that go with metrics (:mod:`leaveout.metrics.draws`)."""
+    return f"{metric_csv.removesuffix('.csv')}.draws.safetensors"
 
 
 def items(setting: Setting, layer: Layer) -> list[tuple[int, int]]:
@@ -177,6 +195,17 @@ def truth_key(setting: Setting, layer: Layer) -> str:
     return _key("truth", layer=layer, items=items(setting, layer))
 
 
+def predict_key(setting: Setting) -> str:
+    """Return the key of what the full models say of the test samples."""
+    return _key("predict", setting=setting.name, model=setting.model.model_dump())
+
+
+def brittleness_key(setting: Setting, method: str) -> str:
+    """Return the key of the retrainings without a method's most helpful samples."""
+    asked = setting.brittleness.model_dump() if setting.brittleness else None
+    return _key("brittleness", **_training(setting), brittleness=asked, method=method)
+
+
 def attribute_key(setting: Setting, method: Method, params: dict[str, Scalar]) -> str:
     """Return the key of one score matrix."""
     return _score_key("attribute", setting, method, params)
@@ -222,14 +251,36 @@ def damping_key(setting: Setting, metric: str, method: Method) -> str:
     )
 
 
-def evaluate_key(setting: Setting, metric: str, method: str, bootstrap: int) -> str:
-    """Return the key of one method's metric."""
+def evaluate_key(
+    setting: Setting, metric: str, method: str, bootstrap: int, top_k: int = 10
+) -> str:
+    """Return the key of one method's metric; ``top_k`` decides ``loo_topk`` alone."""
     return _key(
         "auc" if metric == "auc" else "evaluate",
         setting=setting.name,
         seed=setting.seed,
         metric=metric,
         method=method,
+        bootstrap=bootstrap,
+        **({"top_k": top_k} if metric == "loo_topk" else {}),
+    )
+
+
+def flips_key(setting: Setting, method: str, bootstrap: int) -> str:
+    """Return the key of what retraining without a method's most helpful samples changed."""
+    return _key(
+        "flips", setting=setting.name, seed=setting.seed, method=method, bootstrap=bootstrap
+    )
+
+
+def subgroups_key(setting: Setting, metric: str, methods: Sequence[str], bootstrap: int) -> str:
+    """Return the key of a metric by subgroup of the test samples."""
+    return _key(
+        "subgroups",
+        setting=setting.name,
+        seed=setting.seed,
+        metric=metric,
+        methods=list(methods),
         bootstrap=bootstrap,
     )
 
@@ -249,7 +300,36 @@ def report_key(step: str, what: str) -> str:
     """Return the key of a table, page or figure; which cells it shows, its inputs say.
 
     Args:
-        step: ``table``, ``page``, ``figure`` or one of the other figures in :data:`CODE`.
-        what: The metric, or ``cost``; the setting, for a figure of one.
+        step: ``table``, ``tidy``, ``ranks``, ``published``, ``page``, ``figure``,
+            ``damping_figure``, ``width_figure``, ``brittleness_table``, ``brittleness_figure`` or
+            ``subgroups_table``.
+        what: The metric, ``cost``, or ``all``; the setting, for a ``width_figure``; the table, for
+            a ``page``.
     """
     return _key(step, shows=what)
+
+
+def start_key(settings: Sequence[Setting], metrics: Sequence[str]) -> str:
+    """Return the key of the report's first page: what it shows, and says of the settings."""
+    return _key("start", metrics=list(metrics), settings=[[s.name, _about(s)] for s in settings])
+
+
+def _about(setting: Setting) -> dict[str, Any]:
+    return {
+        "dataset": setting.dataset.model_dump(include={"name", "n_train", "n_test"}),
+        "model": setting.model.name,
+    }
+
+
+def resolved(setting: Setting) -> dict[str, Any]:
+    """Return a setting with its defaults, without where its data come from: it decides nothing."""
+    values = setting.model_dump(mode="json", exclude_none=True, exclude={"name"})
+    values["dataset"].pop("source", None)
+    if own := setting.lds.own:
+        values["lds"]["subsets"] = f"{len(own)} of {Path(own.file).name}"
+    return values
+
+
+def setup_key(settings: Sequence[Setting]) -> str:
+    """Return the key of the page that shows the configuration, which is in it whole."""
+    return _key("setup", settings=[[s.name, resolved(s)] for s in settings])

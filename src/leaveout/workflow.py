@@ -28,6 +28,7 @@ from leaveout.config import (
     select_methods,
 )
 from leaveout.damping import damped
+from leaveout.metric_names import PANELS, truth_of
 from leaveout.plan import Layer, Step
 
 Wildcards = Any
@@ -42,6 +43,12 @@ SHOWN = (
 """The methods pictured unless the configuration says which: of each kind the first one shown."""
 EVALUATE = costs.Job(seconds=600, memory=2e9, disk=1e5)
 """What an evaluation should take: most of it is the bootstrap, and memory is bounded."""
+TIDY, RANKS, COMPARED = TABLES = (
+    "results/tidy.csv",
+    "results/rank_table.csv",
+    "results/published_table.csv",
+)
+"""The tables of all metrics, but for that of costs."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,20 @@ class Plan:
                 f"(dataset.label_noise): {', '.join(settings)}. Add one that has, such as "
                 "mnist_lr_noise10, or leave out auc."
             )
+        asked = [name for name, setting in settings.items() if setting.brittleness]
+        if "brittleness" in config.metrics and not asked:
+            raise ConfigError(
+                "config: metrics: brittleness is for settings with the section `brittleness`, and "
+                f"none has it: {', '.join(settings)}. Add one that has, such as mnist_lr, or leave "
+                "out brittleness."
+            )
+        for name, setting in settings.items():
+            count = len(setting.removed("loo")[0])
+            if "loo_topk" in config.metrics and config.top_k >= count:
+                raise ConfigError(
+                    f"config: top_k: the {config.top_k} that matter most, of {count} samples that "
+                    f"{name} leaves out (loo.ids); give fewer."
+                )
         known = sorted(path.stem for path in (folder / "settings").glob("*.yaml"))
         for name in set(config.grids) - set(known):
             raise ConfigError(f"config: grids: unknown setting {name!r}{nearest(name, known)}")
@@ -98,8 +119,8 @@ class Plan:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics shown."""
-        return self.config.metrics
+        """The metrics shown as panels: with one value for each method."""
+        return tuple(metric for metric in self.config.metrics if metric in PANELS)
 
     def metrics_of(self, setting: str) -> list[str]:
         """Return the metrics of a setting: labels are found only where some were flipped."""
@@ -107,8 +128,9 @@ class Plan:
         return [metric for metric in self.metrics if metric != "auc" or noisy]
 
     def truths_of(self, setting: str) -> list[str]:
-        """Return the metrics of a setting that need a ground truth: which labels are, is known."""
-        return [metric for metric in self.metrics_of(setting) if metric != "auc"]
+        """Return the ground truths of a setting's metrics: which labels are flipped, is known."""
+        metrics = self.metrics_of(setting)
+        return list(dict.fromkeys(truth_of(metric) for metric in metrics if metric != "auc"))
 
     def _chunks(self, setting: str, layer: str, folder: str) -> list[str]:
         names = plan.chunks(self.settings[setting], cast(Layer, layer))
@@ -150,7 +172,7 @@ class Plan:
         """Return what a metric compares with: a ground truth, or the data with their flips."""
         if wildcards.metric == "auc":
             return f"results/{wildcards.setting}/data.safetensors"
-        return f"results/{wildcards.setting}/truth/{wildcards.metric}.safetensors"
+        return f"results/{wildcards.setting}/truth/{truth_of(wildcards.metric)}.safetensors"
 
     def _scores(self, setting: str, method: str, ending: str, layer: str = "scores") -> list[str]:
         grid = self.grids[setting][method].grid
@@ -164,7 +186,7 @@ class Plan:
     def score_layers(self, setting: str) -> list[str]:
         """Return what a setting's metrics need of the methods."""
         needed = {
-            "scores": bool(self.truths_of(setting)),
+            "scores": bool(self.truths_of(setting) or self.removing(setting)),
             "self_influence": "auc" in self.metrics_of(setting),
         }
         return [layer for layer, wanted in needed.items() if wanted]
@@ -203,6 +225,79 @@ class Plan:
             if wildcards.metric in self.metrics_of(s)
             for m in self.methods
         ]
+
+    def draws(self, wildcards: Wildcards) -> list[str]:
+        """Return what lies beside the metrics of all methods and settings."""
+        return [plan.draws_path(path) for path in self.metric_csvs(wildcards)]
+
+    def all_metric_csvs(self) -> list[str]:
+        """Return the metrics of all methods and settings, of all metrics."""
+        return [p for m in self.metrics for p in self.metric_csvs(SimpleNamespace(metric=m))]
+
+    def all_draws(self) -> list[str]:
+        """Return what lies beside them."""
+        return [plan.draws_path(path) for path in self.all_metric_csvs()]
+
+    def all_damping_csvs(self) -> list[str]:
+        """Return the dampings chosen without retraining, of all metrics."""
+        return [p for m in self.metrics for p in self.damping_csvs(SimpleNamespace(metric=m))]
+
+    def removing(self, setting: str) -> list[str]:
+        """Return the methods whose most helpful samples a setting is trained without."""
+        if "brittleness" not in self.config.metrics or not self.settings[setting].brittleness:
+            return []
+        wanted = self.config.brittleness
+        return [method for method in self.methods if wanted is None or method in wanted]
+
+    def chosen_by(self, wildcards: Wildcards) -> list[str]:
+        """Return the LDS that chooses which of a method's scores count, if it has a choice."""
+        if (
+            "lds" not in self.metrics
+            or len(self.grids[wildcards.setting][wildcards.method].grid) == 1
+        ):
+            return []
+        return [f"results/{wildcards.setting}/metrics/lds/{wildcards.method}.csv"]
+
+    def own_scores(self, wildcards: Wildcards) -> list[str]:
+        """Return the scores of one method, one file a grid point."""
+        return self._scores(wildcards.setting, wildcards.method, ".safetensors")
+
+    def brittleness_csvs(self, wildcards: Wildcards = None) -> list[str]:
+        """Return what retraining without the most helpful samples changed, of all settings."""
+        return [
+            f"results/{s}/metrics/brittleness/{m}.csv"
+            for s in self.settings
+            for m in self.removing(s)
+        ]
+
+    def grouped(self) -> list[str]:
+        """Return the metrics that are shown by subgroup too."""
+        return [m for m in ("lds", "loo") if self.config.subgroups and m in self.metrics]
+
+    def grouped_csvs(self, wildcards: Wildcards) -> list[str]:
+        """Return one metric of all methods of one setting."""
+        s, metric = wildcards.setting, wildcards.metric
+        return [f"results/{s}/metrics/{metric}/{m}.csv" for m in self.methods]
+
+    def grouped_scores(self, wildcards: Wildcards) -> list[str]:
+        """Return the scores of all methods of one setting."""
+        s = wildcards.setting
+        return [path for m in self.methods for path in self._scores(s, m, ".safetensors")]
+
+    def subgroup_csvs(self, wildcards: Wildcards = None) -> list[str]:
+        """Return the metrics by subgroup, of all settings."""
+        return [f"results/{s}/subgroups/{m}.csv" for m in self.grouped() for s in self.settings]
+
+    def more_tables(self) -> list[str]:
+        """Return the tables that are no panels: of removals and of subgroups."""
+        return [
+            *(["results/brittleness_table.csv"] if self.brittleness_csvs() else []),
+            *(["results/subgroups_table.csv"] if self.subgroup_csvs() else []),
+        ]
+
+    def more_figures(self) -> list[str]:
+        """Return the figures that are no panels."""
+        return ["results/figures/brittleness.svg"] if self.brittleness_csvs() else []
 
     def damped(self, metric: str) -> list[str]:
         """Return the methods that have a damping to choose for a metric.
@@ -290,11 +385,11 @@ class Plan:
         s = wildcards.setting
         return [p for m in self.pictured for p in self._scores(s, m, ".safetensors")]
 
-    def own_csvs(self, wildcards: Wildcards) -> list[str]:
+    def self_influence_csvs(self, wildcards: Wildcards) -> list[str]:
         """Return the AUCs of the methods pictured."""
         return [f"results/{wildcards.setting}/metrics/auc/{m}.csv" for m in self.pictured]
 
-    def own_scores(self, wildcards: Wildcards) -> list[str]:
+    def self_influence_scores(self, wildcards: Wildcards) -> list[str]:
         """Return the self-influence of the methods pictured."""
         s = wildcards.setting
         return [
@@ -319,6 +414,10 @@ class Plan:
                 return costs.chunk_job(setting, layer, wildcards.chunk)
             case "truth":
                 return costs.truth_job(work, wildcards.metric)
+            case "brittleness":
+                return costs.brittleness_job(setting)
+            case "predict":  # as the data, and models to read
+                return costs.data_job(work)
             case "attribute":
                 return costs.score_job(work, *self._method(wildcards))
             case "self_influence":
@@ -381,7 +480,35 @@ class Plan:
     def evaluate_key(self, wildcards: Wildcards) -> str:
         """Return the key of one method's metric."""
         setting = self.settings[wildcards.setting]
-        return plan.evaluate_key(setting, wildcards.metric, wildcards.method, self.config.bootstrap)
+        return plan.evaluate_key(
+            setting,
+            wildcards.metric,
+            wildcards.method,
+            self.config.bootstrap,
+            self.config.top_k,
+        )
+
+    def predict_key(self, wildcards: Wildcards) -> str:
+        """Return the key of what the full models say of the test samples."""
+        return plan.predict_key(self.settings[wildcards.setting])
+
+    def brittleness_key(self, wildcards: Wildcards) -> str:
+        """Return the key of the retrainings without a method's most helpful samples."""
+        return plan.brittleness_key(self.settings[wildcards.setting], wildcards.method)
+
+    def flips_key(self, wildcards: Wildcards) -> str:
+        """Return the key of what these retrainings changed."""
+        setting = self.settings[wildcards.setting]
+        return plan.flips_key(setting, wildcards.method, self.config.bootstrap)
+
+    def subgroups_key(self, wildcards: Wildcards) -> str:
+        """Return the key of a metric by subgroup."""
+        setting, methods = self.settings[wildcards.setting], list(self.methods)
+        return plan.subgroups_key(setting, wildcards.metric, methods, self.config.bootstrap)
+
+    def shown_key(self, step: str, what: str) -> Callable[[Wildcards], str]:
+        """Return the parameter function for the key of a table or figure that is no panel."""
+        return lambda wildcards: plan.report_key(step, what)
 
     def width_key(self, wildcards: Wildcards) -> str:
         """Return the key of how an LDS's interval narrows."""
@@ -400,9 +527,50 @@ class Plan:
         """Return the parameter function for the key of a table, page or figure."""
         return lambda wildcards: plan.report_key(step, wildcards.metric)
 
+    def page_key(self, wildcards: Wildcards) -> str:
+        """Return the key of a table's page."""
+        return plan.report_key("page", wildcards.table)
+
     def cost_key(self, wildcards: Wildcards) -> str:
         """Return the key of the table of costs."""
         return plan.report_key("table", "cost")
+
+    def tables_key(self, step: str) -> Callable[[Wildcards], str]:
+        """Return the parameter function for the key of a table of all metrics."""
+        return lambda wildcards: plan.report_key(step, "all")
+
+    @property
+    def paged(self) -> tuple[str, ...]:
+        """The tables that have a page each."""
+        return (*self.metrics, "rank", "published", "cost")
+
+    def pages(self) -> list[str]:
+        """Return all pages of the report, the first one first."""
+        return [f"results/pages/{name}.html" for name in ("start", *self.paged, "setup")]
+
+    def panels(self, wildcards: Wildcards) -> list[str]:
+        """Return the tables of all metrics."""
+        return [f"results/{metric}_table.csv" for metric in self.metrics]
+
+    def start_key(self, wildcards: Wildcards) -> str:
+        """Return the key of the report's first page."""
+        return plan.start_key(list(self.settings.values()), self.metrics)
+
+    def made(self, wildcards: Wildcards) -> list[str]:
+        """Return artefacts of all settings that say what made them."""
+        return [
+            path
+            for s in self.settings
+            for path in (
+                f"results/{s}/data.safetensors",
+                *self.models(s, "full"),
+                *(f"results/{s}/truth/{metric}.safetensors" for metric in self.truths_of(s)),
+            )
+        ]
+
+    def setup_key(self, wildcards: Wildcards) -> str:
+        """Return the key of the page of versions, hardware and configuration."""
+        return plan.setup_key(list(self.settings.values()))
 
     @staticmethod
     def if_stale(stale: Collection[str], output: str) -> Callable[[Wildcards], list[str]]:
@@ -422,15 +590,19 @@ class Plan:
 
     def shown(self) -> list[str]:
         """Return what people look at: tables, their pages, figures."""
-        shapes = ("results/{}_table.csv", "results/pages/{}.html", "results/figures/{}.svg")
+        shapes = ("results/{}_table.csv", "results/figures/{}.svg")
         return [s.format(m) for s in shapes for m in self.metrics] + [
             "results/cost_table.csv",
+            *TABLES,
+            *self.pages(),
             *self.widths(),
             *self.damping_figures(),
             *self.grid_figures(),
             *self.quality_figures(),
             *self.examples(),
             *self.self_influences(),
+            *self.more_tables(),
+            *self.more_figures(),
         ]
 
     def steps(self, published: str) -> list[Step]:
@@ -447,8 +619,11 @@ class Plan:
             csvs, table = self.metric_csvs(w), f"results/{metric}_table.csv"
             dampings = self.damping_csvs(w)
             found += [
-                Step((table,), (*csvs, published, *dampings), self.report_key("table")(w)),
-                Step((f"results/pages/{metric}.html",), (table,), self.report_key("page")(w)),
+                Step(
+                    (table,),
+                    (*csvs, published, *dampings, *self.draws(w)),
+                    self.report_key("table")(w),
+                ),
                 Step(
                     (f"results/figures/{metric}.svg",), (table, *csvs), self.report_key("figure")(w)
                 ),
@@ -459,12 +634,40 @@ class Plan:
                 found.append(Step((path,), inputs, self.report_key("damping_figure")(w)))
             if (path := f"results/figures/{metric}_grids.svg") in self.grid_figures():
                 found.append(Step((path,), tuple(csvs), self.report_key("grid_figure")(w)))
-        costs, cost_table = tuple(self.all_scores(".cost.json")), "results/cost_table.csv"
-        found.append(Step((cost_table,), costs, self.cost_key(None)))
+        costs = self.all_scores(".cost.json")
+        csvs, draws = self.all_metric_csvs(), self.all_draws()
+        causes = str(Path(published).with_name("causes.yaml"))
+        tables = {
+            "results/cost_table.csv": ((*costs, *csvs), self.cost_key(None)),
+            TIDY: ((*csvs, *draws, *self.all_damping_csvs()), self.tables_key("tidy")(None)),
+            RANKS: ((*csvs, *draws), self.tables_key("ranks")(None)),
+            COMPARED: ((*csvs, published, causes), self.tables_key("published")(None)),
+        }
+        found += [Step((path,), *of) for path, of in tables.items()]
         for metric, path in zip(self.metrics, self.quality_figures(), strict=True):
-            key = self.report_key("quality_figure")(SimpleNamespace(metric=metric))
-            found.append(Step((path,), (f"results/{metric}_table.csv", cost_table), key))
-        return found
+            pair = (f"results/{metric}_table.csv", "results/cost_table.csv")
+            found.append(Step((path,), pair, plan.report_key("quality_figure", metric)))
+        for name in self.paged:
+            inputs = (f"results/{name}_table.csv",)
+            found.append(
+                Step((f"results/pages/{name}.html",), inputs, plan.report_key("page", name))
+            )
+        if removed := tuple(self.brittleness_csvs()):
+            for path, step in (
+                ("results/brittleness_table.csv", "brittleness_table"),
+                ("results/figures/brittleness.svg", "brittleness_figure"),
+            ):
+                found.append(Step((path,), removed, plan.report_key(step, "brittleness")))
+        if groups := tuple(self.subgroup_csvs()):
+            path, key = (
+                "results/subgroups_table.csv",
+                plan.report_key("subgroups_table", "subgroups"),
+            )
+            found.append(Step((path,), groups, key))
+        start, setup = (f"results/pages/{name}.html" for name in ("start", "setup"))
+        found.append(Step((start,), (*self.panels(None), RANKS), self.start_key(None)))
+        made = ("results/cost_table.csv", *self.made(None))
+        return [*found, Step((setup,), made, self.setup_key(None))]
 
     def _setting_steps(self, name: str) -> list[Step]:
         data = f"results/{name}/data.safetensors"
@@ -484,6 +687,10 @@ class Plan:
         for metric in self.truths_of(name):
             w = SimpleNamespace(setting=name, metric=metric)
             found.append(Step((self.truth(w),), tuple(self.retrained(w)), self.truth_key(w)))
+        said = f"results/{name}/predictions.safetensors"
+        if self.removing(name) or self.grouped():
+            w = SimpleNamespace(setting=name)
+            found.append(Step((said,), (data, *self.full_models(w)), self.predict_key(w)))
         for method in self.methods:
             w = SimpleNamespace(setting=name, method=method)
             models = (*self.full_models(w), *self.half_models(w))
@@ -500,11 +707,27 @@ class Plan:
                 w.metric = metric
                 inputs = (self.truth(w), *self.scores(w))
                 path = f"results/{name}/metrics/{metric}/{method}.csv"
-                found.append(Step((path,), inputs, self.evaluate_key(w)))
+                outputs = (path, plan.draws_path(path))
+                found.append(Step(outputs, inputs, self.evaluate_key(w)))
                 if method in self.damped(metric):
                     inputs = (data, *models, *self.scores(w))
                     path = f"results/{name}/damping/{metric}/{method}.csv"
                     found.append(Step((path,), inputs, self.damping_key(w)))
+            if method in self.removing(name):
+                path = f"results/{name}/retrain/brittleness/{method}.safetensors"
+                inputs = (data, said, *self.own_scores(w), *self.chosen_by(w))
+                benchmark = f"benchmarks/retrain_brittleness/{name}-{method}.tsv"
+                found.append(Step((path,), inputs, self.brittleness_key(w), benchmark))
+                csv = f"results/{name}/metrics/brittleness/{method}.csv"
+                found.append(Step((csv,), (path,), self.flips_key(w)))
+        for metric in self.grouped():
+            w = SimpleNamespace(setting=name, metric=metric)
+            inputs = (
+                *(self.truth(w), data, said),
+                *(*self.grouped_csvs(w), *self.grouped_scores(w)),
+            )
+            path = f"results/{name}/subgroups/{metric}.csv"
+            found.append(Step((path,), inputs, self.subgroups_key(w)))
         if self.compared:
             w = SimpleNamespace(setting=name)
             path = f"results/{name}/metrics/lds_width.csv"
@@ -517,6 +740,6 @@ class Plan:
             inputs = (data, self.example_truth(w), *self.example_csvs(w), *self.example_scores(w))
             found.append(Step((picture,), inputs, self.picture_key("examples_figure")(w)))
         if (picture := f"results/figures/{name}_self_influence.svg") in self.self_influences():
-            inputs = (data, *self.own_csvs(w), *self.own_scores(w))
+            inputs = (data, *self.self_influence_csvs(w), *self.self_influence_scores(w))
             found.append(Step((picture,), inputs, self.picture_key("self_influence_figure")(w)))
         return found

@@ -14,6 +14,7 @@ from leaveout.errors import LeaveoutError
 from leaveout.metrics.auc import (
     auc,
     bootstrap_interval,
+    bootstrap_replicates,
     evaluate_auc,
     halves,
     rounded,
@@ -38,7 +39,9 @@ def test_against_scikit_learn_with_few_and_with_many_ties(levels: int, seed: int
 def test_constant_scores_are_chance_in_either_order() -> None:
     for positive in (POSITIVE, np.sort(POSITIVE), np.sort(POSITIVE)[::-1]):
         assert auc(np.ones(200), positive) == 0.5
-        assert bootstrap_interval(np.ones(200), positive, 50, generator(0)) == (0.5, 0.5)
+        assert bootstrap_interval(
+            bootstrap_replicates(np.ones(200), positive, 50, generator(0))
+        ) == (0.5, 0.5)
 
 
 def test_scores_that_differ_by_rounding_are_constant_and_no_others() -> None:
@@ -83,7 +86,7 @@ def test_weights_are_copies() -> None:
 def test_without_one_of_the_classes_there_is_none() -> None:
     for positive in (np.zeros(5, bool), np.ones(5, bool)):
         assert np.isnan(auc(np.arange(5.0), positive))
-        assert np.isnan(bootstrap_interval(np.arange(5.0), positive, 10, generator(0))).all()
+        assert np.isnan(bootstrap_replicates(np.arange(5.0), positive, 10, generator(0))).all()
     assert np.isnan(auc(np.empty(0), np.empty(0, bool)))
 
 
@@ -95,7 +98,7 @@ def test_intervals_hold_the_truth() -> None:
     for k in range(rounds):
         rng = np.random.default_rng(k)
         score = rng.standard_normal(200) + POSITIVE
-        low, high = bootstrap_interval(score, POSITIVE, 200, rng)
+        low, high = bootstrap_interval(bootstrap_replicates(score, POSITIVE, 200, rng))
         held += low <= truth <= high
     # .95 and four standard deviations of such a share (.015), and the interval's own error
     assert held / rounds > 0.88
@@ -135,10 +138,20 @@ def write_scores(path: Path, label: str, score: NDArray[Any], order: Any, **more
 def run(folder: Path, data: Path, scores: list[Path], **more: Any) -> list[dict[str, str]]:
     out = folder / "out.csv"
     asked = {"setting": "toy", "method": "m", "root_seed": 0, "bootstrap": 20, **more}
-    evaluate_auc(data, scores, out, **asked)
+    replicates = evaluate_auc(data, scores, out, **asked)
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
+    for row in rows:
+        if (row["truth"], row["half"]) == ("mean", "report"):
+            drawn = replicates[row["params"]]
+            assert drawn.shape == (asked["bootstrap"],)
+            np.testing.assert_allclose(
+                bootstrap_interval(drawn),
+                (float(row["ci_low"]), float(row["ci_high"])),
+                atol=1e-6,  # written to six decimals
+            )
+    assert replicates.keys() == {row["params"] for row in rows}
     return rows
 
 

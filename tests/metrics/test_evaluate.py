@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from leaveout import artefacts
 from leaveout.errors import LeaveoutError
@@ -179,6 +180,33 @@ def test_order_of_rows_in_any_file_changes_nothing(tmp_path, truth, metric):
             array = np.take(array, order[dim], axis=axis) if dim in order else array
         shuffled[name] = array
     assert run(tmp_path, metric, shuffled, moved) == rows
+
+
+@pytest.mark.parametrize("metric", ["lds", "loo", "pbrf"])
+def test_the_replicates_returned_are_those_of_the_value_shown(tmp_path, truth, metric):
+    path = write_truth(tmp_path / "truth.safetensors", metric, truth[metric])
+    noise = np.random.default_rng(1).normal(size=(TRAIN, TEST))
+    scores = [
+        write_score(tmp_path / "a", truth["score"] + noise, "a"),
+        write_score(tmp_path / "b", truth["score"] + 2 * noise, "b"),
+    ]
+    out = tmp_path / "out.csv"
+    asked = {"setting": "toy", "root_seed": 3, "bootstrap": 60}
+    found = evaluate(metric, path, scores, out, method="grad_dot", **asked)
+    with out.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert list(found) == ["a", "b"]
+    for label, replicates in found.items():
+        row = cell(rows, "mean", "report", label)
+        low, high = uncertainty.interval(replicates, float(row["value"]))
+        assert replicates.shape == (60,)
+        assert low == pytest.approx(float(row["ci_low"]), abs=2e-6)  # written to six decimals
+        assert high == pytest.approx(float(row["ci_high"]), abs=2e-6)
+    # another method that says the same is resampled alike, and what both have in common cancels
+    other = write_score(tmp_path / "c", truth["score"] + noise, "x", method="other")
+    again = evaluate(metric, path, [other], out, method="other", **asked)
+    np.testing.assert_array_equal(again["x"], found["a"])
+    assert (found["a"] - found["b"]).std() < np.hypot(found["a"].std(), found["b"].std())
 
 
 @pytest.mark.parametrize("metric", ["lds", "loo", "pbrf"])
@@ -527,3 +555,46 @@ def test_lds_variance_of_few_runs(tmp_path, unsteady):
     one = tensors | {"target": tensors["target"][:, :1]}
     with pytest.raises(LeaveoutError, match="truth: one run of each subset has no variance"):
         evaluate_variance(tmp_path, one, calm)
+
+
+@pytest.mark.parametrize("metric", ["lds_pearson", "lds_kendall", "loo_kendall", "loo_topk"])
+def test_variants_differ_in_the_correlation_alone(tmp_path, truth, metric):
+    reference = {
+        "lds_pearson": lambda a, b: stats.pearsonr(a, b).statistic,
+        "lds_kendall": lambda a, b: stats.kendalltau(a, b).statistic,
+        "loo_kendall": lambda a, b: stats.kendalltau(a, b).statistic,
+        "loo_topk": lambda a, b: len({*np.argsort(a)[-5:]} & {*np.argsort(b)[-5:]}) / 5,
+    }[metric]
+    base = metric[:3]
+    noisy = truth["score"] + np.random.default_rng(1).normal(size=(TRAIN, TEST))
+    path = write_truth(tmp_path / f"{base}.safetensors", base, truth[base])
+    out = tmp_path / "out.csv"
+    score = write_score(tmp_path / "a", noisy)
+    evaluate(metric, path, [score], out, setting="toy", method="grad_dot", root_seed=3,
+             bootstrap=50, top_k=5)  # fmt: skip
+    with out.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    tensors = truth[base]
+    outcome = -tensors["target"] if base == "lds" else tensors["target"] - tensors["full_target"]
+    x = tensors["mask"] @ noisy if base == "lds" else noisy
+    y = outcome.mean(axis=1)
+    for half, members in split(TEST_ID, "toy", 3).items():
+        row = cell(rows, "mean", half)
+        expected = np.mean([reference(x[:, j], y[:, j]) for j in np.flatnonzero(members)])
+        assert float(row["value"]) == pytest.approx(expected, abs=1e-6)
+        assert float(row["ci_low"]) < expected < float(row["ci_high"])
+        assert row["metric"] == metric
+        assert np.isnan(float(row["ceiling"])) == (metric == "loo_topk")
+    assert ("overlap" in row["ceiling_note"]) == (metric == "loo_topk")
+
+
+def test_constant_scores_have_the_top_k_of_chance(tmp_path, truth):
+    path = write_truth(tmp_path / "loo.safetensors", "loo", truth["loo"])
+    scores, out = [write_score(tmp_path / "a", np.zeros((TRAIN, TEST)))], tmp_path / "out.csv"
+    names = {"setting": "toy", "method": "grad_dot", "root_seed": 3, "bootstrap": 20}
+    evaluate("loo_topk", path, scores, out, top_k=10, **names)
+    with out.open(newline="") as handle:
+        row = cell(list(csv.DictReader(handle)), "mean", "all")
+    assert (row["value"], row["n_nan"], row["n_constant"]) == ("0.250000", "0", "0")
+    with pytest.raises(LeaveoutError, match="40 samples were left out; the 40 that matter most"):
+        evaluate("loo_topk", path, scores, out, top_k=40, **names)

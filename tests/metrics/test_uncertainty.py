@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from leaveout.metrics import uncertainty
-from leaveout.metrics.correlation import correlate
+from leaveout.metrics.correlation import TopK, correlate
 from leaveout.metrics.uncertainty import (
     ceiling,
     interval,
@@ -19,7 +19,7 @@ from leaveout.metrics.uncertainty import (
     spearman_brown,
 )
 
-REFERENCE = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
+REFERENCE = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
 
 
 def naive(kind, x, y, counts):
@@ -43,7 +43,7 @@ def test_counts_are_draws_with_replacement():
     np.testing.assert_allclose(counts.var(axis=1), 11 / 12, atol=5 * 1.7 / np.sqrt(4000))
 
 
-@pytest.mark.parametrize("kind", ["pearson", "spearman"])
+@pytest.mark.parametrize("kind", ["pearson", "spearman", "kendall"])
 @pytest.mark.parametrize("units", [9, 30, 300])  # 300: beyond the sizes where float32 is exact
 @pytest.mark.parametrize("tied", [True, False])
 def test_replicates_equal_physically_resampled_ones(kind, units, tied, monkeypatch):
@@ -60,7 +60,7 @@ def test_replicates_equal_physically_resampled_ones(kind, units, tied, monkeypat
     np.testing.assert_allclose(rho, naive(kind, x, y, counts), atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["pearson", "spearman"])
+@pytest.mark.parametrize("kind", ["pearson", "spearman", "kendall"])
 def test_a_replicate_that_misses_the_only_odd_value_is_undefined(kind):
     rng = np.random.default_rng(4)
     x, y = np.zeros((12, 1)), rng.normal(size=(12, 1))
@@ -71,6 +71,52 @@ def test_a_replicate_that_misses_the_only_odd_value_is_undefined(kind):
     assert 30 < missed.sum() < 120  # about 1/e of 200
     np.testing.assert_array_equal(np.isnan(rho[0, 0]), missed)
     np.testing.assert_allclose(rho[0], naive(kind, x, y, counts), atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("tied", [True, False])
+def test_replicates_of_the_top_k_are_those_of_the_rows_copied_out(k, tied):
+    rng = np.random.default_rng(11)
+    x = rng.normal(size=(200, 4))
+    y = x + rng.normal(size=(200, 4))
+    x[:, 3] = 1.0
+    if tied:
+        x, y = np.round(x), np.round(y)
+    counts = resample_counts(rng, 200, 12)
+    parts = replicate_correlations(TopK(k), [x, y], [(0, 1)], counts)
+    rho = np.concatenate([values[0] for _, values in parts])
+    for b, count in enumerate(counts.T.astype(int)):
+        rows = np.repeat(np.arange(200), count)
+        expected = correlate(TopK(k), x[rows], y[rows])
+        np.testing.assert_allclose(rho[:, b], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.0, 4.0])
+def test_kendall_of_many_units_is_replicated_to_first_order(slope, monkeypatch):
+    rng = np.random.default_rng(12)
+    x = rng.normal(size=(400, 1))
+    y = np.round(slope * x + rng.normal(size=x.shape), 1)
+    counts = resample_counts(rng, 400, 300)
+    ((_, exact),) = replicate_correlations("kendall", [x, y], [(0, 1)], counts)
+    monkeypatch.setattr(uncertainty, "_EXACT_UNITS", 399)
+    ((_, first),) = replicate_correlations("kendall", [x, y], [(0, 1)], counts)
+    assert (exact != first).any()
+    # what is left out goes with 1 / units: a few per cent of the variance here
+    assert np.corrcoef(exact[0, 0], first[0, 0])[0, 1] > 0.97
+    np.testing.assert_allclose(first.std(), exact.std(), rtol=0.05)
+
+
+def test_kendalls_ceiling_is_what_a_predictor_without_error_reaches():
+    rng = np.random.default_rng(13)
+    known = rng.normal(size=(4000, 1))
+    runs = known + 0.8 * rng.normal(size=(4000, 2))
+    agreement = stats.kendalltau(runs[:, 0], runs[:, 1])[0]
+    top, low, high, why = ceiling(agreement, np.array([agreement]), 2, "kendall")
+    assert low == high == top
+    assert why == ""
+    # of 4000 normal pairs tau is known to .01 or so
+    assert abs(top - stats.kendalltau(known[:, 0], runs.mean(axis=1))[0]) < 0.015
+    assert abs(ceiling(agreement, np.array([agreement]), 2)[0] - top) > 0.05
 
 
 def test_means_over_drawn_test_samples_skip_undefined_ones():

@@ -1,40 +1,105 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from pathlib import Path
 
-from leaveout.reporting.pages import panel_page
+import pytest
 
-ROWS = """\
-setting,method,params,value,ci_low,ci_high,ceiling,ceiling_low,ceiling_high,value_over_ceiling,n_test,n_dropped,\
-as_published_value,as_published_ci_low,as_published_ci_high,published,difference,not_computed,\
-surrogate_params,surrogate_value
-a,grad_dot,default,0.3201,0.2886,0.3518,0.9262,0.9185,0.9332,0.3457,250,0,0.3028,0.2758,0.3282,0.33,-0.0272,,d=1,0.3
-a,<odd>,default,,,,,,,,250,250,,,,<=0.02,,memory: 96 GB,,
+from leaveout.errors import LeaveoutError
+from leaveout.reporting.pages import table_page
+
+PANEL = """\
+setting,method,params,value,ci_low,ci_high,ceiling,ceiling_low,ceiling_high,value_over_ceiling,n_dropped,dropped_why,\
+as_published_value,published,difference,not_computed,seed
+a,grad_dot,default,0.3201,0.2886,0.3518,0.9262,0.9185,0.9332,0.3457,0,,0.3028,0.33,-0.0272,,0
+b,<odd>,damping=1,nan,nan,nan,nan,nan,nan,nan,0,,nan,<=0.02,,memory: 96 GB,0
+b,flat,default,nan,nan,nan,0.9,0.8,0.95,nan,250,250 constant,-0.0002,,,,0
 """
 
 
-def test_a_page_shows_the_table(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text(ROWS)
-    panel_page("lds", tmp_path / "t.csv", tmp_path / "t.html")
-    page = (tmp_path / "t.html").read_text()
-    shown = _rows(page)
-    assert shown[1][:6] == ["a", "grad_dot", "default", "0.320", "0.289 to 0.352", "d=1"]
-    assert shown[1][6:10] == ["0.300", "0.926", "0.918 to 0.933", "0.346"]
-    assert shown[1][-5:] == ["0.303", "0.276 to 0.328", "0.33", "-0.027", ""]
-    # what is not known is left empty, and text of the table cannot become markup
-    assert shown[2] == [
-        *("a", "&lt;odd&gt;", "default", *[""] * 7, "250", "250"),
-        *("", "", "&lt;=0.02", "", "memory: 96 GB"),
+def cells(page: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the headings shown first, and the texts of each row by heading."""
+    assert page.count("<table>") == 1
+    found = re.findall(r"<th scope='col'([^>]*)><button type='button'>(.*?)</button>", page)
+    rows = [
+        [unescape(text) for text in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)]
+        for row in re.findall(r"<tr>(.*?)</tr>", page.split("<tbody>")[1])
     ]
+    heads = [head for _, head in found]
+    first = [head for kind, head in found if "more" not in kind]
+    return first, [dict(zip(heads, row, strict=True)) for row in rows]
 
 
-def test_a_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text(ROWS)
-    panel_page("lds", tmp_path / "t.csv", tmp_path / "t.html")
-    assert not re.search(r"(src|href|url)\s*[=(]", (tmp_path / "t.html").read_text())
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    (tmp_path / "t.csv").write_text(PANEL)
+    table_page("lds", tmp_path / "t.csv", tmp_path / "t.html")
+    return (tmp_path / "t.html").read_text()
 
 
-def _rows(page: str) -> list[list[str]]:
-    rows = re.findall(r"<tr.*?>(.*?)</tr>", page, re.S)
-    return [re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.S) for row in rows]
+def test_what_matters_comes_first_and_nothing_is_left_out(page: str) -> None:
+    first, rows = cells(page)
+    assert first == [
+        *("method", "setting", "value", "95% interval", "of ceiling"),
+        *("as published", "published", "difference", "no value, because"),
+    ]
+    assert rows[0] == {
+        "method": "grad_dot", "setting": "a", "value": "0.320", "95% interval": "0.289 to 0.352",
+        "of ceiling": "0.346", "as published": "0.303", "published": "0.33",
+        "difference": "-0.027", "no value, because": "", "params": "default", "ceiling": "0.926",
+        "ceiling interval": "0.918 to 0.933", "n dropped": "0", "dropped why": "", "seed": "0",
+    }  # fmt: skip
+
+
+def test_no_value_is_words(page: str) -> None:
+    _, rows = cells(page)
+    assert (rows[1]["value"], rows[1]["95% interval"]) == ("not computed", "not computed")
+    assert rows[1]["no value, because"] == "memory: 96 GB"
+    assert rows[2]["value"] == "undefined (250 constant)"
+    assert rows[2]["as published"] == "0.000"  # neither -0.000 nor four decimals
+    assert "nan" not in page.split("<tbody>")[1].split("</tbody>")[0]
+
+
+def test_text_of_the_table_cannot_become_markup(page: str) -> None:
+    assert "<odd>" not in page
+    assert [row["method"] for row in cells(page)[1]] == ["grad_dot", "<odd>", "flat"]
+
+
+def test_numbers_are_sorted_as_numbers(page: str) -> None:
+    keys = [re.findall(r'data-sort="(.*?)"', row) for row in page.split("<tr>")[2:]]
+    assert [row[:2] for row in keys] == [["0.3201", "0.2886"], ["", ""], ["", ""]]
+    assert "0.02" in keys[1]  # a bound, by its number
+
+
+def test_a_page_needs_nothing_from_elsewhere(page: str) -> None:
+    assert not re.search(r"(src|href|url)\s*[=(]|@import|fetch\(", page)
+
+
+def test_one_setting_is_said_once_and_any_table_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(PANEL.splitlines()[:2]) + "\n")
+    table_page("lds", tmp_path / "t.csv", tmp_path / "t.html")
+    page = (tmp_path / "t.html").read_text()
+    assert "Setting: a." in page
+    assert cells(page)[0][:3] == ["method", "value", "95% interval"]
+    (tmp_path / "u.csv").write_text("who,p_low,p_high,when\nx,1,2,now\n")
+    table_page("brand_new", tmp_path / "u.csv", tmp_path / "u.html")
+    first, rows = cells((tmp_path / "u.html").read_text())
+    assert first == ["who", "p interval", "when"]
+    assert rows == [{"who": "x", "p interval": "1 to 2", "when": "now"}]
+
+
+def test_of_ranks_and_costs_the_lowest_is_sorted_first(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("method,rank,value,wall_s,who\nx,1,2,3,y\n")
+    table_page("new", tmp_path / "t.csv", tmp_path / "t.html")
+    heads = re.findall(r"<th scope='col'([^>]*)>.*?>(\w[^<]*)<", (tmp_path / "t.html").read_text())
+    assert [head for kind, head in heads if "low" in kind] == ["rank", "wall s"]
+
+
+def test_an_empty_table_and_a_missing_one(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("setting,method,value\n")
+    table_page("lds", tmp_path / "t.csv", tmp_path / "t.html")
+    assert cells((tmp_path / "t.html").read_text())[1] == []
+    with pytest.raises(LeaveoutError, match=r"none\.csv: no such file"):
+        table_page("lds", tmp_path / "none.csv", tmp_path / "x.html")
+    assert not (tmp_path / "x.html").exists()

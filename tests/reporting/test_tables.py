@@ -4,8 +4,10 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from leaveout import artefacts
 from leaveout.damping import COLUMNS as DAMPING_COLUMNS
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.evaluate import COLUMNS
@@ -279,3 +281,63 @@ def test_cost_table_keeps_order_and_names_what_is_missing(tmp_path):
     with pytest.raises(LeaveoutError, match=r"gone\.json: no such file"):
         cost_table([tmp_path / "gone.json"], tmp_path / "none.csv")
     assert not (tmp_path / "none.csv").exists()
+
+
+def test_the_table_says_how_a_point_was_chosen_and_what_made_its_scores(tmp_path, published):
+    nan = float("nan")
+    paths = [
+        metric_csv(tmp_path / "a.csv", "if_cg", {"d=1": {}, "d=2": {("mean", "select"): 0.9}}),
+        metric_csv(tmp_path / "b.csv", "grad_dot", {"default": {}}),
+        metric_csv(tmp_path / "c.csv", "magic", {x: {("mean", "select"): nan} for x in "xy"}),
+    ]
+    points = {
+        label: {"seed": "3", "models": "full:0", "commit": label, "code": "aa"}
+        for label in ("d=1", "d=2")
+    }
+    draws = tmp_path / "a.draws.safetensors"
+    meta = {"setting": "toy", "metric": "lds", "method": "if_cg", "label": "d=2", "points": points}
+    artefacts.write(draws, "draws", {"replicate": np.zeros(2)}, {"replicate": ("draw",)}, meta)
+    out = tmp_path / "table.csv"
+    panel_table("lds", paths, published, out, draws=[draws])
+    rows = read_csv(out, PANEL_COLUMNS)
+    assert [row["chosen_how"] for row in rows] == [
+        "largest value of 2 on the other half of the samples",
+        "nothing to choose",
+        "none of 2 has a value",
+    ]
+    # of the chosen point
+    assert [rows[0][name] for name in ("params", "seed", "commit", "code")] == [
+        "d=2", "3", "d=2", "aa",
+    ]  # fmt: skip
+    assert {rows[1][name] for name in ("seed", "commit", "code")} == {""}
+
+
+def test_beside_a_cost_stands_what_it_buys(tmp_path):
+    cells = {
+        "d=1": {("mean", "select"): 0.6, ("mean", "report"): 0.41},
+        "d=2": {("mean", "select"): 0.5, ("mean", "report"): 0.9, ("mean", "all"): 0.7},
+    }
+    csvs = [
+        metric_csv(tmp_path / "lds.csv", "if_cg", cells),
+        metric_csv(tmp_path / "auc.csv", "if_cg", {"d=1": {}}, metric="auc"),
+    ]
+    costs = []
+    for params, what in (("d=2", ""), ("d=1", ""), ("d=1", "self_influence"), ("d=9", "")):
+        cost = dict.fromkeys(COST_COLUMNS, 1) | {"setting": "toy", "method": "if_cg"}
+        costs.append(tmp_path / f"{params}{what}.cost.json")
+        costs[-1].write_text(
+            json.dumps(cost | {"params": params} | ({"what": what} if what else {}))
+        )
+    out = tmp_path / "cost.csv"
+    cost_table(costs, out, csvs)
+    names = ("lds", "lds_ci_low", "lds_ci_high", "lds_ceiling", "lds_chosen", "auc", "auc_chosen")
+    found = [tuple(row[name] for name in names) for row in read_csv(out, (*COST_COLUMNS, *names))]
+    assert found == [
+        ("0.9000", "0.8000", "1.0000", "0.8000", "no", "", ""),
+        ("0.4100", "0.3100", "0.5100", "0.8000", "yes", "", ""),
+        ("", "", "", "", "", "0.5000", "yes"),
+        ("",) * 7,  # of no metric's grid
+    ]
+    with out.open() as handle:
+        columns = handle.readline().strip().split(",")
+    assert columns[: len(COST_COLUMNS)] == list(COST_COLUMNS)

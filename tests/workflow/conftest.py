@@ -49,6 +49,9 @@ FINAL = {
     "results/loo_table.csv",
     "results/pbrf_table.csv",
     "results/cost_table.csv",
+    "results/tidy.csv",
+    "results/rank_table.csv",
+    "results/published_table.csv",
     "results/figures/lds.svg",
     "results/figures/loo.svg",
     "results/figures/pbrf.svg",
@@ -63,6 +66,24 @@ FINAL = {
     "results/pages/lds.html",
     "results/pages/loo.html",
     "results/pages/pbrf.html",
+    "results/pages/cost.html",
+    "results/pages/rank.html",
+    "results/pages/published.html",
+    "results/pages/start.html",
+    "results/pages/setup.html",
+}
+OF_ALL = {
+    "results/cost_table.csv",
+    "results/tidy.csv",
+    "results/rank_table.csv",
+    "results/published_table.csv",
+    "results/pages/cost.html",
+    "results/pages/rank.html",
+    "results/pages/published.html",
+    "results/pages/setup.html",  # it reads the table of costs
+    "results/figures/quality_cost_lds.svg",  # so do these
+    "results/figures/quality_cost_loo.svg",
+    "results/figures/quality_cost_pbrf.svg",
 }
 SCORES = {
     "results/tiny/scores/grad_dot/default.safetensors",
@@ -77,6 +98,9 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "Somebody",
     "GIT_COMMITTER_EMAIL": "somebody@example.org",
 }
+
+# times, and the stamp of what was made from them
+VOLATILE = r"cost(\.json|_table\.csv|\.html)(\.stamp)?$|setup\.html\.stamp$"
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., tuple[int, str]]
@@ -144,7 +168,8 @@ def clone_repository() -> Callable[[Path], None]:
         for name in ("slurm", "gpu"):
             (folder / name).symlink_to((ROOT / name).readlink())
         (folder / "config" / "settings").mkdir(parents=True)
-        shutil.copy2(ROOT / "config" / "published.csv", folder / "config")
+        for name in ("published.csv", "causes.yaml"):
+            shutil.copy2(ROOT / "config" / name, folder / "config")
         (folder / "config" / "config.yaml").write_text(CONFIG)
         (folder / "config" / "methods.yaml").write_text(METHODS)
         (folder / "config" / "settings" / "tiny.yaml").write_text(SETTING)
@@ -204,10 +229,8 @@ def below_truth() -> Callable[..., set[str]]:
     def below(*metrics: str, methods: tuple[str, ...] = ("grad_dot", "if_explicit")) -> set[str]:
         evaluated = {f"results/tiny/metrics/{m}/{name}.csv" for m in metrics for name in methods}
         shown = {f"results/{m}_table.csv" for m in metrics}
-        shown |= {f"results/pages/{m}.html" for m in metrics}
-        drawn = {
-            f"results/figures/{name}.svg" for m in metrics for name in (m, f"quality_cost_{m}")
-        }
+        shown |= {f"results/pages/{m}.html" for m in (*metrics, "start")}
+        drawn = {f"results/figures/{m}.svg" for m in metrics}
         if methods:
             drawn |= {f"results/figures/{m}_grids.svg" for m in metrics}
         # LDS chooses the hyper-parameters shown, LOO the test samples
@@ -215,7 +238,7 @@ def below_truth() -> Callable[..., set[str]]:
             drawn.add("results/figures/tiny_examples.svg")
         if "if_explicit" in methods and "lds" in metrics:
             drawn.add("results/figures/damping_lds.svg")
-        return evaluated | shown | drawn
+        return evaluated | shown | drawn | OF_ALL
 
     return below
 
@@ -228,7 +251,7 @@ def contents() -> Callable[..., dict[str, str]]:
         return {
             str(path.relative_to(clone)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted((clone / under).rglob("*"))
-            if path.is_file() and not re.search(r"cost(\.json|_table\.csv)(\.stamp)?$", path.name)
+            if path.is_file() and not re.search(VOLATILE, path.name)
         }
 
     return contents

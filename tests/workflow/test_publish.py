@@ -39,6 +39,23 @@ def test_what_is_published_is_committed_and_small(modest: Path, run: Run) -> Non
     assert "up to date" in run(modest, "dvc", "status")
 
 
+def test_a_clone_opens_the_report_without_computing(
+    modest: Path, tmp_path: Path, run: Run, planned: Planned, snakemake: Snakemake, final: set[str]
+) -> None:
+    run(tmp_path, "git", "clone", "--quiet", str(modest), "reader")
+    reader = tmp_path / "reader"
+    run(reader, "dvc", "pull")
+    before = {path: path.read_bytes() for path in reader.rglob("results/*") if path.is_file()}
+    status, output = snakemake(reader, "--report", "results/report.html")
+    assert status == 0, output
+    assert {path: path.read_bytes() for path in before} == before
+    report = (reader / "results/report.html").read_text()
+    assert all(f'"{path}"' in report for path in final)
+    first = report.split("var workflow_desc")[1].split("</script>")[0]
+    assert "Which training samples made a model say that?" in first
+    assert planned(reader) == set()
+
+
 def test_publishing_twice_adds_nothing(mine: Path, run: Run) -> None:
     before = run(mine, "git", "rev-parse", "HEAD")
     assert "nothing new" in run(mine, "leaveout", "publish")

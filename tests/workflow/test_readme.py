@@ -94,20 +94,20 @@ def test_no_command_is_left_out() -> None:
     assert {c for c in commands() if c.startswith("make")} <= BY_CI
 
 
-def test_the_example_method_gets_its_row(fresh: Path, snakemake: Run) -> None:
+def test_the_example_method_gets_its_row(clone: Path, snakemake: Run) -> None:
     (code,) = blocks("python")
     name = re.search(r"`src/leaveout/attribution/(\w+)\.py`", README)
     assert name
-    (fresh / "src" / "leaveout" / "attribution" / f"{name[1]}.py").write_text(code)
-    methods = fresh / "config" / "methods.yaml"
+    (clone / "src" / "leaveout" / "attribution" / f"{name[1]}.py").write_text(code)
+    methods = clone / "config" / "methods.yaml"
     (entry,) = blocks("yaml")
     methods.write_text(methods.read_text() + entry)
-    config = fresh / "config" / "config.yaml"
+    config = clone / "config" / "config.yaml"
     config.write_text(
         config.read_text().replace("[grad_dot, if_explicit]", f"[grad_dot, {name[1]}]")
     )
-    status, output = snakemake(fresh, "results/lds_table.csv")
+    status, output = snakemake(clone, "results/lds_table.csv")
     assert status == 0, output
-    table = pd.read_csv(fresh / "results" / "lds_table.csv").set_index("method")
+    table = pd.read_csv(clone / "results" / "lds_table.csv").set_index("method")
     assert table.loc[name[1], "params"] in ("power=1", "power=4")
     assert 0 < table.loc[name[1], "value"] < 1  # samples that look alike help

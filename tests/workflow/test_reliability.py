@@ -36,9 +36,14 @@ FILES = {
         "results/tiny/scores/grad_dot/default.safetensors"
     ),
     "results/tiny/metrics/lds/grad_dot.csv": "",
+    "results/tiny/metrics/loo/grad_dot.draws.safetensors": "results/tiny/metrics/loo/grad_dot.csv",
     "results/lds_table.csv": "",
     "results/cost_table.csv": "",
+    "results/tidy.csv": "",
+    "results/rank_table.csv": "",
     "results/pages/lds.html": "",
+    "results/pages/start.html": "",
+    "results/pages/setup.html": "",
     "results/figures/loo.svg": "",
 }
 
@@ -111,7 +116,7 @@ def test_no_pickle_is_ever_opened(
         "merge-truth --setting tiny --kind lds --out x results/tiny/retrain/lds/0-0.safetensors",
         "evaluate --setting tiny --metric loo --method grad_dot --out x --truth "
         "results/tiny/truth/loo.safetensors results/tiny/scores/grad_dot/default.safetensors",
-        "table-page --metric lds --table results/lds_table.csv --out x",
+        "table-page --name lds --table results/lds_table.csv --out x",
         "cost-table --out x results/tiny/scores/grad_dot/default.cost.json",
     )
     # each file as the oldest and as the newest kind; the run finds half of them of either

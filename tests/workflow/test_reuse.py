@@ -24,7 +24,8 @@ Planned = Callable[..., set[str]]
 Below = Callable[..., set[str]]
 Edit = Callable[[Path, str, str], None]
 
-COST = {"results/cost_table.csv"}
+SETUP = {"results/pages/setup.html"}
+COST = {"results/cost_table.csv", "results/pages/cost.html"} | SETUP
 DATA = {"results/tiny/data.safetensors"}
 MODELS = {"results/tiny/models/full/0.safetensors"}
 LDS, LOO, PBRF = (
@@ -132,7 +133,7 @@ def test_one_more_seed(edit: Edit, pulled: Path, planned: Planned, below_truth: 
     edit(pulled / "config/settings/tiny.yaml", "full: {runs: 2", "full: {runs: 3")
     truth = {"results/tiny/truth/pbrf.safetensors"}  # it starts from full models
     scored = MODELS | SCORES | DAMPINGS | COST
-    assert planned(pulled) == scored | PBRF | truth | below_truth(*METRICS)
+    assert planned(pulled) == scored | PBRF | truth | SETUP | below_truth(*METRICS)
 
 
 def test_another_root_seed_spares_the_data(
@@ -164,7 +165,7 @@ def test_a_larger_bank_trains_what_is_new(
     edit(pulled / "config/settings/tiny.yaml", old, new)
     truth = {"results/tiny/truth/lds.safetensors"}
     added = {f"results/tiny/retrain/lds/{name}.safetensors" for name in chunks}
-    assert planned(pulled) == added | truth | below_truth("lds")
+    assert planned(pulled) == added | truth | SETUP | below_truth("lds")
 
 
 def test_another_damping_of_pbrf(
@@ -172,7 +173,7 @@ def test_another_damping_of_pbrf(
 ) -> None:
     edit(pulled / "config/settings/tiny.yaml", "damping: 1e-1", "damping: 2e-1")
     truth = {"results/tiny/truth/pbrf.safetensors"}
-    assert planned(pulled) == PBRF | truth | below_truth("pbrf")
+    assert planned(pulled) == PBRF | truth | SETUP | below_truth("pbrf")
 
 
 def test_one_more_method(edit: Edit, pulled: Path, planned: Planned, below_truth: Below) -> None:
@@ -288,7 +289,7 @@ def test_an_interrupted_fan_out(
 ) -> None:
     edit(pulled / "config/settings/tiny.yaml", "lds: {subsets: 8", "lds: {ratio: 0.4, subsets: 8")
     truth = {"results/tiny/truth/lds.safetensors"}
-    assert planned(pulled) == LDS | truth | DAMPINGS | below_truth("lds")
+    assert planned(pulled) == LDS | truth | DAMPINGS | SETUP | below_truth("lds")
     chunks = [pulled / p for p in sorted(LDS)]
     before = [p.stat().st_ino for p in chunks]
     process = start(pulled, "--cores", "1")
@@ -303,8 +304,10 @@ def test_an_interrupted_fan_out(
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=400)
     left = planned(pulled)
-    assert truth | below_truth("lds") <= left
-    assert left - truth - below_truth("lds") - DAMPINGS < LDS  # a damping waits for no subset
+    assert truth | SETUP | below_truth("lds") <= left
+    assert (
+        left - truth - SETUP - below_truth("lds") - DAMPINGS < LDS
+    )  # a damping waits for no subset
 
 
 @pytest.mark.parametrize(
@@ -333,7 +336,7 @@ def test_a_file_altered_by_hand_is_named_and_remade(
 def test_an_altered_file_is_refused_by_hand(run: Run, pulled: Path) -> None:
     table = pulled / "results/lds_table.csv"
     table.write_text(table.read_text().replace("0.", "0.9", 1))
-    command = "table-page --metric lds --table results/lds_table.csv --out page.html"
+    command = "table-page --name lds --table results/lds_table.csv --out page.html"
     said = run(pulled, "leaveout", *command.split(), status=1)
     assert "results/lds_table.csv: it was altered after it was made" in said
     assert not (pulled / "page.html").exists()

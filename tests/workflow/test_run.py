@@ -42,7 +42,8 @@ def truths(*metrics: str) -> set[str]:
     return {f"results/tiny/truth/{metric}.safetensors" for metric in metrics}
 
 
-COST = {"results/cost_table.csv"}
+SETUP = {"results/pages/setup.html"}
+COST = {"results/cost_table.csv", "results/pages/cost.html"} | SETUP
 DAMPINGS = {"results/tiny/damping/lds/if_explicit.csv"}
 METRICS = ("lds", "loo", "pbrf")
 
@@ -60,6 +61,12 @@ def test_a_run_makes_the_tables_and_the_figures(finished: Path, final: set[str])
         assert all(-1 <= float(row["value"]) <= 1 for row in rows)
     with (finished / "results" / "cost_table.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3
+    with (finished / "results" / "tidy.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3 * len(METRICS) * 6
+    with (finished / "results" / "rank_table.csv").open() as file:
+        ranked = list(csv.DictReader(file))
+    assert [row["metric"] for row in ranked] == [m for m in METRICS for _ in range(2)]
+    assert [row["rank"] for row in ranked] == ["1", "2"] * len(METRICS)
 
 
 def test_every_job_leaves_a_log_and_the_long_ones_a_benchmark(finished: Path) -> None:
@@ -153,7 +160,7 @@ def test_more_subsets_train_the_new_chunks_only(
     old = {p: p.read_bytes() for p in sorted((clone / "results/tiny/retrain/lds").iterdir())}
     edit(clone / "config/settings/tiny.yaml", "subsets: 8", "subsets: 12")
     new = {f"results/tiny/retrain/lds/{run}-1.safetensors" for run in (0, 1)}
-    assert planned(clone) == new | truths("lds") | below_truth("lds")
+    assert planned(clone) == new | truths("lds") | SETUP | below_truth("lds")
 
     status, output = snakemake(clone, *truths("lds"))
     assert status == 0, output
@@ -167,7 +174,7 @@ def test_one_more_run_leaves_the_values_of_the_others(
     before = artefacts.read(clone / "results/tiny/truth/lds.safetensors").tensors
     edit(clone / "config/settings/tiny.yaml", "runs: 2, chunk: 8", "runs: 3, chunk: 8")
     new = "results/tiny/retrain/lds/2-0.safetensors"
-    assert planned(clone) == {new} | truths("lds") | below_truth("lds")
+    assert planned(clone) == {new} | truths("lds") | SETUP | below_truth("lds")
 
     status, output = snakemake(clone, *truths("lds"))
     assert status == 0, output
@@ -194,7 +201,7 @@ def test_an_edited_subset_of_a_users_own_trains_its_chunks_only(
     assert status == 0, output
     assert planned(clone, "results/lds_table.csv") == set()
     edit(own, lines[3], "1 2 3")
-    below = truths("lds") | below_truth("lds") | DAMPINGS  # of subsets' size
+    below = truths("lds") | SETUP | below_truth("lds") | DAMPINGS  # of subsets' size
     assert planned(clone) == {"results/tiny/retrain/lds/0-1.safetensors"} | below
     own.write_text("\n".join([*lines, "4 5 6  # one more"]))
     assert planned(clone) == {"results/tiny/retrain/lds/0-3.safetensors"} | below
@@ -206,7 +213,7 @@ def test_more_loo_ids_in_a_new_chunk(
     # the first chunk holds the same six ids; the replicates are spread over the ids anew
     edit(clone / "config/settings/tiny.yaml", "first: 6", "first: 12")
     new = {f"results/tiny/retrain/loo/{name}.safetensors" for name in ("0-1", "1-0")}
-    assert planned(clone) == new | truths("loo") | below_truth("loo")
+    assert planned(clone) == new | truths("loo") | SETUP | below_truth("loo")
 
 
 def test_one_more_method(edit: Edit, clone: Path, planned: Planned, below_truth: Below) -> None:
@@ -220,7 +227,7 @@ def test_another_damping_of_pbrf_spares_all_else(
     edit: Edit, clone: Path, planned: Planned, below_truth: Below
 ) -> None:
     edit(clone / "config/settings/tiny.yaml", "damping: 1e-1", "damping: 2e-1")
-    assert planned(clone) == trained("retrain/pbrf") | truths("pbrf") | below_truth("pbrf")
+    assert planned(clone) == trained("retrain/pbrf") | truths("pbrf") | SETUP | below_truth("pbrf")
 
 
 def test_code_of_the_solver_reruns_pbrf_alone(
@@ -228,7 +235,7 @@ def test_code_of_the_solver_reruns_pbrf_alone(
 ) -> None:
     with (clone / "src/leaveout/retraining/proximal.py").open("a") as file:
         file.write("\nSOMETHING = 1\n")
-    assert planned(clone) == trained("retrain/pbrf") | truths("pbrf") | below_truth("pbrf")
+    assert planned(clone) == trained("retrain/pbrf") | truths("pbrf") | SETUP | below_truth("pbrf")
 
 
 def test_points_that_do_not_converge_are_counted_in_the_table(
@@ -296,7 +303,25 @@ def test_a_published_value_remakes_tables_and_figures(
 ) -> None:
     with (clone / "config/published.csv").open("a") as file:
         file.write("tiny_lds,tiny,lds,grad_dot,0.10,here\n")
-    assert planned(clone) == below_truth(*METRICS, methods=())
+    measured = COST | {"results/tidy.csv", "results/rank_table.csv", "results/pages/rank.html"}
+    assert planned(clone) == below_truth(*METRICS, methods=()) - measured
+
+
+def test_a_cause_remakes_the_one_table_that_shows_it(
+    clone: Path, planned: Planned, snakemake: Run
+) -> None:
+    with (clone / "config/published.csv").open("a") as file:
+        file.write("tiny_lds,tiny,lds,grad_dot,2.0,here\n")
+    assert snakemake(clone)[0] == 0
+    with (clone / "config/causes.yaml").open("a") as file:
+        file.write("  tiny:\n    lds:\n      grad_dot: no correlation is above 1\n")
+    table = "results/published_table.csv"
+    assert planned(clone) == {table, "results/pages/published.html"}
+    assert snakemake(clone)[0] == 0
+    with (clone / table).open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["published"], row["inside_interval"]) == ("2.0", "no")
+    assert row["cause"] == "no correlation is above 1"
 
 
 def test_words_in_code_change_nothing(clone: Path, planned: Planned) -> None:
@@ -351,6 +376,7 @@ def test_a_lost_file_is_made_again_with_what_needs_it(clone: Path, planned: Plan
     assert planned(clone) == {
         "results/loo_table.csv",
         "results/pages/loo.html",
+        "results/pages/start.html",
         "results/figures/loo.svg",
         "results/figures/quality_cost_loo.svg",
     }

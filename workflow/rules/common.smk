@@ -7,7 +7,8 @@ from snakemake.exceptions import WorkflowError
 
 from leaveout import leftovers, orphans, runlock
 from leaveout.errors import LeaveoutError
-from leaveout.workflow import Plan
+from leaveout.metric_names import PANELS
+from leaveout.workflow import TABLES, Plan
 
 REPOSITORY = Path(workflow.basedir).parent
 CONFIG = "config" if REPOSITORY == Path.cwd() else REPOSITORY / "config"
@@ -47,7 +48,8 @@ shell.prefix(
 wildcard_constraints:
     setting="|".join(PLAN.settings),
     method="|".join(PLAN.methods),
-    metric="lds|loo|pbrf|auc",
+    metric="|".join(PANELS),
+    table="|".join(PLAN.paged),
     kind="full|half",
     chunk=r"\d+(-\d+)?",
     params=r"[^/]+",

@@ -6,8 +6,10 @@ rule evaluate:
         truth=PLAN.truth,
         scores=PLAN.scores,
         stale=if_stale("results/{setting}/metrics/{metric}/{method}.csv"),
+        stale_draws=if_stale("results/{setting}/metrics/{metric}/{method}.draws.safetensors"),
     output:
-        "results/{setting}/metrics/{metric}/{method}.csv",
+        csv="results/{setting}/metrics/{metric}/{method}.csv",
+        draws="results/{setting}/metrics/{metric}/{method}.draws.safetensors",
     log:
         "logs/evaluate/{setting}-{metric}-{method}.log",
     conda:
@@ -18,6 +20,8 @@ rule evaluate:
     params:
         key=PLAN.evaluate_key,
         bootstrap=PLAN.config.bootstrap,
+        top_k=PLAN.config.top_k,
     shell:
         "leaveout evaluate --setting {wildcards.setting} --metric {wildcards.metric} --method {wildcards.method}"
-        " --truth {input.truth:q} --bootstrap {params.bootstrap} --out {output:q} {input.scores:q} 2> {log:q}"
+        " --truth {input.truth:q} --bootstrap {params.bootstrap} --top-k {params.top_k} --out {output.csv:q}"
+        " {input.scores:q} 2> {log:q}"

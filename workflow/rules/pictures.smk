@@ -76,8 +76,8 @@ rule examples_figure:
 rule self_influence_figure:
     input:
         data="results/{setting}/data.safetensors",
-        csvs=PLAN.own_csvs,
-        scores=PLAN.own_scores,
+        csvs=PLAN.self_influence_csvs,
+        scores=PLAN.self_influence_scores,
         stale=if_stale("results/figures/{setting}_self_influence.svg"),
     output:
         report(

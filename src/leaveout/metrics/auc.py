@@ -29,6 +29,7 @@ from leaveout import seeds
 from leaveout.artefacts import CorruptArtefactError, atomic_path, read
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.correlation import Floats
+from leaveout.metrics.draws import Replicates
 from leaveout.metrics.evaluate import (
     COLUMNS,
     HALVES,
@@ -119,10 +120,10 @@ def halves(positive: NDArray[np.bool_], setting: str, root_seed: int) -> dict[st
     return {"select": select, "report": ~select, "all": np.ones(len(positive), dtype=bool)}
 
 
-def bootstrap_interval(
+def bootstrap_replicates(
     score: Floats, positive: NDArray[np.bool_], replicates: int, generator: np.random.Generator
-) -> tuple[float, float]:
-    """Return the 95% percentile interval of the AUC; NaN if a class is empty.
+) -> NDArray[np.float64]:
+    """Return bootstrap replicates of the AUC, (replicate,); NaN if a class is empty.
 
     Args:
         score: (sample,), finite.
@@ -133,11 +134,19 @@ def bootstrap_interval(
     counts = np.empty((len(score), replicates), dtype=np.uint16)
     for mask in (positive, ~positive):
         if not mask.any():
-            return float("nan"), float("nan")
+            return np.full(replicates, np.nan)
         counts[mask] = resample_counts(generator, int(mask.sum()), replicates)
     size = max(1, _CHUNK_NUMBERS // len(score))
     parts = [slice(k, k + size) for k in range(0, replicates, size)]
-    drawn = np.concatenate([weighted_auc(score, positive, counts[:, part]) for part in parts])
+    return np.concatenate([weighted_auc(score, positive, counts[:, part]) for part in parts])
+
+
+def bootstrap_interval(drawn: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95% percentile interval of the AUC, NaN if its replicates are.
+
+    Args:
+        drawn: From :func:`bootstrap_replicates`.
+    """
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
@@ -164,7 +173,7 @@ def evaluate_auc(
     method: str,
     root_seed: int,
     bootstrap: int = 1000,
-) -> None:
+) -> Replicates:
     """Evaluate the self-influence of one method; one row per hyper-parameters, truth and half.
 
     A sample whose self-influence is NaN or infinite is not ranked, but counted (``n_nan``).
@@ -180,6 +189,10 @@ def evaluate_auc(
         root_seed: Root seed of the setting; halves and resampling derive from it and the setting.
         bootstrap: Number of bootstrap replicates.
 
+    Returns:
+        The replicates of each grid point's value on the report half; replicate k is of the same
+        draw for all methods that leave out no sample.
+
     Raises:
         LeaveoutError: A file is missing or damaged, no label was flipped, or ids, setting, method
             or labels do not fit together.
@@ -187,6 +200,7 @@ def evaluate_auc(
     train_id, positive = _load_flips(data)
     parts = halves(positive, setting, root_seed)
     rows: list[tuple[object, ...]] = []
+    replicates: dict[str, NDArray[np.float64]] = {}
     for label, artefact in read_scores(scores, setting, method, "self_influence").items():
         why = not_computed(artefact)
         have, order = sorted_ids(artefact, "train_id")
@@ -205,7 +219,10 @@ def evaluate_auc(
             ranked, flipped = rounded(score[known]), positive[known]
             # the same draws for all methods, which can then be compared in pairs
             draw = seeds.generator(root_seed, setting, "bootstrap", "auc", half)
-            low, high = bootstrap_interval(ranked, flipped, bootstrap, draw)
+            drawn = bootstrap_replicates(ranked, flipped, bootstrap, draw)
+            low, high = bootstrap_interval(drawn)
+            if half == "report":
+                replicates[label] = drawn
             count = int(parts[half].sum())
             found[half] = (
                 *map(number, (auc(ranked, flipped), low, high, *(float("nan"),) * 3)),
@@ -219,3 +236,4 @@ def evaluate_auc(
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(rows)
+    return replicates

@@ -1,20 +1,34 @@
 """Correlation per test sample, with undefined ones marked and their cause counted.
 
-Both ground-truth metrics correlate, for every test sample, predictions with outcomes over some
+The ground-truth metrics correlate, for every test sample, predictions with outcomes over some
 units: subsets for the linear datamodeling score, removed samples for leave-one-out. Arrays here
 are ``(unit, test)``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["pearson", "spearman"]
+
+@dataclass(frozen=True)
+class TopK:
+    """No correlation, but in the place of one: the share of the k largest that are the same."""
+
+    k: int
+
+
+Kind = Literal["pearson", "spearman", "kendall"] | TopK
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
+
+
+_BLOCK_NUMBERS = 1 << 18
+"""Pairs of units at once: what stays in cache."""
 
 
 def is_broken(x: Floats) -> Bools:
@@ -57,18 +71,81 @@ def ranks(x: Floats) -> NDArray[np.float64]:
     return found
 
 
+def _signs(x: Floats) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yield sign(x_s - x_t) for some s at a time and all t: (which, (some, unit))."""
+    size = max(1, _BLOCK_NUMBERS // len(x))
+    for start in range(0, len(x), size):
+        part = slice(start, start + size)
+        some = x[part, None]
+        yield part, np.subtract(some > x, some < x, dtype=np.float32)
+
+
+def concordance(x: Floats, y: Floats) -> NDArray[np.float64]:
+    """Return with how many other units each one is in order, less those it is out of order with.
+
+    ``sum_t sign(x_s - x_t) sign(y_s - y_t)``; of x with itself, with how many it does not tie.
+
+    Args:
+        x: (unit,).
+        y: (unit,).
+
+    Returns:
+        (unit,), whole numbers. Their sum is twice the numerator of Kendall's tau.
+    """
+    found = np.empty(len(x))
+    for (part, a), (_, b) in zip(_signs(x), _signs(y), strict=True):
+        found[part] = np.einsum("st,st->s", a, b)
+    return found
+
+
+def _kendall(x: Floats, y: Floats) -> float:
+    """Return Kendall's tau-b (1945) of two columns, neither of them constant."""
+    both, own, other = (concordance(a, b).sum() for a, b in ((x, y), (x, x), (y, y)))
+    return float(both / np.sqrt(own * other))
+
+
+def membership(x: Floats, k: int) -> NDArray[np.float64]:
+    """Return how likely each unit is to be among the k largest if ties are broken at random.
+
+    Args:
+        x: (unit,).
+        k: How many; fewer than there are units.
+
+    Returns:
+        (unit,): 1 above the k-th largest value, 0 below, and for those that tie with it the share
+        of them that is still wanted.
+    """
+    edge = np.partition(x, len(x) - k)[len(x) - k]
+    above, tied = x > edge, x == edge
+    share = float(k - above.sum()) / float(tied.sum())
+    return np.asarray(above + share * tied, dtype=np.float64)
+
+
 def correlate(kind: Kind, x: Floats, y: Floats) -> NDArray[np.float64]:
     """Correlate two arrays column by column.
 
     Args:
-        kind: ``pearson``, or ``spearman`` (Pearson of the ranks, ties sharing their average rank).
+        kind: ``pearson``; ``spearman`` (Pearson of the ranks, ties sharing their average rank);
+            ``kendall`` (tau-b); or ``TopK``, the share of the k largest that both have in common,
+            expected over ties broken at random, independently in each.
         x: (unit, test).
         y: (unit, test).
 
     Returns:
-        (test,): NaN where a column of either holds NaN or inf, or is constant.
+        (test,): NaN where a column of either holds NaN or inf or, but for ``TopK``, is constant.
     """
-    undefined = is_broken(x) | is_broken(y) | is_constant(x) | is_constant(y)
+    broken = is_broken(x) | is_broken(y)
+    found = np.full(x.shape[1], np.nan)
+    if isinstance(kind, TopK):
+        for test in np.flatnonzero(~broken):
+            both = membership(x[:, test], kind.k) * membership(y[:, test], kind.k)
+            found[test] = both.sum() / kind.k
+        return found
+    undefined = broken | is_constant(x) | is_constant(y)
+    if kind == "kendall":
+        for test in np.flatnonzero(~undefined):
+            found[test] = _kendall(x[:, test], y[:, test])
+        return found
     if kind == "spearman":
         x, y = (ranks(np.where(undefined, 0.0, array)) for array in (x, y))
     rho = np.clip((standardise(x) * standardise(y)).mean(axis=0), -1.0, 1.0)

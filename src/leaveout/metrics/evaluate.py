@@ -28,9 +28,14 @@ from numpy.typing import NDArray
 from leaveout import seeds, trainings
 from leaveout.artefacts import ALL, Artefact, CorruptArtefactError, Rows, atomic_path, read
 from leaveout.errors import LeaveoutError
+from leaveout.metric_names import VARIANTS, truth_of
 from leaveout.metrics import lds, loo
-from leaveout.metrics.correlation import Floats, Kind, correlate, is_broken
+from leaveout.metrics.correlation import Floats, Kind, TopK, correlate, is_broken
 from leaveout.metrics.distributional import distributional_targets
+from leaveout.metrics.draws import Replicates
+from leaveout.metrics.halves import HALVES as HALVES
+from leaveout.metrics.halves import Ids as Ids
+from leaveout.metrics.halves import split as split
 from leaveout.metrics.uncertainty import ceiling, interval, means, replicate_sums, resample_counts
 
 COLUMNS = (
@@ -56,9 +61,7 @@ COLUMNS = (
     "shares_models",
     "not_computed",
 )
-HALVES = ("select", "report", "all")
 TRUTHS = ("mean", "single")
-Ids = NDArray[np.int64]
 Predict = Callable[[slice], Floats]
 
 _BLOCK_BYTES = 128 << 20
@@ -260,27 +263,37 @@ _LOAD: dict[str, Callable[[Path], GroundTruth]] = {
 }
 
 
-def load_ground_truth(metric: str, path: Path) -> GroundTruth:
+_KIND: dict[str, Kind] = {
+    "lds_pearson": "pearson",
+    "lds_kendall": "kendall",
+    "loo_kendall": "kendall",
+}
+
+
+def load_ground_truth(metric: str, path: Path, top_k: int = 10) -> GroundTruth:
     """Read a ground truth, sorted by id.
 
+    Args:
+        metric: What it is for.
+        path: The artefact.
+        top_k: How many samples ``loo_topk`` looks at.
+
     Raises:
-        LeaveoutError: The metric is unknown, or the file is missing, damaged or of another kind.
+        LeaveoutError: The metric is unknown, the file is missing, damaged or of another kind, or
+            there are not more than ``top_k`` samples.
     """
-    if metric not in _LOAD:
-        raise LeaveoutError(f"metric: unknown {metric!r}. Valid: {', '.join(_LOAD)}")
-    return _LOAD[metric](path)
-
-
-def split(test_id: Ids, setting: str, root_seed: int) -> dict[str, NDArray[np.bool_]]:
-    """Split sorted test ids in two halves at random, by identity (setting, "selection").
-
-    Returns:
-        For each of ``select``, ``report`` and ``all`` whether it holds each test sample.
-    """
-    order = seeds.generator(root_seed, setting, "selection").permutation(len(test_id))
-    select = np.zeros(len(test_id), dtype=bool)
-    select[order[: len(test_id) // 2]] = True
-    return {"select": select, "report": ~select, "all": np.ones(len(test_id), dtype=bool)}
+    if metric not in (*_LOAD, *VARIANTS):
+        raise LeaveoutError(f"metric: unknown {metric!r}. Valid: {', '.join((*_LOAD, *VARIANTS))}")
+    ground = _LOAD[truth_of(metric)](path)
+    if metric != "loo_topk":
+        return replace(ground, kind=_KIND.get(metric, ground.kind))
+    if top_k >= len(ground.train_id):
+        raise LeaveoutError(
+            f"{path}: {len(ground.train_id)} samples were left out; the {top_k} that matter most "
+            "are all of them. Give a smaller top_k."
+        )
+    note = "none: an overlap is no correlation, and its reliability does not follow from two runs"
+    return replace(ground, kind=TopK(top_k), repeats=ground.runs[:1], repeats_note=note)
 
 
 def aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: str) -> Scores:
@@ -299,7 +312,7 @@ def aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: st
                 "holds. Make the scores and the ground truth from the same setting."
             )
         extra = np.setdiff1d(have, wanted)
-        if what == "train" and metric in ("lds", "lds_variance") and len(extra):
+        if what == "train" and truth_of(metric) in ("lds", "lds_variance") and len(extra):
             raise LeaveoutError(
                 f"{artefact.path}: scores train ids {listed(extra)}, which no subset of "
                 f"{truth_path} draws from. Make scores and ground truth from the same setting."
@@ -379,7 +392,8 @@ def evaluate(
     method: str,
     root_seed: int,
     bootstrap: int = 1000,
-) -> None:
+    top_k: int = 10,
+) -> Replicates:
     """Evaluate all score files of one method; one row per hyper-parameters, truth and half.
 
     A test sample whose predictions or outcomes hold NaN or inf, or are constant, has no
@@ -390,8 +404,11 @@ def evaluate(
         metric: ``lds`` (Spearman, Park et al. 2303.14186), ``loo`` (Pearson), ``pbrf`` (Pearson,
             Bae et al. 2209.05364; units that did not converge are left out and counted), or
             ``lds_variance``: as ``lds``, against minus the variance over runs (d-TDA, 2506.12965),
-            so that a positive score is a sample that steadies training.
-        truth: Artefact of that kind; of kind ``lds`` for ``lds_variance``.
+            so that a positive score is a sample that steadies training. ``lds_pearson``,
+            ``lds_kendall`` and ``loo_kendall`` (tau-b) differ in the correlation alone;
+            ``loo_topk`` is the share of the samples that matter most when left out that are among
+            those with the largest scores.
+        truth: Artefact of that kind; of kind ``lds`` or ``loo`` for what begins so.
         scores: Score artefacts of one method, in grid order.
         out: CSV to write, with the columns ``COLUMNS``.
         setting: Name of the setting.
@@ -399,12 +416,17 @@ def evaluate(
         root_seed: Root seed of the setting; resampling and halves derive from it and (setting,
             metric).
         bootstrap: Number of bootstrap replicates.
+        top_k: How many samples ``loo_topk`` looks at.
+
+    Returns:
+        The replicates of each grid point's value against the mean of the runs, on the report half;
+        replicate k is of the same draw for all methods of the setting.
 
     Raises:
         LeaveoutError: A file is missing or damaged, ids, setting, method or labels do not fit
             together, or scores were computed from models of the ground truth.
     """
-    ground = load_ground_truth(metric, truth)
+    ground = load_ground_truth(metric, truth, top_k)
     artefacts = read_scores(scores, setting, method)
     header = read(truth, leave=ALL)
     shares = {
@@ -426,7 +448,7 @@ def evaluate(
     halves = split(ground.test_id, setting, root_seed)
     counts = {
         units: resample_counts(
-            seeds.generator(root_seed, setting, "bootstrap", metric, "units", units),
+            seeds.generator(root_seed, setting, "bootstrap", truth_of(metric), "units", units),
             units,
             bootstrap,
         )
@@ -434,7 +456,7 @@ def evaluate(
     }
     test_counts = np.zeros((len(HALVES), n_test, bootstrap), dtype=np.float32)
     for h, half in enumerate(HALVES):
-        draw = seeds.generator(root_seed, setting, "bootstrap", metric, "tests", half)
+        draw = seeds.generator(root_seed, setting, "bootstrap", truth_of(metric), "tests", half)
         test_counts[h, halves[half]] = resample_counts(draw, int(halves[half].sum()), bootstrap)
 
     groups = [
@@ -484,6 +506,10 @@ def evaluate(
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(rows)
+    shown = (TRUTHS.index("mean"), HALVES.index("report"))
+    return {
+        label: replicates[p * len(TRUTHS) + shown[0], shown[1]] for p, label in enumerate(artefacts)
+    }
 
 
 def _per_test(
@@ -513,6 +539,8 @@ def _ceilings(
     drawn = means(replicate_sums(ground.kind, columns, pairs, counts, test_counts, defined))
     found = {}
     for name, (h, half) in itertools.product(TRUTHS, enumerate(HALVES)):
-        top, low, high, note = ceiling(mean(values[0][halves[half]]), drawn[0, h], runs[name])
+        top, low, high, note = ceiling(
+            mean(values[0][halves[half]]), drawn[0, h], runs[name], ground.kind
+        )
         found[name, half] = (top, low, high, note or ground.ceiling_note)
     return found

@@ -14,12 +14,13 @@ them no better than its square root.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout.metrics.correlation import Floats, Kind, standardise
+from leaveout.metrics.correlation import Floats, Kind, TopK, concordance, standardise
 
 _F = TypeVar("_F", float, NDArray[np.float64])
 Pair = tuple[int, int]
@@ -27,6 +28,8 @@ LEVEL = 0.95
 # Below this share of a column's variance what is left is cancellation error, so the drawn values
 # count as constant.
 _NO_VARIANCE = 1e-12
+# So many units take milliseconds a test sample for all pairs in all replicates.
+_EXACT_UNITS = 500
 _CHUNK_BYTES = 48 * 2**20
 
 
@@ -93,6 +96,104 @@ def _pearson(
     return out
 
 
+def _pairs_in_order(x: Floats, y: Floats, counts: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """Return pairs of drawn units in order in x and y, less those out of order, both ways round.
+
+    That is ``w' M w`` with ``M = sign(x_s - x_t) sign(y_s - y_t)``. Of many units it is
+    ``2 w' M 1 - 1' M 1``, which is exact up to the square of ``w - 1`` and takes units^2 once, not
+    for every replicate. What is left out is a bias, which intervals do not see, and a part of the
+    variance that falls with 1 / units.
+
+    Args:
+        x: (unit,).
+        y: (unit,).
+        counts: (unit, replicate), the w.
+
+    Returns:
+        (replicate,).
+    """
+    if len(x) > _EXACT_UNITS:
+        rows = concordance(x, y)
+        total: NDArray[np.float64] = 2 * (rows @ counts.astype(np.float64)) - rows.sum()
+        return total
+    weights = counts.astype(np.float32)  # whole numbers up to units^2: exact
+    signs = [np.subtract(z[:, None] > z, z[:, None] < z, dtype=np.float32) for z in (x, y)]
+    sums = np.einsum("sb,sb->b", (signs[0] * signs[1]) @ weights, weights)
+    return np.asarray(sums, dtype=np.float64)
+
+
+def _kendall(
+    columns: Sequence[Floats], pairs: Sequence[Pair], counts: NDArray[np.uint16], tests: slice
+) -> NDArray[np.float64]:
+    """Return Kendall's tau-b under the counts for one chunk: (pair, test, replicate)."""
+    out = np.full((len(pairs), tests.stop - tests.start, counts.shape[1]), np.nan)
+    for k, test in enumerate(range(tests.start, tests.stop)):
+        x = [column[:, test] for column in columns]
+        untied = {a: _pairs_in_order(x[a], x[a], counts) for a in {a for p in pairs for a in p}}
+        for p, (a, b) in enumerate(pairs):
+            varied = (untied[a] > 0) & (untied[b] > 0)
+            product = np.where(varied, untied[a] * untied[b], 1.0)
+            both = _pairs_in_order(x[a], x[b], counts)
+            np.divide(both, np.sqrt(product), out=out[p, k], where=varied)
+    return out
+
+
+def _drawn_membership(
+    x: Floats, k: int, counts: NDArray[np.uint16]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the units that can be among the k largest of the drawn, and how likely each copy is.
+
+    Args:
+        x: (unit,).
+        k: How many.
+        counts: (unit, replicate).
+
+    Returns:
+        Which units, and the probabilities (these, replicate); all others have none.
+    """
+    order = np.argsort(-x, kind="stable")
+    most, enough = 4 * k + 16, False
+    while not enough:
+        most = min(most, len(x))
+        while most < len(x) and x[order[most]] == x[order[most - 1]]:
+            most += 1  # those that tie are taken together
+        top = order[:most]
+        below = np.cumsum(counts[top], axis=0, dtype=np.int64)
+        enough = most == len(x) or bool((below[-1] >= k).all())
+        most *= 2
+    # of each group of ties: how many were drawn above it, and in it
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(x[top]) != 0]))
+    group = np.repeat(np.arange(len(starts)), np.diff([*starts, len(top)]))
+    above = np.concatenate([np.zeros((1, counts.shape[1]), np.int64), below])[starts]
+    inside = np.diff(np.concatenate([above, below[-1:]]), axis=0)
+    share = np.clip((k - above) / np.maximum(inside, 1), 0.0, 1.0)
+    return top, share[group]
+
+
+def _top_k(
+    k: int,
+    columns: Sequence[Floats],
+    pairs: Sequence[Pair],
+    counts: NDArray[np.uint16],
+    tests: slice,
+) -> NDArray[np.float64]:
+    """Return the overlap of the k largest of the drawn units: (pair, test, replicate).
+
+    A unit drawn twice ties with itself, in both columns, and such ties are broken at random too.
+    """
+    out = np.zeros((len(pairs), tests.stop - tests.start, counts.shape[1]))
+    for place, test in enumerate(range(tests.start, tests.stop)):
+        found = {
+            a: _drawn_membership(columns[a][:, test], k, counts)
+            for a in {a for pair in pairs for a in pair}
+        }
+        for p, (a, b) in enumerate(pairs):
+            units, i, j = np.intersect1d(found[a][0], found[b][0], return_indices=True)
+            both = found[a][1][i] * found[b][1][j]
+            out[p, place] = np.einsum("ub,ub->b", counts[units].astype(np.float64), both) / k
+    return out
+
+
 def replicate_correlations(
     kind: Kind,
     columns: Sequence[Floats],
@@ -102,7 +203,7 @@ def replicate_correlations(
     """Correlate pairs of arrays, test sample by test sample, in every bootstrap replicate.
 
     Args:
-        kind: ``pearson`` or ``spearman``.
+        kind: As for :func:`leaveout.metrics.correlation.correlate`.
         columns: Arrays (unit, test). The caller leaves out test samples with NaN or inf.
         pairs: Which two of ``columns`` to correlate.
         counts: (unit, replicate), how often each unit was drawn.
@@ -115,7 +216,10 @@ def replicate_correlations(
     tests = columns[0].shape[1]
     per_test = 8 * ((len(columns) + 1) * (units + replicates) + 2 * len(pairs) * replicates)
     chunk = max(1, _CHUNK_BYTES // per_test)
-    compute = _spearman if kind == "spearman" else _pearson
+    if isinstance(kind, TopK):
+        compute: Any = partial(_top_k, kind.k)
+    else:
+        compute = {"spearman": _spearman, "pearson": _pearson, "kendall": _kendall}[kind]
     for start in range(0, tests, chunk):
         part = slice(start, min(start + chunk, tests))
         yield part, compute(columns, pairs, counts, part)
@@ -134,7 +238,7 @@ def replicate_sums(
     Sums of disjoint sets of test samples add up; see ``means`` for what they give.
 
     Args:
-        kind: ``pearson`` or ``spearman``.
+        kind: As for :func:`leaveout.metrics.correlation.correlate`.
         columns: Arrays (unit, test).
         groups: Each group of pairs gives one quantity per test sample: the mean of its pairs'
             correlations.
@@ -207,7 +311,7 @@ def spearman_brown(reliability: _F, runs: float) -> _F:
 
 
 def ceiling(
-    agreement: float, replicates: NDArray[np.float64], runs: float
+    agreement: float, replicates: NDArray[np.float64], runs: float, kind: Kind = "pearson"
 ) -> tuple[float, float, float, str]:
     """Return what a noiseless predictor can reach at most, its interval, and why if it is NaN.
 
@@ -215,11 +319,18 @@ def ceiling(
         agreement: Mean over test samples and pairs of runs of the correlation between two runs.
         replicates: The same in every bootstrap replicate. A negative bound gives a ceiling of 0.
         runs: How many runs the truth averages, or is worth.
+        kind: What the agreement is measured in. Reliabilities are correlations; Kendall's tau is
+            turned into one and back as for normal variables (Greiner 1909).
     """
     if np.isnan(agreement):
         return *(float("nan"),) * 3, "no test sample has a correlation between two runs"
     if agreement <= 0:
         return *(float("nan"),) * 3, f"two runs do not agree (mean correlation {agreement:.3f})"
-    bounds = np.clip(interval(replicates, agreement), 0.0, None)
-    low, high = np.sqrt(spearman_brown(bounds, runs))
-    return float(np.sqrt(spearman_brown(agreement, runs))), float(low), float(high), ""
+    found = np.array([agreement, *np.clip(interval(replicates, agreement), 0.0, None)])
+    if kind == "kendall":
+        found = np.sin(np.pi / 2 * found)
+    found = np.sqrt(spearman_brown(found, runs))
+    if kind == "kendall":
+        found = 2 / np.pi * np.arcsin(found)
+    top, low, high = map(float, found)
+    return top, low, high, ""

@@ -44,9 +44,22 @@ AXIS = {
     "lds": "linear datamodeling score (mean Spearman correlation)",
     "loo": "leave-one-out (mean Pearson correlation)",
     "pbrf": "proximal Bregman response (mean Pearson correlation)",
+    "lds_pearson": "linear datamodeling score (mean Pearson correlation)",
+    "lds_kendall": "linear datamodeling score (mean of Kendall's tau)",
+    "loo_kendall": "leave-one-out (mean of Kendall's tau)",
+    "loo_topk": "top samples by leave-one-out among a method's own (mean share)",
     "auc": "mislabel detection (area under the ROC curve of self-influence)",
 }
-SHORT = {"lds": "LDS", "loo": "LOO", "pbrf": "PBRF", "auc": "AUC"}
+SHORT = {
+    "lds": "LDS",
+    "loo": "LOO",
+    "pbrf": "PBRF",
+    "lds_pearson": "LDS, Pearson",
+    "lds_kendall": "LDS, Kendall",
+    "loo_kendall": "LOO, Kendall",
+    "loo_topk": "LOO, top k",
+    "auc": "AUC",
+}
 CHANCE = {"auc": 0.5}
 SAMPLES = {"auc": "training samples"}
 """What is counted and split in halves, if not test samples."""

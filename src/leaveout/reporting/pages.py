@@ -1,72 +1,340 @@
-"""A table as a page of its own, to be read in the report."""
+"""A table as a page of its own, to be read in the report: sorted by a click or a key, and searched.
+
+The table is what the CSV holds. A few columns come first, by headings that say more; all others
+follow behind a box to tick, so that a phone shows what matters. Two ends of an interval share a
+cell. No library sorts: those that do, and need no network, weigh more than all tables together.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
-import pandas as pd
-
-from leaveout import artefacts
+from leaveout.reporting import html
+from leaveout.reporting.tables import Row, read_csv
 
 STYLE = """
-body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; color: #1a1a1a; background: #fff; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap; }
-th { position: sticky; top: 0; background: #fff; border-bottom: 2px solid #444; }
-td { border-bottom: 1px solid #ddd; }
-th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }
-tr:hover td { background: #f2f2f2; }
+.tools { display: flex; flex-wrap: wrap; gap: .4rem 1rem; align-items: center; margin: .6rem 0; }
+.tools label { display: flex; gap: .4rem; align-items: center; }
+input { font: inherit; }
+input[type=search] { width: 14rem; max-width: 100%; padding: .2rem .4rem; }
+output { color: var(--faint); }
+body { display: flex; flex-direction: column; height: 100vh; margin: 0; padding: 1rem;
+  box-sizing: border-box; }
+.wide { flex: 0 1 auto; min-height: 20rem; border: 1px solid var(--line); }
+tbody th { position: sticky; left: 0; background: var(--page); font-weight: 600; }
+thead th:first-child { left: 0; z-index: 2; }
+thead th { padding: 0; }
+th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
+  width: 100%; padding: .3rem .6rem;
+  text-align: inherit; cursor: pointer; }
+th button::after { content: " \\2195"; color: var(--faint); opacity: .6; }
+th[aria-sort] button::after { opacity: 1; color: var(--text); }
+th[aria-sort=ascending] button::after { content: " \\2191"; }
+th[aria-sort=descending] button::after { content: " \\2193"; }
+:focus-visible { outline-offset: -2px; }
+.n { text-align: right; }
+.wrap { white-space: normal; min-width: 18rem; }
+.none { color: var(--faint); font-style: italic; }
+tbody tr:hover > * { background: var(--band); }
+body:not(:has(#all:checked)) .more { display: none; }
+@media (max-width: 600px) { th, td, th button { padding: .25rem .4rem; } body { padding: .6rem;
+  } p { font-size: .9rem; } tbody th { max-width: 34vw;
+  overflow: hidden; text-overflow: ellipsis; } }
+"""
+# The best comes first at the first click: the highest number, or the lowest of a rank or a cost.
+# What has no number stays last.
+SCRIPT = """
+const table = document.querySelector("table"), body = table.tBodies[0], rows = [...body.rows];
+const heads = [...table.tHead.rows[0].cells], search = document.querySelector("input[type=search]");
+heads.forEach((head, place) => head.querySelector("button").addEventListener("click", () => {
+  const number = head.classList.contains("n");
+  const down = head.ariaSort ? head.ariaSort === "ascending"
+    : number && !head.classList.contains("low");
+  heads.forEach(other => other.removeAttribute("aria-sort"));
+  head.setAttribute("aria-sort", down ? "descending" : "ascending");
+  const key = row => row.cells[place].dataset.sort ?? row.cells[place].textContent;
+  const order = (a, b) => number ? a - b : a.localeCompare(b, "en", { numeric: true });
+  rows.sort((one, two) => {
+    const [a, b] = [key(one), key(two)];
+    return a === "" || b === "" ? (a === "") - (b === "") : down ? order(b, a) : order(a, b);
+  });
+  body.append(...rows);
+}));
+const show = () => {
+  const words = search.value.toLowerCase().split(/\\s+/);
+  rows.forEach(row => { row.hidden = !words.every(word =>
+  row.textContent.toLowerCase().includes(word)); });
+  const shown = rows.filter(row => !row.hidden).length;
+  document.querySelector("output").textContent = `${shown} of ${rows.length} rows`;
+};
+search.addEventListener("input", show);
+show();
 """
 
+PANEL = {
+    "method": "method",
+    "setting": "setting",
+    "value": "value",
+    "ci_low": "95% interval",
+    "value_over_ceiling": "of ceiling",
+    "as_published_value": "as published",
+    "published": "published",
+    "difference": "difference",
+    "not_computed": "no value, because",
+}
+RANK = {
+    "method": "method",
+    "setting": "setting",
+    "metric": "metric",
+    "rank": "rank",
+    "rank_low": "95% of ranks",
+    "value": "value",
+    "ci_low": "95% interval",
+    "tied_with_best": "not told apart from the best",
+    "not_ranked": "no rank, because",
+}
+PUBLISHED = {
+    "method": "method",
+    "setting": "setting",
+    "metric": "metric",
+    "value": "ours",
+    "ci_low": "95% interval",
+    "published": "published",
+    "difference": "difference",
+    "inside_interval": "inside our interval",
+    "cause": "cause",
+}
+COST = {
+    "method": "method",
+    "setting": "setting",
+    "params": "hyper-parameters",
+    "wall_s": "seconds",
+    "peak_rss_mb": "peak memory, MB",
+    "device": "device",
+    "threads": "threads",
+}
+TIDY = {
+    "method": "method",
+    "setting": "setting",
+    "metric": "metric",
+    "params": "hyper-parameters",
+    "truth": "truth",
+    "half": "half",
+    "value": "value",
+    "ci_low": "95% interval",
+}
 
-def _interval(table: pd.DataFrame, prefix: str) -> pd.Series[str]:
-    low, high = (table[f"{prefix}_{end}"].map(_number) for end in ("low", "high"))
-    return low.where(low == "", low + " to " + high)
+_VALUE = (
+    "<b>value</b> is measured with hyper-parameters chosen on other {samples} than those it is "
+    "reported on; <b>as published</b> follows the papers, which choose and report on the same, and "
+    "<b>difference</b> is this less what was published."
+)
 
 
-def _number(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) and value == value else ""
+@dataclass(frozen=True)
+class Page:
+    """How a table is shown.
+
+    Attributes:
+        title: Plain text.
+        about: Markup: what the table says, in a sentence or two.
+        first: The columns shown first, and their headings; an interval's by its low end. All
+            other columns follow.
+    """
+
+    title: str
+    about: str
+    first: Mapping[str, str]
 
 
-def panel_page(metric: str, table_csv: Path, out: Path) -> None:
-    """Write the table of a panel as one self-contained HTML page.
+PAGES = {
+    "lds": Page(
+        "LDS: every method",
+        "Correlation of predicted and actual losses over random parts of the training set. "
+        + _VALUE.format(samples="test samples"),
+        PANEL,
+    ),
+    "loo": Page(
+        "LOO: every method",
+        "Correlation of scores and the change of loss when one training sample is left out. "
+        + _VALUE.format(samples="test samples"),
+        PANEL,
+    ),
+    "pbrf": Page(
+        "PBRF: every method",
+        "Correlation of scores and the change of loss when the trained model itself moves to where "
+        "it would be without one training sample. " + _VALUE.format(samples="test samples"),
+        PANEL,
+    ),
+    "auc": Page(
+        "Flipped labels: every method",
+        "AUC of finding training samples with flipped labels by self-influence; .5 is chance. "
+        + _VALUE.format(samples="training samples"),
+        PANEL,
+    ),
+    "rank": Page(
+        "Ranks: which methods differ",
+        "Rank 1 is best. Methods are told apart by paired bootstrap of their difference, corrected "
+        "for the number of pairs.",
+        RANK,
+    ),
+    "published": Page(
+        "Ours and the published values",
+        "Our values under the papers' protocol beside theirs.",
+        PUBLISHED,
+    ),
+    "cost": Page(
+        "Cost: time and memory",
+        "What each method and choice of hyper-parameters took: seconds of scoring without start-up "
+        "and peak memory of its process.",
+        COST,
+    ),
+    "tidy": Page(
+        "All values",
+        "One row for every method, choice of hyper-parameters, truth and half of the samples.",
+        TIDY,
+    ),
+}
+LOW_IS_BEST = ("rank", "wall_s", "peak_", "p_")
+"""How the names of columns begin of which less is better."""
+WRAPPED = 40
+"""A text of more characters is broken into lines."""
+LOW, HIGH = "_low", "_high"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _exact(text: str) -> str:
+    """Return a bound, such as ``<=0.02``, as the number it is."""
+    return text.removeprefix("<=").removeprefix(">=")
+
+
+def _short(text: str) -> str:
+    """Return a number with three decimals at most."""
+    value = _number(text)
+    if value is None or len(text.partition(".")[2]) <= 3:
+        return text
+    return f"{value:.3f}".replace("-0.000", "0.000")
+
+
+def _undefined(row: Row) -> str:
+    """Return in words why a number is none."""
+    if row.get("not_computed"):
+        return "not computed"
+    why = row.get("dropped_why")
+    return f"undefined ({why})" if why else "undefined"
+
+
+@dataclass(frozen=True)
+class _Column:
+    heading: str
+    sources: tuple[str, ...]  # one column of the CSV, or the two ends of an interval
+    first: bool
+    number: bool
+
+
+def _columns(rows: Sequence[Row], names: Sequence[str], page: Page) -> list[_Column]:
+    """Return what to show, in order; of the columns to be first, those that say something."""
+
+    def is_number(name: str) -> bool:
+        filled = [row[name] for row in rows if row[name]]
+        return bool(filled) and all(_number(_exact(text)) is not None for text in filled)
+
+    def says_something(name: str) -> bool:
+        values = {row[name] for row in rows}
+        return len(values) > 1 if name in ("setting", "metric") else values != {""}
+
+    headings = {name: _heading(name) for name in names} | dict(page.first)
+    found = []
+    for name in dict.fromkeys([*page.first, *names]):
+        shared = name.endswith(HIGH) and name.removesuffix(HIGH) + LOW in names
+        if name not in names or shared:
+            continue
+        high = name.removesuffix(LOW) + HIGH
+        sources = (name, high) if name.endswith(LOW) and high in names else (name,)
+        first = name in (page.first or names) and says_something(name)
+        found.append(_Column(headings[name], sources, first, all(map(is_number, sources))))
+    return sorted(found, key=lambda column: not column.first)
+
+
+def _heading(name: str) -> str:
+    if name.endswith(LOW):
+        name = f"{name.removesuffix(LOW).removesuffix('_ci')}_interval"
+    return name.replace("_", " ")
+
+
+def _cell(row: Row, column: _Column) -> str:
+    """Return a cell's attributes, ``>``, and its text."""
+    texts = [row[name] for name in column.sources]
+    numbers = [_number(text) for text in texts]
+    kind = "n" if column.number else ""
+    more = "" if column.first else "more"
+    if column.number and any(n is not None and n != n for n in numbers):
+        names = " ".join(filter(None, (kind, more, "none")))
+        return f' class="{names}" data-sort="">{escape(_undefined(row))}'
+    shown = " to ".join(map(_short, texts)) if all(texts) else ""
+    wrap = "wrap" if len(shown) > WRAPPED else ""
+    names = " ".join(filter(None, (kind, more, wrap)))
+    attributes = f' class="{names}"' if names else ""
+    if column.number:
+        attributes += f' data-sort="{escape(_exact(texts[0]))}"'
+    return f"{attributes}>{escape(shown)}"
+
+
+def _row(row: Row, columns: Sequence[_Column]) -> str:
+    first, *others = (_cell(row, column) for column in columns)
+    cells = "".join(f"<td{cell}</td>" for cell in others)
+    return f"<tr><th scope='row'{first}</th>{cells}</tr>"
+
+
+def _head(column: _Column) -> str:
+    low = column.number and column.sources[0].startswith(LOW_IS_BEST)
+    kinds = {"n": column.number, "low": low, "more": not column.first}
+    names = " ".join(name for name, holds in kinds.items() if holds)
+    attributes = f' class="{names}"' if names else ""
+    return (
+        f"<th scope='col'{attributes}><button type='button'>{escape(column.heading)}</button></th>"
+    )
+
+
+def table_page(name: str, table_csv: Path, out: Path) -> None:
+    """Write a table as one self-contained HTML page.
+
+    Numbers that are NaN are words: why there is none. What does not apply is left empty.
 
     Args:
-        metric: Which panel.
-        table_csv: From :func:`leaveout.reporting.tables.panel_table`.
+        name: Which table: a metric, ``cost``, or another of :data:`PAGES`. Any other shows all
+            columns as they come.
+        table_csv: The table.
         out: The page to write.
+
+    Raises:
+        LeaveoutError: The table is missing or malformed.
     """
-    table = pd.read_csv(table_csv)
-    shown = pd.DataFrame(
-        {
-            "setting": table["setting"],
-            "method": table["method"],
-            "hyper-parameters": table["params"],
-            "value": table["value"].map(_number),
-            "95% interval": _interval(table, "ci"),
-            "damping chosen without retraining": table["surrogate_params"]
-            .astype("string")
-            .fillna(""),
-            "its value": table["surrogate_value"].map(_number),
-            "ceiling": table["ceiling"].map(_number),
-            "ceiling's interval": _interval(table, "ceiling"),
-            "of ceiling": table["value_over_ceiling"].map(_number),
-            "training samples" if metric == "auc" else "test samples": table["n_test"],
-            "dropped": table["n_dropped"],
-            "as published": table["as_published_value"].map(_number),
-            "its interval": _interval(table, "as_published_ci"),
-            "published": table["published"].astype("string").fillna(""),
-            "difference": table["difference"].map(_number),
-            "no value, because": table["not_computed"].astype("string").fillna(""),
-        }
+    rows = read_csv(table_csv, ())
+    page = PAGES.get(name, Page(name.replace("_", " "), "", {}))
+    columns = _columns(rows, list(rows[0]) if rows else [], page)
+    settings = list(dict.fromkeys(row["setting"] for row in rows if "setting" in row))
+    about = page.about + (f" Setting: {escape(settings[0])}." if len(settings) == 1 else "")
+    more = sum(not column.first for column in columns)
+    box = f"<label><input type='checkbox' id='all'> {more} more columns</label>" if more else ""
+    body = "\n".join(
+        [
+            f"<h1>{escape(page.title)}</h1>\n<p>{about}</p>",
+            f"<div class='tools'><label>Search <input type='search'></label>{box}"
+            "<output aria-live='polite'></output></div>",
+            "<div class='wide' tabindex='0' role='region' aria-label='table'>\n<table>",
+            f"<thead><tr>{''.join(map(_head, columns))}</tr></thead>\n<tbody>",
+            *(_row(row, columns) for row in rows),
+            "</tbody>\n</table>\n</div>",
+        ]
     )
-    page = (
-        "<!doctype html>\n<html lang='en'>\n<head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{metric.upper()}</title>\n<style>{STYLE}</style></head>\n<body>\n"
-        f"<h1>{metric.upper()}</h1>\n<div class='wide'>\n{shown.to_html(index=False, border=0)}\n"
-        "</div>\n</body>\n</html>\n"
-    )
-    with artefacts.atomic_path(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    html.write(html.document(page.title, body, html.STYLE + STYLE, SCRIPT), out)

@@ -18,6 +18,7 @@ from pathlib import Path
 from leaveout.artefacts import atomic_path
 from leaveout.damping import COLUMNS as DAMPING_COLUMNS
 from leaveout.errors import LeaveoutError
+from leaveout.metrics.draws import Draws, best, read_draws
 from leaveout.metrics.evaluate import COLUMNS as METRIC_COLUMNS
 
 PANEL_COLUMNS = (
@@ -54,6 +55,10 @@ PANEL_COLUMNS = (
     "surrogate_value",
     "surrogate_ci_low",
     "surrogate_ci_high",
+    "chosen_how",
+    "seed",
+    "commit",
+    "code",
 )
 PUBLISHED_COLUMNS = ("panel", "setting", "metric", "method", "value", "source")
 COST_COLUMNS = (
@@ -149,6 +154,33 @@ def read_metrics(metric: str, paths: Sequence[Path]) -> dict[tuple[str, str], li
     return {key: found[key] for key in sorted(found, key=lambda key: settings.index(key[0]))}
 
 
+def read_all(paths: Sequence[Path]) -> dict[tuple[str, str, str], list[Row]]:
+    """Read metric CSVs of several metrics by (metric, setting, method), metrics together.
+
+    Raises:
+        LeaveoutError: A file is malformed, or two hold the same method.
+    """
+    return {
+        (metric, *key): rows
+        for metric, files in by_metric(paths, METRIC_COLUMNS).items()
+        for key, rows in read_metrics(metric, files).items()
+    }
+
+
+def by_metric(paths: Sequence[Path], columns: Iterable[str]) -> dict[str, list[Path]]:
+    """Sort CSVs by the metric that their first row names; what is wrong with one is said later.
+
+    Args:
+        paths: The files.
+        columns: What they must have.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        rows = read_csv(path, columns)
+        found.setdefault(rows[0]["metric"] if rows else "", []).append(path)
+    return found
+
+
 def select(rows: Sequence[Row], truth: str, chosen_on: str, reported_on: str) -> Row:
     """Return the row of the best hyper-parameters.
 
@@ -167,9 +199,7 @@ def select(rows: Sequence[Row], truth: str, chosen_on: str, reported_on: str) ->
             f"set of rows for truth={truth}, half={chosen_on} and half={reported_on}. "
             "Delete its CSV and make it anew."
         )
-    values = [float(row["value"]) for row in choice]
-    best = max(range(len(values)), key=lambda k: (not math.isnan(values[k]), values[k], -k))
-    return report[best]
+    return report[best([float(row["value"]) for row in choice])]
 
 
 def held_out(rows: Sequence[Row]) -> Row:
@@ -217,19 +247,36 @@ def surrogate(rows: Sequence[Row], dampings: Sequence[Row], half: str = "report"
     return next((row for row in here if row["params"] in chosen), None)
 
 
-def _published(rows: Sequence[Row], metric: str, setting: str, method: str) -> tuple[str, str]:
-    """Return the published value and its source; several are joined, none is two empty strings."""
+def published_rows(
+    rows: Sequence[Row], metric: str, setting: str, method: str, *, every: bool = False
+) -> list[Row]:
+    """Return the published values of a method: those of the panel's own figure, if it has any.
+
+    Args:
+        rows: All published values.
+        metric: Of which metric.
+        setting: Of which setting.
+        method: Of which method.
+        every: Whether to return those of other papers beside the figure's own, too.
+    """
     here = [row for row in rows if (row["setting"], row["metric"]) == (setting, metric)]
     own = [row for row in here if row["method"] == method]
     # One figure is one panel; values of other papers for the same setting have panels of their own.
-    own = [row for row in own if row["panel"] == f"{setting}_{metric}"] or own
+    if not every:
+        own = [row for row in own if row["panel"] == f"{setting}_{metric}"] or own
     # "All methods" are the source's own, not ours.
     theirs = {row["source"] for row in rows if row["method"] == method}
-    match = own or [row for row in here if row["method"] == ALL_METHODS and row["source"] in theirs]
+    return own or [row for row in here if row["method"] == ALL_METHODS and row["source"] in theirs]
+
+
+def _published(rows: Sequence[Row], metric: str, setting: str, method: str) -> tuple[str, str]:
+    """Return the published value and its source; several are joined, none is two empty strings."""
+    match = published_rows(rows, metric, setting, method)
     return "; ".join(row["value"] for row in match), "; ".join(row["source"] for row in match)
 
 
-def _four(value: float) -> str:
+def four(value: float) -> str:
+    """Return a number with four decimals."""
     text = f"{value:.4f}"
     return "0.0000" if text == "-0.0000" else text
 
@@ -239,7 +286,24 @@ def _dropped(row: Row) -> tuple[str, str]:
     return str(sum(causes.values())), ", ".join(f"{n} {why}" for why, n in causes.items() if n)
 
 
-def _panel_row(rows: Sequence[Row], dampings: Sequence[Row], published: str, source: str) -> Row:
+def _chosen_how(rows: Sequence[Row]) -> str:
+    """Say how the hyper-parameters of ``value`` were chosen."""
+    points = len({row["params"] for row in rows})
+    if points == 1:
+        return "nothing to choose"
+    half = [row for row in rows if (row["truth"], row["half"]) == ("mean", "select")]
+    if all(math.isnan(float(row["value"])) for row in half):
+        return f"none of {points} has a value"
+    return f"largest value of {points} on the other half of the samples"
+
+
+def _panel_row(
+    rows: Sequence[Row],
+    dampings: Sequence[Row],
+    draws: Draws | None,
+    published: str,
+    source: str,
+) -> Row:
     ours, theirs = held_out(rows), as_published(rows)
     value, ceiling = float(ours["value"]), float(ours["ceiling"])
     n_dropped, why = _dropped(ours)
@@ -249,14 +313,17 @@ def _panel_row(rows: Sequence[Row], dampings: Sequence[Row], published: str, sou
     }
     row |= {column: ours[column] for column in ("n_test", "n_samples", "n_runs", "n_unconverged")}
     measured = ("value", "ci_low", "ci_high", "ceiling", "ceiling_low", "ceiling_high")
-    row |= {column: _four(float(ours[column])) for column in measured}
-    row |= {f"as_published_{column}": _four(float(theirs[column])) for column in measured}
+    row |= {column: four(float(ours[column])) for column in measured}
+    row |= {f"as_published_{column}": four(float(theirs[column])) for column in measured}
+    row["chosen_how"] = _chosen_how(rows)
+    if draws is not None and (point := draws.points.get(ours["params"])):
+        row |= {column: point[column] for column in ("seed", "commit", "code")}
     if (found := surrogate(rows, dampings)) is not None:
         row["surrogate_params"] = found["params"]
-        row |= {f"surrogate_{column}": _four(float(found[column])) for column in measured[:3]}
+        row |= {f"surrogate_{column}": four(float(found[column])) for column in measured[:3]}
     row |= {
         # A ceiling of 0 (its interval's low end can be) leaves nothing to divide by.
-        "value_over_ceiling": _four(value / ceiling if ceiling else math.nan),
+        "value_over_ceiling": four(value / ceiling if ceiling else math.nan),
         "n_dropped": n_dropped,
         "dropped_why": why,
         "as_published_params": theirs["params"],
@@ -270,12 +337,13 @@ def _panel_row(rows: Sequence[Row], dampings: Sequence[Row], published: str, sou
     except ValueError:
         return row  # none, or a text such as "<=0.02": nothing to subtract
     inside = float(theirs["ci_low"]) <= known <= float(theirs["ci_high"])
-    row["difference"] = _four(float(theirs["value"]) - known)
+    row["difference"] = four(float(theirs["value"]) - known)
     row["inside_interval"] = "yes" if inside else "no"
     return row
 
 
-def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as a CSV; a column that a row lacks is empty."""
     with (
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as handle,
@@ -291,6 +359,7 @@ def panel_table(
     published: Path,
     out: Path,
     dampings: Sequence[Path] = (),
+    draws: Sequence[Path] = (),
 ) -> None:
     """Write the table of a panel: one row per setting and method.
 
@@ -300,6 +369,8 @@ def panel_table(
     Undefined numbers are ``nan``; what does not apply, such as a value nobody published, is empty.
     ``difference`` is ``as_published_value - published``, and ``inside_interval`` says whether the
     published value lies in the interval of ours. ``not_computed`` says why a method has no value.
+    ``seed`` is the root seed, ``commit`` that of the code which made the scores shown as ``value``,
+    and ``code`` the digests of it that are in their key.
 
     Args:
         metric: ``lds``, ``loo``, ``pbrf`` or ``auc``.
@@ -308,34 +379,70 @@ def panel_table(
         published: CSV of published values, with the columns ``PUBLISHED_COLUMNS``.
         out: CSV to write, with the columns ``PANEL_COLUMNS``; numbers have 4 decimals.
         dampings: The CSVs of ``leaveout.attribution.damping``, of methods that have one.
+        draws: What lies beside the metric CSVs; it says where the scores come from.
 
     Raises:
         LeaveoutError: A file is missing or malformed.
     """
     known = read_csv(published, PUBLISHED_COLUMNS)
+    beside = {(one.setting, one.method): one for one in map(read_draws, draws)}
     methods, chosen = read_metrics(metric, csvs), read_dampings(metric, dampings)
     rows = [
         _panel_row(
             rows,
             chosen.get((setting, method), ()),
+            beside.get((setting, method)),
             *_published(known, metric, setting, method),
         )
         for (setting, method), rows in methods.items()
     ]
-    _write(out, PANEL_COLUMNS, rows)
+    write_csv(out, PANEL_COLUMNS, rows)
 
 
-def cost_table(cost_jsons: Sequence[Path], out: Path) -> None:
-    """Write the table of costs: one row per cost file, in the order given.
+SELF_INFLUENCE = "self_influence"
+QUALITY = ("value", "ci_low", "ci_high", "ceiling", "chosen")
+
+
+def _quality(csvs: Sequence[Path]) -> tuple[list[str], dict[tuple[str, str, str], Row]]:
+    """Return the metrics' names, and their columns for each (setting, method, params)."""
+    found: dict[tuple[str, str, str], Row] = {}
+    metrics = []
+    for (metric, setting, method), rows in read_all(csvs).items():
+        metrics.append(metric)
+        chosen = held_out(rows)["params"]
+        for row in rows:
+            if (row["truth"], row["half"]) != ("mean", "report"):
+                continue
+            cells = {quality_column(metric, name): four(float(row[name])) for name in QUALITY[:-1]}
+            cells[quality_column(metric, "chosen")] = "yes" if row["params"] == chosen else "no"
+            found.setdefault((setting, method, row["params"]), {}).update(cells)
+    return list(dict.fromkeys(metrics)), found
+
+
+def quality_column(metric: str, name: str) -> str:
+    """Return the column of the table of costs that holds something of a metric."""
+    return metric if name == "value" else f"{metric}_{name}"
+
+
+def cost_table(cost_jsons: Sequence[Path], out: Path, csvs: Sequence[Path] = ()) -> None:
+    """Write the table of costs, and what it buys: one row per cost file, in the order given.
+
+    Beside the cost of a grid point stand its values: of each metric the value against the mean of
+    all runs on the reported half of the samples, its interval, the ceiling, and whether the grid
+    point is the one chosen on the other half. They are empty where a file does not serve a metric:
+    AUC is of self-influence, and the others of scores.
 
     Args:
         cost_jsons: Files with the keys ``COST_COLUMNS`` (wall time in seconds, peak resident memory
             in MB) and, for jobs on an accelerator, ``COST_OPTIONAL``.
         out: CSV to write.
+        csvs: The metric CSVs of all metrics, which order the columns.
 
     Raises:
         LeaveoutError: A file is missing or malformed.
     """
+    metrics, quality = _quality(csvs)
+    columns = [quality_column(metric, name) for metric in metrics for name in QUALITY]
     rows = []
     for path in cost_jsons:
         try:
@@ -351,5 +458,10 @@ def cost_table(cost_jsons: Sequence[Path], out: Path) -> None:
             raise LeaveoutError(
                 f"{path}: no key {', '.join(missing)}. Delete the file and make it anew."
             )
-        rows.append({key: cost.get(key, "") for key in (*COST_COLUMNS, *COST_OPTIONAL)})
-    _write(out, (*COST_COLUMNS, *COST_OPTIONAL), rows)
+        row = {key: cost.get(key, "") for key in (*COST_COLUMNS, *COST_OPTIONAL)}
+        of_itself = row["what"] == SELF_INFLUENCE
+        served = [metric for metric in metrics if (metric == "auc") == of_itself]
+        bought = quality.get((str(cost["setting"]), str(cost["method"]), str(cost["params"])), {})
+        cells = [quality_column(metric, name) for metric in served for name in QUALITY]
+        rows.append(row | {name: bought[name] for name in cells if name in bought})
+    write_csv(out, (*COST_COLUMNS, *COST_OPTIONAL, *columns), rows)
