@@ -356,7 +356,7 @@ class Plan:
         return [
             f"results/figures/{s}_examples.svg"
             for s in self.settings
-            if self.pictured and self.truths_of(s)
+            if self.pictured and {"lds", "loo", "pbrf"} & {*self.metrics_of(s)}
         ]
 
     def self_influences(self) -> list[str]:
@@ -367,17 +367,16 @@ class Plan:
             if self.pictured and "auc" in self.metrics_of(s)
         ]
 
-    def _first_truth(self, setting: str, *order: str) -> str:
-        return next(metric for metric in order if metric in self.truths_of(setting))
-
     def example_truth(self, wildcards: Wildcards) -> str:
         """Return the ground truth whose losses choose test samples: best one that can be drawn."""
-        metric = self._first_truth(wildcards.setting, "loo", "pbrf", "lds")
+        truths = self.truths_of(wildcards.setting)
+        metric = next(metric for metric in ("loo", "pbrf", "lds") if metric in truths)
         return f"results/{wildcards.setting}/truth/{metric}.safetensors"
 
     def example_csvs(self, wildcards: Wildcards) -> list[str]:
         """Return the metrics that choose the hyper-parameters of the methods pictured."""
-        metric = self._first_truth(wildcards.setting, "lds", "loo", "pbrf")
+        measured = self.metrics_of(wildcards.setting)
+        metric = next(metric for metric in ("lds", "loo", "pbrf") if metric in measured)
         return [f"results/{wildcards.setting}/metrics/{metric}/{m}.csv" for m in self.pictured]
 
     def example_scores(self, wildcards: Wildcards) -> list[str]:
