@@ -16,7 +16,7 @@ COMMANDS = (
     "evaluate", "table", "table-page", "cost-table", "tidy-table", "rank-table",
     "published-table", "figure", "restore", "publish", "plan",
     "export", "import", "schema", "lds-width", "width-figure",
-    "grid-figure", "quality-figure", "examples-figure", "self-influence-figure",
+    "explain", "grid-figure", "quality-figure", "examples-figure", "self-influence-figure",
     "damping", "damping-figure", "self-influence", "start-page", "setup-page",
     "predict", "retrain-brittleness", "evaluate-brittleness", "brittleness-table",
     "brittleness-figure", "subgroups", "subgroups-table",
