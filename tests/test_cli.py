@@ -16,6 +16,7 @@ COMMANDS = (
     "evaluate", "table", "table-page", "cost-table", "tidy-table", "rank-table",
     "published-table", "figure", "restore", "publish", "plan",
     "export", "import", "schema", "lds-width", "width-figure",
+    "explain", "grid-figure", "quality-figure", "examples-figure", "self-influence-figure",
     "damping", "damping-figure", "self-influence", "start-page", "setup-page",
     "predict", "retrain-brittleness", "evaluate-brittleness", "brittleness-table",
     "brittleness-figure", "subgroups", "subgroups-table",
@@ -113,6 +114,15 @@ def test_the_steps_one_after_the_other(folder: Path, prepared: Main) -> None:
         "damping-figure --metric lds --out damping.svg lds.csv --dampings damping.csv",
         "table --metric lds --published published.csv --out table.csv lds.csv "
         "--dampings damping.csv",
+        f"attribute {TRAIN} --method if_explicit --params damping=1 --full full.safetensors "
+        "--out t.safetensors --cost t.json",
+        "evaluate --setting tiny --metric lds --method if_explicit --truth lds.safetensors "
+        "--out both.csv --bootstrap 20 t.safetensors s.safetensors",
+        "grid-figure --metric lds --out grids.svg both.csv",
+        "cost-table --out cost.csv s.json t.json",
+        "quality-figure --metric lds --table table.csv --costs cost.csv --out quality.svg",
+        f"examples-figure {TRAIN} --truth pbrf.safetensors --out examples.svg s.safetensors "
+        "t.safetensors --csvs both.csv",
     ):
         status, errors = prepared(line)
         assert status == 0, errors
@@ -121,6 +131,7 @@ def test_the_steps_one_after_the_other(folder: Path, prepared: Main) -> None:
     assert "if_explicit" in (folder / "lds.csv").read_text()
     assert (folder / "damping.csv").read_text().endswith(",6,yes\n")
     assert "surrogate_params" in (folder / "table.csv").read_text()
+    assert ">if_explicit</text>" in (folder / "examples.svg").read_text()
     assert artefacts.read("b.safetensors", "brittleness").meta["chosen_by"] == "only one"
     assert (folder / "flips.csv").read_text().count("tiny,brittleness,grad_dot,default") == 2
     assert (folder / "subgroups.csv").read_text().count(",confidence,") == 3

@@ -201,6 +201,78 @@ def test_dampings_are_chosen_for_the_methods_that_have_one(panel: Plan) -> None:
         assert panel.damping_csvs(wild(metric=metric)) == []
 
 
+def test_samples_are_pictured_by_a_method_of_each_kind_or_those_named(panel: Plan) -> None:
+    assert panel.pictured == ["magic", "if_cg", "if_ekfac", "trak_1", "grad_dot"]
+    assert panel.examples() == [f"results/figures/{s}_examples.svg" for s in panel.settings]
+    assert panel.self_influences() == []  # no label is flipped
+    steps = {path: step for step in panel.steps("published.csv") for path in step.outputs}
+    asked = wild(setting="digits_lr")
+    step = steps["results/figures/digits_lr_examples.svg"]
+    scores = [
+        path
+        for method in panel.pictured
+        for path in panel.scores(wild(setting="digits_lr", method=method, metric="lds"))
+    ]
+    assert step.inputs == (
+        "results/digits_lr/data.safetensors",
+        "results/digits_lr/truth/loo.safetensors",
+        *(f"results/digits_lr/metrics/lds/{method}.csv" for method in panel.pictured),
+        *scores,
+    )
+    assert step.inputs[1:] == (
+        panel.example_truth(asked), *panel.example_csvs(asked), *panel.example_scores(asked)
+    )  # fmt: skip
+    assert step.key == panel.picture_key("examples_figure")(asked)
+
+    values = {"settings": ["digits_lr"], "methods": ["random", "grad_dot", "if_cg"]}
+    named = Plan.load(values | {"show": ["random", "magic", "if_cg"]}, CONFIG)
+    assert named.pictured == ["random", "if_cg"]
+    assert Plan.load(values | {"show": []}, CONFIG).examples() == []
+    alone = Plan.load(values | {"metrics": ["pbrf"]}, CONFIG)
+    assert alone.example_truth(asked) == "results/digits_lr/truth/pbrf.safetensors"
+    assert alone.example_csvs(asked)[0] == "results/digits_lr/metrics/pbrf/if_cg.csv"
+    with pytest.raises(ConfigError, match="config: show: unknown method 'grad_dott'"):
+        Plan.load(values | {"show": ["grad_dott"]}, CONFIG)
+
+
+def test_the_most_self_influential_are_pictured_where_labels_were_flipped() -> None:
+    values = {"settings": ["mnist_lr", "mnist_lr_noise10"], "methods": ["grad_dot", "magic"]}
+    alone = Plan.load(values | {"metrics": ["auc"]}, CONFIG)
+    assert alone.examples() == []
+    (picture,) = alone.self_influences()
+    assert picture == "results/figures/mnist_lr_noise10_self_influence.svg"
+    steps = {path: step for step in alone.steps("published.csv") for path in step.outputs}
+    folder, asked = "results/mnist_lr_noise10", wild(setting="mnist_lr_noise10")
+    assert steps[picture].inputs == (
+        f"{folder}/data.safetensors",
+        *(f"{folder}/metrics/auc/{method}.csv" for method in ("magic", "grad_dot")),
+        *alone.self_influence_scores(asked),
+    )
+    assert set(alone.self_influence_scores(asked)) <= set(alone.all_scores())
+    assert "/self_influence/magic/" in alone.self_influence_scores(asked)[0]
+    both = Plan.load(values | {"metrics": ["lds", "auc"]}, CONFIG)
+    assert len(both.examples()) == 2
+    assert both.self_influences() == [picture]
+
+
+def test_grids_are_drawn_where_there_is_a_choice(panel: Plan) -> None:
+    names = [f"results/figures/{m}_grids.svg" for m in panel.metrics]
+    assert panel.grid_figures() == names
+    steps = {path: step for step in panel.steps("published.csv") for path in step.outputs}
+    assert steps[names[0]].inputs == tuple(panel.metric_csvs(wild(metric="lds")))
+    assert len(panel.quality_figures()) == 3
+    for path in panel.quality_figures():
+        metric = path.removesuffix(".svg").rpartition("_")[2]
+        assert steps[path].inputs == (f"results/{metric}_table.csv", "results/cost_table.csv")
+    none = Plan.load({"settings": ["digits_lr"], "methods": ["grad_dot", "random"]}, CONFIG)
+    assert none.grid_figures() == []
+    # flipped labels have no grid where nobody has a choice about them
+    values = {"settings": ["mnist_lr", "mnist_lr_noise10"], "metrics": ["lds", "auc"],
+              "methods": {"if_cg": {"damping": 1e-2, "iterations": 10}},
+              "grids": {"mnist_lr": {"if_cg": {"damping": [1, 0.1], "iterations": 9}}}}  # fmt: skip
+    assert Plan.load(values, CONFIG).grid_figures() == ["results/figures/lds_grids.svg"]
+
+
 def test_removals_are_retrained_where_the_setting_says_how(panel: Plan) -> None:
     assert "brittleness" not in panel.metrics  # no panel
     assert [panel.removing(name) for name in panel.settings] == [["random", "if_explicit"], [], []]

@@ -452,6 +452,52 @@ def _figure(args: argparse.Namespace) -> None:
     )
 
 
+def _grid_figure(args: argparse.Namespace) -> None:
+    from leaveout.reporting.figures import grid_figure
+
+    _stamped(
+        args.out,
+        plan.report_key("grid_figure", args.metric),
+        args.csvs,
+        lambda: grid_figure(args.metric, args.csvs, args.out),
+    )
+
+
+def _quality_figure(args: argparse.Namespace) -> None:
+    from leaveout.reporting.quality import quality_figure
+
+    _stamped(
+        args.out,
+        plan.report_key("quality_figure", args.metric),
+        [args.table, args.costs],
+        lambda: quality_figure(args.metric, args.table, args.costs, args.out),
+    )
+
+
+def _examples_figure(args: argparse.Namespace) -> None:
+    from leaveout.reporting.examples import examples_figure
+
+    _stamped(
+        args.out,
+        plan.report_key("examples_figure", args.setting),
+        [args.data, args.truth, *args.csvs, *args.scores],
+        lambda: examples_figure(
+            args.setting, args.data, args.truth, args.csvs, args.scores, args.out
+        ),
+    )
+
+
+def _self_influence_figure(args: argparse.Namespace) -> None:
+    from leaveout.reporting.examples import self_influence_figure
+
+    _stamped(
+        args.out,
+        plan.report_key("self_influence_figure", args.setting),
+        [args.data, *args.csvs, *args.scores],
+        lambda: self_influence_figure(args.setting, args.data, args.csvs, args.scores, args.out),
+    )
+
+
 def _workflow(args: argparse.Namespace) -> Plan:
     from leaveout.config import load_yaml
     from leaveout.workflow import Plan
@@ -721,6 +767,22 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("figure", _figure, "draw a panel", "metric", "out")
     sub.add_argument("--table", type=Path, required=True, help="the panel's table")
     sub.add_argument("csvs", type=Path, nargs="+", help="the methods' metrics, in order")
+    sub = command("grid-figure", _grid_figure, "draw a metric along every grid", "metric", "out")
+    sub.add_argument("csvs", type=Path, nargs="+", help="the methods' metrics, in order")
+    text = "draw a metric against the time of scoring"
+    sub = command("quality-figure", _quality_figure, text, "metric", "out")
+    sub.add_argument("--table", type=Path, required=True, help="the panel's table")
+    sub.add_argument("--costs", type=Path, required=True, help="the table of costs")
+    pictured = ("setting", "data", "out")
+    text = "draw test samples with their strongest supporters and opponents"
+    sub = command("examples-figure", _examples_figure, text, *pictured)
+    sub.add_argument("--truth", type=Path, required=True, help="a ground truth; it is drawn if LOO")
+    text = "draw the most self-influential training samples"
+    own = command("self-influence-figure", _self_influence_figure, text, *pictured)
+    for picture in (sub, own):
+        text = "the methods' metrics, in order, which choose hyper-parameters"
+        picture.add_argument("--csvs", type=Path, nargs="+", required=True, help=text)
+        picture.add_argument("scores", type=Path, nargs="+", help="the methods' scores")
     sub = command("restore", _restore, "pull what is needed to make some files, and no more")
     sub.add_argument("targets", nargs="*", help="files; by default tables, pages and figures")
     sub.add_argument("--configfile", type=Path, help="by default the folder's config.yaml")

@@ -552,12 +552,16 @@ class Config(_Closed):
     compare: tuple[str, str] | None = None
     """Two methods: how narrow the intervals of their LDS and of its difference get with more
     subsets and runs. Nothing is made of it where `methods` leaves out one of them."""
+    show: tuple[str, ...] | None = None
+    """Methods whose supporters, opponents and most self-influential samples are pictured; by
+    default one of each kind that `methods` has, by an empty list none. Those that `methods` leaves
+    out are left out here."""
     bootstrap: int = Field(default=1000, ge=10)
     """Bootstrap draws of every interval."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models are trained and scored; decides no more than rounding."""
 
-    @field_validator("settings", "methods", "metrics", "compare", "brittleness")
+    @field_validator("settings", "methods", "metrics", "compare", "show", "brittleness")
     @classmethod
     def _named_once(cls, names: Any) -> Any:
         if isinstance(names, tuple) and len(set(names)) != len(names):
@@ -909,6 +913,7 @@ def select_methods(
     listed = {
         "methods": names,
         "compare": list(config.compare or ()),
+        "show": list(config.show or ()),
         "brittleness": list(config.brittleness or ()),
         **grids,
     }

@@ -32,6 +32,15 @@ from leaveout.metric_names import PANELS, truth_of
 from leaveout.plan import Layer, Step
 
 Wildcards = Any
+SHOWN = (
+    ("magic",),
+    ("if_cg", "if_explicit"),
+    ("if_ekfac", "if_kfac"),
+    ("trak_50", "trak_10", "trak_1"),
+    ("grad_dot",),
+    ("feature_cosine",),
+)
+"""The methods pictured unless the configuration says which: of each kind the first one shown."""
 EVALUATE = costs.Job(seconds=600, memory=2e9, disk=1e5)
 """What an evaluation should take: most of it is the bootstrap, and memory is bounded."""
 TIDY, RANKS, COMPARED = TABLES = (
@@ -320,6 +329,72 @@ class Plan:
         """Return the figures of how metrics go with the damping."""
         return [f"results/figures/damping_{m}.svg" for m in self.metrics if self.damped(m)]
 
+    def grid_figures(self) -> list[str]:
+        """Return the figures of metrics along the grids, where any method has a choice."""
+        choice = {
+            metric
+            for setting, methods in self.grids.items()
+            if any(len(method.grid) > 1 for method in methods.values())
+            for metric in self.metrics_of(setting)
+        }
+        return [f"results/figures/{m}_grids.svg" for m in self.metrics if m in choice]
+
+    def quality_figures(self) -> list[str]:
+        """Return the figures of metrics against cost."""
+        return [f"results/figures/quality_cost_{m}.svg" for m in self.metrics]
+
+    @property
+    def pictured(self) -> list[str]:
+        """The methods whose samples are pictured."""
+        if self.config.show is not None:
+            return [name for name in self.config.show if name in self.methods]
+        first = (next((n for n in kind if n in self.methods), None) for kind in SHOWN)
+        return [name for name in first if name]
+
+    def examples(self) -> list[str]:
+        """Return the pictures of test samples with who supports and opposes them."""
+        return [
+            f"results/figures/{s}_examples.svg"
+            for s in self.settings
+            if self.pictured and {"lds", "loo", "pbrf"} & {*self.metrics_of(s)}
+        ]
+
+    def self_influences(self) -> list[str]:
+        """Return the pictures of the most self-influential training samples."""
+        return [
+            f"results/figures/{s}_self_influence.svg"
+            for s in self.settings
+            if self.pictured and "auc" in self.metrics_of(s)
+        ]
+
+    def example_truth(self, wildcards: Wildcards) -> str:
+        """Return the ground truth whose losses choose test samples: best one that can be drawn."""
+        truths = self.truths_of(wildcards.setting)
+        metric = next(metric for metric in ("loo", "pbrf", "lds") if metric in truths)
+        return f"results/{wildcards.setting}/truth/{metric}.safetensors"
+
+    def example_csvs(self, wildcards: Wildcards) -> list[str]:
+        """Return the metrics that choose the hyper-parameters of the methods pictured."""
+        measured = self.metrics_of(wildcards.setting)
+        metric = next(metric for metric in ("lds", "loo", "pbrf") if metric in measured)
+        return [f"results/{wildcards.setting}/metrics/{metric}/{m}.csv" for m in self.pictured]
+
+    def example_scores(self, wildcards: Wildcards) -> list[str]:
+        """Return the scores of the methods pictured."""
+        s = wildcards.setting
+        return [p for m in self.pictured for p in self._scores(s, m, ".safetensors")]
+
+    def self_influence_csvs(self, wildcards: Wildcards) -> list[str]:
+        """Return the AUCs of the methods pictured."""
+        return [f"results/{wildcards.setting}/metrics/auc/{m}.csv" for m in self.pictured]
+
+    def self_influence_scores(self, wildcards: Wildcards) -> list[str]:
+        """Return the self-influence of the methods pictured."""
+        s = wildcards.setting
+        return [
+            p for m in self.pictured for p in self._scores(s, m, ".safetensors", "self_influence")
+        ]
+
     def _method(self, wildcards: Wildcards) -> tuple[Method, dict[str, Scalar]]:
         """Return the method and the grid point of one score matrix."""
         method = self.grids[wildcards.setting][wildcards.method]
@@ -443,6 +518,10 @@ class Plan:
         """Return the key of its picture."""
         return plan.report_key("width_figure", wildcards.setting)
 
+    def picture_key(self, step: str) -> Callable[[Wildcards], str]:
+        """Return the parameter function for the key of a picture of one setting."""
+        return lambda wildcards: plan.report_key(step, wildcards.setting)
+
     def report_key(self, step: str) -> Callable[[Wildcards], str]:
         """Return the parameter function for the key of a table, page or figure."""
         return lambda wildcards: plan.report_key(step, wildcards.metric)
@@ -517,6 +596,10 @@ class Plan:
             *self.pages(),
             *self.widths(),
             *self.damping_figures(),
+            *self.grid_figures(),
+            *self.quality_figures(),
+            *self.examples(),
+            *self.self_influences(),
             *self.more_tables(),
             *self.more_figures(),
         ]
@@ -548,6 +631,8 @@ class Plan:
                 inputs = (*dampings, *self.damped_csvs(w))
                 path = f"results/figures/damping_{metric}.svg"
                 found.append(Step((path,), inputs, self.report_key("damping_figure")(w)))
+            if (path := f"results/figures/{metric}_grids.svg") in self.grid_figures():
+                found.append(Step((path,), tuple(csvs), self.report_key("grid_figure")(w)))
         costs = self.all_scores(".cost.json")
         csvs, draws = self.all_metric_csvs(), self.all_draws()
         causes = str(Path(published).with_name("causes.yaml"))
@@ -558,6 +643,9 @@ class Plan:
             COMPARED: ((*csvs, published, causes), self.tables_key("published")(None)),
         }
         found += [Step((path,), *of) for path, of in tables.items()]
+        for metric, path in zip(self.metrics, self.quality_figures(), strict=True):
+            pair = (f"results/{metric}_table.csv", "results/cost_table.csv")
+            found.append(Step((path,), pair, plan.report_key("quality_figure", metric)))
         for name in self.paged:
             inputs = (f"results/{name}_table.csv",)
             found.append(
@@ -646,4 +734,11 @@ class Plan:
             picture = f"results/figures/{name}_lds_width.svg"
             found.append(Step((path,), inputs, self.width_key(w)))
             found.append(Step((picture,), (path,), self.width_figure_key(w)))
+        w = SimpleNamespace(setting=name)
+        if (picture := f"results/figures/{name}_examples.svg") in self.examples():
+            inputs = (data, self.example_truth(w), *self.example_csvs(w), *self.example_scores(w))
+            found.append(Step((picture,), inputs, self.picture_key("examples_figure")(w)))
+        if (picture := f"results/figures/{name}_self_influence.svg") in self.self_influences():
+            inputs = (data, *self.self_influence_csvs(w), *self.self_influence_scores(w))
+            found.append(Step((picture,), inputs, self.picture_key("self_influence_figure")(w)))
         return found

@@ -8,7 +8,7 @@ import pytest
 
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.evaluate import COLUMNS
-from leaveout.reporting.figures import panel_figure
+from leaveout.reporting.figures import grid_figure, panel_figure
 from leaveout.reporting.tables import PUBLISHED_COLUMNS, panel_table
 
 GRID = ("1", "0.1", "0.01", "0.005", "0.001", "0.0001", "1e-05")
@@ -61,7 +61,13 @@ def test_svg_is_the_same_bytes_each_time_undated_with_text_as_text(tmp_path):
     assert content == (tmp_path / "b.svg").read_bytes()
     assert b"dc:date" not in content
     texts = [e.text for e in ElementTree.fromstring(content).iter() if e.tag.endswith("}text")]
-    for expected in (*METHODS, "toy", "damping", "noise ceiling, 1 run: 0.84", "mean of 2: 0.91"):
+    for expected in (
+        *METHODS,
+        "toy",
+        "influence functions",
+        "noise ceiling, 1 run: 0.84",
+        "mean of 2: 0.91",
+    ):
         assert expected in texts
     assert "no value: 500 NaN of 500 test samples" in texts
     assert "no value: memory" in texts
@@ -74,7 +80,7 @@ def test_the_ceiling_of_pbrf_is_said_to_be_between_models(tmp_path):
     root = ElementTree.fromstring((tmp_path / "a.svg").read_bytes())
     texts = [e.text for e in root.iter() if e.tag.endswith("}text")]
     assert "ceiling between two models: 0.84" in texts
-    assert "ceiling between two models (bars and bands: 95%)" in texts
+    assert "ceiling between two models" in texts
     assert not [text for text in texts if text and "noise" in text]
     assert "published" not in texts  # nobody has
 
@@ -87,7 +93,7 @@ def test_flips_have_no_runs_no_ceiling_and_chance_at_a_half(tmp_path, saved):
     assert "no value: 500 NaN of 500 training samples" in texts
     assert "chosen and reported on all training samples" in texts
     assert not [text for text in texts if text and re.search("ceiling|test sample|run", text)]
-    ((left, *_),) = [figure.axes for figure in saved]
+    ((left,),) = [figure.axes for figure in saved]
     assert left.get_xlim()[1] > 1
     assert [line for line in left.lines if list(line.get_xdata()) == [0.5, 0.5]]
 
@@ -135,3 +141,95 @@ def test_a_table_of_other_files_is_refused(tmp_path):
     with pytest.raises(LeaveoutError, match=r"a\.xyz: cannot draw"):
         panel_figure("lds", table, paths, tmp_path / "a.xyz")
     assert not list(tmp_path.glob("a.*"))
+
+
+def test_methods_stand_below_their_families_with_their_own_values(tmp_path, saved):
+    table, paths = make(tmp_path)
+    panel_figure("lds", table, paths, tmp_path / "a.svg")
+    (figure,) = saved
+    (axes,) = figure.axes
+    rows = {y: label.get_text() for y, label in enumerate(axes.get_yticklabels())}
+    assert list(rows.values()) == [
+        "baselines", "random", "gradient similarity", "grad_dot", "grad_cos",
+        "influence functions", "if_cg", "if_explicit", "others", "broken",
+    ]  # fmt: skip
+    squares = {
+        rows[round(float(line.get_ydata()[0]))]: line.get_xdata()[0]
+        for line in axes.get_lines()
+        if line.get_marker() == "s"
+    }
+    # held out are the means of both runs; of a grid, its best point
+    assert squares == pytest.approx(
+        {m: (1 if m == "if_cg" else 0.9) * v + 0.03 for m, v in METHODS.items() if v == v}
+    )
+    diamonds = [line for line in axes.get_lines() if line.get_marker() == "D"]
+    assert {
+        (rows[round(float(line.get_ydata()[0]))], line.get_xdata()[0]) for line in diamonds
+    } == {("grad_dot", 0.33), ("if_cg", 0.8)}
+
+
+def grids(tmp_path, saved, cells):
+    """Draw grids: cells[method][label] is the value on the half used to choose."""
+    paths = []
+    for method, values in cells.items():
+        rows = [
+            ("toy", "lds", method, label, truth, half, v, v - 0.02, v + 0.01, 0.9, 0.89, 0.91,
+             9, 0, 0, 100, 2, 0, "", "no", "")
+            for label, value in values.items()
+            for truth in ("mean", "single")
+            for half, v in (("select", value), ("report", -value), ("all", 0.0))
+        ]  # fmt: skip
+        paths.append(tmp_path / f"{method}.csv")
+        with paths[-1].open("w", newline="") as handle:
+            csv.writer(handle).writerows([COLUMNS, *rows])
+    grid_figure("lds", paths, tmp_path / "grids.svg")
+    return [axes for axes in saved.pop().axes if axes.get_title(loc="left")]
+
+
+def test_every_grid_has_a_panel_and_every_choice_beside_it_too(tmp_path, saved):
+    cells = {
+        "if_ekfac": {
+            "damping=1+fisher=true": 0.5, "damping=1+fisher=empirical": 0.4,
+            "damping=0.01+fisher=true": 0.6, "damping=0.01+fisher=empirical": 0.7,
+        },
+        "grad_dot": {"default": 0.3},
+        "magic": {"shuffle=True": 0.8, "shuffle=False": 0.75},
+        "knn_shapley": {"k=100": 0.1, "k=5": 0.2, "k=1e+06": 0.15},
+    }  # fmt: skip
+    panels = {axes.get_title(loc="left"): axes for axes in grids(tmp_path, saved, cells)}
+    # families in order, methods as given, nothing for one without a choice
+    assert list(panels) == [
+        "knn_shapley", "if_ekfac\nfisher=true", "if_ekfac\nfisher=empirical", "magic"
+    ]  # fmt: skip
+    drawn, rings = {}, {}
+    for name, axes in panels.items():
+        look = [line for line in axes.get_lines() if line.get_markerfacecolor() == "none"]
+        rings[name] = [tuple(line.get_xydata()[0]) for line in look]
+        curve = next(line for line in axes.get_lines() if line not in look)
+        drawn[name] = [tuple(point) for point in curve.get_xydata()]
+    assert drawn == {
+        "knn_shapley": [(5, 0.2), (100, 0.1), (1e6, 0.15)],
+        "if_ekfac\nfisher=true": [(0.01, 0.6), (1, 0.5)],
+        "if_ekfac\nfisher=empirical": [(0.01, 0.7), (1, 0.4)],
+        "magic": [(0, 0.8), (1, 0.75)],
+    }
+    assert rings == {
+        "knn_shapley": [(5, 0.2)], "if_ekfac\nfisher=true": [],
+        "if_ekfac\nfisher=empirical": [(0.01, 0.7)], "magic": [(0, 0.8)],
+    }  # fmt: skip
+    assert [t.get_text() for t in panels["magic"].get_xticklabels()] == ["True", "False"]
+    assert panels["magic"].get_xlabel() == "shuffle"
+    assert panels["knn_shapley"].get_xscale() == "log"
+    assert {axes.get_ylim() for axes in panels.values()} == {panels["magic"].get_ylim()}
+
+
+def test_where_nothing_can_be_chosen_no_grid_is_drawn(tmp_path, saved):
+    with pytest.raises(LeaveoutError, match="no method of the lds files given"):
+        grids(tmp_path, saved, {"grad_dot": {"default": 0.3}})
+
+
+def test_no_two_labels_of_many_grids_overlap(tmp_path, saved, check_labels):
+    many = {f"damping={d}+norm={n}": 0.5 for d in GRID for n in ("theta", "l")}
+    cells = {"relatif": many, "tracin_cp_projected": {"projection=64": 0.1, "projection=256": 0.2}}
+    (first, *_) = grids(tmp_path, saved, cells)
+    check_labels(first.get_figure(root=True))

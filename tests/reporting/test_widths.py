@@ -13,6 +13,12 @@ from leaveout.reporting.widths import width_figure
 VALUES = {"if_explicit": 0.8, "grad_dot": 0.3, "if_explicit - grad_dot": 0.5}
 
 
+def reached(ceiling, most, runs):
+    """Return the ceiling at so many runs, by Spearman and Brown's rule from that at the most."""
+    single = ceiling**2 / (most - (most - 1) * ceiling**2)
+    return (runs * single / (1 + (runs - 1) * single)) ** 0.5
+
+
 def make(path, runs=2, subsets=(10, 20, 50, 100), broken=(), ceiling=0.9, setting="toy"):
     rows = []
     for method, value in VALUES.items():
@@ -29,7 +35,8 @@ def make(path, runs=2, subsets=(10, 20, 50, 100), broken=(), ceiling=0.9, settin
                     numbers = ("value", "ci_low", "ci_high", "width", "predicted_width")
                     cell |= dict.fromkeys(numbers, "nan")
                 if "-" not in method:
-                    cell["ceiling"] = ceiling if runs > 1 else "nan"
+                    top = reached(ceiling, runs, r) if runs > 1 else "nan"
+                    cell |= dict.fromkeys(("ceiling", "ceiling_low", "ceiling_high"), top)
                 rows.append(cell)
     rows.append(dict.fromkeys(COLUMNS, "") | {"kind": "needed", "method": "if_explicit"})
     with path.open("w", newline="") as handle:
@@ -59,7 +66,7 @@ def test_svg_is_the_same_bytes_each_time_undated_with_text_as_text(tmp_path):
     assert b"dc:date" not in content
     texts = [e.text for e in ElementTree.fromstring(content).iter() if e.tag.endswith("}text")]
     for expected in (*VALUES, "toy: LDS", "difference, paired", "width of the 95% interval",
-                     "noise ceiling 0.90 (1 run), 0.90 (2 runs)"):  # fmt: skip
+                     "ceiling 0.83 (1 run), 0.90 (2 runs)"):  # fmt: skip
         assert expected in texts
 
 
@@ -73,7 +80,7 @@ def test_no_two_labels_overlap_and_none_is_cut_off(drawn, check_labels, runs, ce
 
 def test_points_lie_where_the_table_says(drawn):
     figure = drawn(runs=3)
-    left, middle, right = figure.axes
+    left, middle, right, _ = figure.axes
     # two methods, the fewest and the most runs; the difference apart
     lines = [line for line in left.get_lines() if line.get_marker() in ("o", "s")]
     assert [list(line.get_ydata()) for line in lines] == [[v] * 4 for v in (0.8, 0.8, 0.3, 0.3)]
@@ -98,6 +105,30 @@ def test_grey_print_tells_all_series_apart(drawn):
                 filled = line.get_markerfacecolor() != "white"
                 marks.add((line.get_marker(), filled))
     assert len(marks) == 6
+
+
+def test_ceiling_and_values_rise_with_the_runs_as_noise_falls(drawn):
+    more = drawn(runs=3, ceiling=0.9).axes[3]
+    foreseen = [line for line in more.get_lines() if len(line.get_xdata()) == 10]
+    ceiling, first, second = (dict(zip(*line.get_data(), strict=True)) for line in foreseen)
+    # the table's own at the runs there are, and by the rule of three runs taken three times over
+    assert [ceiling[r] for r in (1, 2, 3)] == pytest.approx([reached(0.9, 3, r) for r in (1, 2, 3)])
+    agreement = ceiling[3] ** 2
+    assert ceiling[9] ** 2 == pytest.approx(3 * agreement / (1 + 2 * agreement))
+    assert first[3] == pytest.approx(VALUES["if_explicit"])
+    for line, name in ((first, "if_explicit"), (second, "grad_dot")):
+        ratios = [line[r] / ceiling[r] for r in ceiling]
+        assert ratios == pytest.approx([VALUES[name] / 0.9] * 10)
+    measured = [line for line in more.get_lines() if line.get_marker() in ("o", "s")]
+    assert [list(line.get_data()[1]) for line in measured] == [[0.8] * 3, [0.3] * 3]
+    texts = {text.get_text() for text in more.texts}
+    assert texts == {f"{1 - ceiling[r] ** 2:.0%}\nnoise" for r in (1, 3, 10)}
+
+
+def test_without_a_second_run_no_ceiling_is_foreseen(drawn):
+    more = drawn(runs=1).axes[3]
+    assert "no noise ceiling" in more.texts[0].get_text()
+    assert not more.get_lines()
 
 
 def test_a_method_without_values_leaves_the_others(drawn):

@@ -56,6 +56,13 @@ FINAL = {
     "results/figures/loo.svg",
     "results/figures/pbrf.svg",
     "results/figures/damping_lds.svg",
+    "results/figures/lds_grids.svg",
+    "results/figures/loo_grids.svg",
+    "results/figures/pbrf_grids.svg",
+    "results/figures/quality_cost_lds.svg",
+    "results/figures/quality_cost_loo.svg",
+    "results/figures/quality_cost_pbrf.svg",
+    "results/figures/tiny_examples.svg",
     "results/pages/lds.html",
     "results/pages/loo.html",
     "results/pages/pbrf.html",
@@ -74,6 +81,9 @@ OF_ALL = {
     "results/pages/rank.html",
     "results/pages/published.html",
     "results/pages/setup.html",  # it reads the table of costs
+    "results/figures/quality_cost_lds.svg",  # so do these
+    "results/figures/quality_cost_loo.svg",
+    "results/figures/quality_cost_pbrf.svg",
 }
 SCORES = {
     "results/tiny/scores/grad_dot/default.safetensors",
@@ -221,6 +231,11 @@ def below_truth() -> Callable[..., set[str]]:
         shown = {f"results/{m}_table.csv" for m in metrics}
         shown |= {f"results/pages/{m}.html" for m in (*metrics, "start")}
         drawn = {f"results/figures/{m}.svg" for m in metrics}
+        if methods:
+            drawn |= {f"results/figures/{m}_grids.svg" for m in metrics}
+        # LDS chooses the hyper-parameters shown, LOO the test samples
+        if {"grad_dot", "if_explicit"} & {*methods} and {"lds", "loo"} & {*metrics}:
+            drawn.add("results/figures/tiny_examples.svg")
         if "if_explicit" in methods and "lds" in metrics:
             drawn.add("results/figures/damping_lds.svg")
         return evaluated | shown | drawn | OF_ALL

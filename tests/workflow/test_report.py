@@ -324,8 +324,8 @@ def test_the_menu_leads_to_results(report: Path, browser: Browser, tmp_path: Pat
         browser.wait_for_text(text)
     browser.click("Figures")
     browser.wait_for_text("the panel")
-    # the first one is the damping's
-    browser.evaluate("document.querySelectorAll('a[iconname=information-circle]')[1].click()")
+    panel = "[...document.querySelectorAll('tr')].find(row => row.innerText.includes('the panel'))"
+    browser.evaluate(f"{panel}.querySelector('a[iconname=information-circle]').click()")
     browser.wait_for_text("redrawn from our own retrainings")
     browser.click("Results")
     browser.click("Overview")

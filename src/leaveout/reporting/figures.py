@@ -1,8 +1,8 @@
 """Figures: the published panel redrawn from our table, and each method's value along its grid.
 
 Colours are Okabe and Ito's; every series also has a mark or a line style of its own, so that a grey
-print reads the same. An SVG is the same byte for byte whenever its data are, and keeps its text as
-text.
+print reads the same. Figures are narrow, so that their text can be read on a phone. An SVG is the
+same byte for byte whenever its data are, and keeps its text as text.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from leaveout.artefacts import atomic_path
 from leaveout.errors import LeaveoutError
+from leaveout.reporting.families import ORDER, by_family, family
 from leaveout.reporting.tables import (
     PANEL_COLUMNS,
     Row,
@@ -72,25 +74,24 @@ STYLE: dict[Any, Any] = {
     "axes.linewidth": 0.6,
     "legend.frameon": False,
 }
-WIDTH, ROW, MARGIN = (
-    10.0,
-    0.34,
-    1.15,
-)  # inches: figure, one method, and what a panel needs beside its methods
+WIDTH = 5.8
+"""Inches, of every figure: 400 pixels of a phone leave letters of 8 points readable."""
+ROW, MARGIN = 0.26, 1.0
+"""Inches: one method of the panel, and what a setting needs beside its methods."""
+ACROSS, TALL = 3, 1.6
+"""Grids side by side, and the inches that one is high."""
 
 
 def panel_figure(metric: str, table_csv: Path, metric_csvs: Sequence[Path], out: Path) -> None:
-    """Draw the panel of a metric: a row per setting, methods on the left, grids on the right.
+    """Draw the panel of a metric: a part per setting, a row per method, grouped by family.
 
-    Left, per method: our value under the papers' protocol beside the published one, and under the
-    held-out protocol; 95% intervals; a noise ceiling for each protocol. Right: the value along
-    every one-parameter grid (held-out truth, the half on which hyper-parameters are chosen), with
-    the chosen point ringed.
+    Each row has our value under the papers' protocol beside the published one, and under the
+    held-out protocol, with 95% intervals; a noise ceiling for each protocol.
 
     Args:
         metric: ``lds``, ``loo``, ``pbrf`` or ``auc``.
-        table_csv: The table of ``leaveout.reporting.tables.panel_table``; orders settings and
-            methods.
+        table_csv: The table of ``leaveout.reporting.tables.panel_table``; orders settings and, in
+            their families, methods.
         metric_csvs: The metric CSVs it was made from.
         out: File to write; its suffix (``.svg``, ``.png``, ``.pdf``) decides the format.
 
@@ -106,19 +107,67 @@ def panel_figure(metric: str, table_csv: Path, metric_csvs: Sequence[Path], out:
             "Delete it and make it anew."
         )
     settings = {row["setting"]: [r for r in rows if r["setting"] == row["setting"]] for row in rows}
+    lines = {setting: _lines(own) for setting, own in settings.items()}
     with rc_context(STYLE):
-        heights = [MARGIN + ROW * max(len(methods), 4) for methods in settings.values()]
-        figure = Figure(figsize=(WIDTH, sum(heights) + 0.75), layout="constrained")
-        grid = figure.add_gridspec(len(settings), 2, width_ratios=[1.55, 1], height_ratios=heights)
-        for i, (setting, methods) in enumerate(settings.items()):
-            left, right = figure.add_subplot(grid[i, 0]), figure.add_subplot(grid[i, 1])
-            own = {
-                method: metrics[setting, method] for method in (row["method"] for row in methods)
-            }
-            _draw_methods(left, metric, methods, own, table_csv)
-            left.set_title(setting, loc="left", fontweight="bold", pad=18)
-            _draw_grids(right, metric, own)
+        heights = [MARGIN + ROW * max(len(own), 4) for own in lines.values()]
+        figure = Figure(figsize=(WIDTH, sum(heights) + 1.2), layout="constrained")
+        grid = figure.add_gridspec(len(settings), 1, height_ratios=heights)
+        for i, (setting, own) in enumerate(lines.items()):
+            axes = figure.add_subplot(grid[i])
+            _draw_methods(axes, metric, own, table_csv)
+            _draw_ceilings(axes, metrics[setting, settings[setting][0]["method"]])
+            axes.set_title(setting, loc="left", fontweight="bold", pad=18)
         _legend(figure, metric, rows)
+        save(figure, out)
+
+
+def grid_figure(metric: str, metric_csvs: Sequence[Path], out: Path) -> None:
+    """Draw a metric along every grid of hyper-parameters: a small panel each, all on one scale.
+
+    What is shown is what the choice was made by: the value on the half of the test samples used to
+    choose, against the mean of all runs, with its 95% interval; the chosen point is ringed. Along
+    the axis is the hyper-parameter with the most numbers to try; each choice of the others has a
+    panel of its own.
+
+    Args:
+        metric: ``lds``, ``loo``, ``pbrf`` or ``auc``.
+        metric_csvs: The metric CSVs; they order settings and, in their families, methods.
+        out: File to write; its suffix decides the format.
+
+    Raises:
+        LeaveoutError: A file is missing or malformed, no method has a choice, or the suffix is
+            unknown.
+    """
+    metrics = read_metrics(metric, metric_csvs)
+    cells: dict[str, list[Cell]] = {}
+    for setting in dict.fromkeys(setting for setting, _ in metrics):
+        methods = by_family(method for name, method in metrics if name == setting)
+        cells[setting] = [
+            cell
+            for members in methods.values()
+            for method in members
+            for cell in _cells(method, metrics[setting, method])
+        ]
+    cells = {setting: own for setting, own in cells.items() if own}
+    if not cells:
+        raise LeaveoutError(
+            f"no method of the {metric} files given has several hyper-parameters to choose from."
+        )
+    down = {setting: -(-len(own) // ACROSS) for setting, own in cells.items()}
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, TALL * sum(down.values()) + 0.8), layout="constrained")
+        parts = figure.subfigures(len(cells), 1, height_ratios=[*down.values()], squeeze=False)
+        for part, (setting, own) in zip(parts[:, 0], cells.items(), strict=True):
+            grid = part.subplots(down[setting], ACROSS, squeeze=False, sharey=True)
+            for axes in grid.flatten()[len(own) :]:
+                axes.set_axis_off()
+            for axes, cell in zip(grid.flatten(), own, strict=False):
+                _draw_cell(axes, cell)
+            title = f"{setting}: {SHORT[metric]} on the half used to choose"
+            part.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
+            for axes in grid[:, 0]:
+                axes.set_ylabel(SHORT[metric], fontsize=8)
+        _grid_legend(figure, metric)
         save(figure, out)
 
 
@@ -150,19 +199,34 @@ def _bounds(row: Row, prefix: str, path: Path) -> tuple[float, list[list[float]]
     return value, [[max(value - low, 0.0)], [max(high - value, 0.0)]]
 
 
-def _draw_methods(
-    axes: Axes, metric: str, rows: Sequence[Row], metrics: dict[str, list[Row]], path: Path
-) -> None:
-    for y, row in enumerate(rows):
-        if y % 2 == 0:
-            axes.axhspan(y - 0.5, y + 0.5, color="0.96", zorder=0, linewidth=0)
-        marks = (("as_published_", y - 0.14, "o", AS_PUBLISHED), ("", y + 0.2, "s", HELD_OUT))
+Line = Row | str
+"""Of the panel: a method, or the name of the family whose methods follow."""
+
+
+def _lines(rows: Sequence[Row]) -> list[Line]:
+    """Return the methods by family, with a heading each where there are several."""
+    methods = {row["method"]: row for row in rows}
+    families = by_family(methods)
+    lines: list[Line] = []
+    for name, members in families.items():
+        lines += [name] * (len(families) > 1)
+        lines += [methods[method] for method in members]
+    return lines
+
+
+def _draw_methods(axes: Axes, metric: str, lines: Sequence[Line], path: Path) -> None:
+    for y, row in enumerate(lines):
+        if isinstance(row, str):
+            axes.axhspan(y - 0.5, y + 0.5, color="0.94", zorder=0, linewidth=0)
+            continue
+        axes.axhline(y + 0.5, color="0.94", linewidth=0.6, zorder=0)
+        marks = (("as_published_", y - 0.17, "o", AS_PUBLISHED), ("", y + 0.17, "s", HELD_OUT))
         for prefix, place, mark, colour in marks:
             value, bounds = _bounds(row, prefix, path)
             if math.isnan(value):
                 continue
             axes.errorbar(
-                value, place, xerr=bounds, fmt=mark, color=colour, markersize=4.5, elinewidth=1.2,
+                value, place, xerr=bounds, fmt=mark, color=colour, markersize=4, elinewidth=1.2,
                 capsize=2, zorder=3,
             )  # fmt: skip
         if math.isnan(number(row, "value", path)):
@@ -170,9 +234,9 @@ def _draw_methods(
             samples = SAMPLES.get(metric, "test samples")
             why = why or f"{row['dropped_why']} of {row['n_test']} {samples}"
             axes.text(
-                0.99, y + 0.2, f"no value: {why}",
-                ha="right", va="center", color=HELD_OUT, fontsize=8,
-                transform=axes.get_yaxis_transform(),
+                0.985, y, f"no value: {why}", ha="right", va="center", color=HELD_OUT, fontsize=8,
+                transform=axes.get_yaxis_transform(), zorder=5,
+                bbox={"facecolor": "white", "linewidth": 0, "pad": 1.5},  # on the ceilings
             )  # fmt: skip
         bound = row["published"].startswith("<=")
         try:
@@ -180,13 +244,17 @@ def _draw_methods(
         except ValueError:
             continue
         axes.plot(
-            known, y - 0.14, "<" if bound else "D", markersize=9, markerfacecolor="none",
+            known, y - 0.17, "<" if bound else "D", markersize=8, markerfacecolor="none",
             markeredgecolor=PUBLISHED, markeredgewidth=1.1, zorder=4,
         )  # fmt: skip
-    _draw_ceilings(axes, next(iter(metrics.values())))
-    axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
+    names = [row if isinstance(row, str) else row["method"] for row in lines]
+    axes.set_yticks(range(len(lines)), names)
+    for label, row in zip(axes.get_yticklabels(), lines, strict=True):
+        if isinstance(row, str):
+            label.set_fontweight("bold")
+            label.set_color("0.25")
     axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(len(lines) - 0.5, -0.5)
     low, high = axes.get_xlim()
     chance = CHANCE.get(metric, 0.0)
     # a mark at 1 is whole, and no room is lost beyond a bound that nothing can exceed
@@ -223,11 +291,42 @@ def _draw_ceilings(axes: Axes, rows: Sequence[Row]) -> None:
         )  # fmt: skip
 
 
-def _grid(rows: Sequence[Row]) -> tuple[str, list[float], list[Row]] | None:
-    """Return the one numeric hyper-parameter that varies, its sorted values and their rows."""
+@dataclass(frozen=True)
+class Cell:
+    """One small panel of the grid figure.
+
+    Attributes:
+        method: The method.
+        rest: What the hyper-parameters beside the axis's are here, as text.
+        name: The hyper-parameter along the axis.
+        values: Its values, as text, in order; numbers ascend.
+        rows: Their rows.
+        numeric: Whether the values are numbers.
+        chosen: The place of the chosen point, if it is here.
+    """
+
+    method: str
+    rest: str
+    name: str
+    values: list[str]
+    rows: list[Row]
+    numeric: bool
+    chosen: int | None
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        return math.nan
+
+
+def _cells(method: str, rows: Sequence[Row]) -> list[Cell]:
+    """Return the small panels of a method: none if it has nothing to choose."""
     chosen_on = [row for row in rows if (row["truth"], row["half"]) == ("mean", "select")]
-    grid = [
-        # joined as leaveout.config.label does; a number may have a plus of its own, as in 1e+06
+    best = held_out(rows)["params"]
+    # joined as leaveout.config.label does; a number may have a plus of its own, as in 1e+06
+    points = [
         dict(
             item.split("=", 1)
             for item in re.split(r"\+(?=[a-z_]\w*=)", row["params"])
@@ -235,46 +334,81 @@ def _grid(rows: Sequence[Row]) -> tuple[str, list[float], list[Row]] | None:
         )
         for row in chosen_on
     ]
-    varied = [key for key in grid[0] if len({point.get(key) for point in grid}) > 1]
-    if len(varied) != 1:
-        return None
-    try:
-        values = [float(point[varied[0]]) for point in grid]
-    except (KeyError, ValueError):
-        return None
-    order = sorted(range(len(values)), key=values.__getitem__)
-    return varied[0], [values[k] for k in order], [chosen_on[k] for k in order]
+    tried = {key: dict.fromkeys(point.get(key, "") for point in points) for key in points[0]}
+    varied = [key for key, values in tried.items() if len(values) > 1]
+    if not varied:
+        return []
+    numbers = [key for key in varied if not any(math.isnan(_number(v)) for v in tried[key])]
+    name = max(numbers or varied, key=lambda key: len(tried[key]))
+    parts: dict[str, list[int]] = {}
+    for k, point in enumerate(points):
+        rest = ", ".join(f"{key}={point.get(key, '')}" for key in varied if key != name)
+        parts.setdefault(rest, []).append(k)
+    found = []
+    for rest, members in parts.items():
+        if numbers:
+            members.sort(key=lambda k: _number(points[k].get(name)))
+        own = [chosen_on[k] for k in members]
+        where = next((i for i, row in enumerate(own) if row["params"] == best), None)
+        values = [points[k].get(name, "") for k in members]
+        found.append(Cell(method, rest, name, values, own, bool(numbers), where))
+    return found
 
 
-def _draw_grids(axes: Axes, metric: str, metrics: dict[str, list[Row]]) -> None:
-    grids = {method: _grid(rows) for method, rows in metrics.items()}
-    lines = {method: grid for method, grid in grids.items() if grid is not None}
-    if not lines:
-        axes.set_axis_off()
-        return
-    for k, (method, (_, values, rows)) in enumerate(lines.items()):
-        colour = SERIES[k % len(SERIES)]
-        y, low, high = ([float(row[c]) for row in rows] for c in ("value", "ci_low", "ci_high"))
-        axes.fill_between(values, low, high, color=colour, alpha=0.15, linewidth=0)
+def _draw_cell(axes: Axes, cell: Cell) -> None:
+    x = [float(v) for v in cell.values] if cell.numeric else [*map(float, range(len(cell.rows)))]
+    y, low, high = ([float(row[c]) for row in cell.rows] for c in ("value", "ci_low", "ci_high"))
+    look = look_of(cell.method)
+    if cell.numeric:
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
+        axes.plot(x, y, markersize=3.5, linewidth=1.2, **look)
+    else:  # nothing lies between them
+        axes.vlines(x, low, high, color=look["color"], alpha=0.4, linewidth=4)
+        axes.plot(x, y, markersize=3.5, linestyle="", **look)
+    if cell.chosen is not None:
         axes.plot(
-            values, y, marker=MARKS[k % len(MARKS)], linestyle=DASHES[k % len(DASHES)],
-            color=colour, markersize=4, linewidth=1.2, label=method,
+            x[cell.chosen], y[cell.chosen], "o", markersize=9, markerfacecolor="none",
+            color="0.1", markeredgewidth=1.1,
         )  # fmt: skip
-        best = held_out(metrics[method])["params"]
-        chosen = [
-            (x, v) for x, v, row in zip(values, y, rows, strict=True) if row["params"] == best
-        ]
-        axes.plot(*chosen[0], "o", markersize=10, markerfacecolor="none", color=colour)
-    if min(min(values) for _, values, _ in lines.values()) > 0:
+    top = float(cell.rows[0]["ceiling"])
+    if not math.isnan(top):
+        axes.axhline(top, color="0.35", linestyle="--", linewidth=1, zorder=1)
+    if not cell.numeric:
+        axes.set_xticks(x, cell.values)
+        axes.set_xlim(-0.5, len(x) - 0.5)
+    elif min(x) > 0:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(numticks=8))
+        axes.xaxis.set_major_locator(LogLocator(numticks=5))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.grid(axis="y", color="0.9", linewidth=0.6)
+        axes.set_xlim(min(x) / 2.5, max(x) * 2.5)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.tick_params(labelsize=8)
+    axes.grid(axis="y", color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlabel(" or ".join(dict.fromkeys(name for name, _, _ in lines.values())))
-    axes.set_ylabel(f"{SHORT[metric]} (selection half)")
-    axes.legend(loc="best", fontsize=8)
+    axes.set_xlabel(cell.name, fontsize=8, labelpad=1)
+    title = f"{cell.method}\n{cell.rest}" if cell.rest else cell.method
+    axes.set_title(title, loc="left", fontsize=8, fontweight="bold", pad=3)
+
+
+def look_of(method: str) -> dict[str, Any]:
+    """Return colour and mark of a method's family."""
+    k = ORDER.index(family(method))
+    return {"color": SERIES[k], "marker": MARKS[k]}
+
+
+def _grid_legend(figure: Figure, metric: str) -> None:
+    ring: dict[str, Any] = {"markerfacecolor": "none", "color": "0.1", "markersize": 9}
+    entries: list[tuple[Any, str]] = [
+        (Line2D([], [], linestyle="", marker="o", **ring), "chosen"),
+        (Patch(color="0.3", alpha=0.2), "95% interval"),
+    ]
+    if metric != "auc":  # which labels were flipped is no matter of runs, and has no ceiling
+        what = CEILING.get(metric, "noise ceiling")
+        entries.append((Line2D([], [], color="0.35", linestyle="--"), what))
+    handles, labels = zip(*entries, strict=True)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
 
 
 def _legend(figure: Figure, metric: str, rows: Sequence[Row]) -> None:
@@ -302,7 +436,8 @@ def _legend(figure: Figure, metric: str, rows: Sequence[Row]) -> None:
     if runs:
         band = (Line2D([], [], color="0.3", linestyle="--"), Patch(color="0.3", alpha=0.15))
         ceiling = CEILING.get(metric, "noise ceiling")
-        entries.append((band, f"{ceiling} (bars and bands: 95%)"))
-    entries.append((mark("o", "0.3", 10, markerfacecolor="none"), "hyper-parameter chosen"))
+        entries.append((band, f"{ceiling}\n(bars and bands: 95%)"))
     handles, labels = zip(*entries, strict=True)
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, columnspacing=2)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=2, fontsize=8, columnspacing=1.5
+    )

@@ -1,4 +1,4 @@
-"""The picture of how an LDS's interval narrows with the number of subsets x runs."""
+"""The picture of how an LDS's interval and noise go with the number of subsets and runs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.width import COLUMNS, TARGETS
-from leaveout.reporting.figures import MARKS, SERIES, STYLE, save
+from leaveout.reporting.figures import MARKS, SERIES, STYLE, WIDTH, save
 from leaveout.reporting.tables import Row, number, read_csv
 
 COLOURS = (SERIES[0], SERIES[6], SERIES[1])  # blue, vermillion, green: two methods, difference
+_VALUE = ("value", "ci_low", "ci_high")
 _FARTHEST = 50
 """The foreseen widths are drawn up to this many times the trainings there are."""
 
@@ -26,10 +27,11 @@ _FARTHEST = 50
 def width_figure(table_csv: Path, out: Path) -> None:
     """Draw LDS, difference and width of two methods against the trainings they take.
 
-    The fewest and the most runs a subset are drawn; the table has those between. Left: the two
-    methods with 95% intervals, and the noise ceiling with all subsets. Middle: their difference,
-    paired. Right: the widths of these intervals, what the split of their variance foresees, and the
-    widths asked for.
+    The fewest and the most runs a subset are drawn; the table has those between. First the two
+    methods with 95% intervals, and the noise ceiling with all subsets; then their difference,
+    paired; the widths of these intervals, what the split of their variance foresees, and the widths
+    asked for. Last, with all subsets: how the noise ceiling and both methods rise with the runs
+    that the truth is the mean of, measured and, by Spearman and Brown, foreseen.
 
     Args:
         table_csv: From :func:`leaveout.metrics.width.lds_width`.
@@ -54,8 +56,8 @@ def width_figure(table_csv: Path, out: Path) -> None:
         for r in shown
     }
     with rc_context(STYLE):
-        figure = Figure(figsize=(10.0, 4.1), layout="constrained")
-        left, middle, right = figure.subplots(1, 3)
+        figure = Figure(figsize=(WIDTH, 6.6), layout="constrained")
+        (left, middle), (right, more) = figure.subplots(2, 2)
         for (name, r), points in series.items():
             k, last = names.index(name), r == shown[-1]
             _draw_values(middle if k == 2 else left, points, k, last, table_csv)
@@ -71,9 +73,9 @@ def width_figure(table_csv: Path, out: Path) -> None:
         right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         right.yaxis.set_minor_locator(NullLocator())
         right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        left.set_title(f"{rows[0]['setting']}: LDS", loc="left", fontweight="bold")
-        middle.set_title("difference, paired", loc="left", fontweight="bold")
-        right.set_title("width of the 95% interval", loc="left", fontweight="bold")
+        left.set_title(f"{rows[0]['setting']}: LDS", loc="left", fontweight="bold", fontsize=9)
+        middle.set_title("difference, paired", loc="left", fontweight="bold", fontsize=9)
+        right.set_title("width of the 95% interval", loc="left", fontweight="bold", fontsize=9)
         middle.axhline(0, color="0.6", linewidth=0.6, zorder=1)
         for axes in (left, middle, right):
             axes.set_xscale("log")
@@ -81,11 +83,19 @@ def width_figure(table_csv: Path, out: Path) -> None:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.set_xlabel("trainings (subsets x runs)")
             axes.set_xlim(0.8 * trainings[0], 1.25 * trainings[-1])
+            axes.tick_params(labelsize=8)
         right.set_xlim(0.8 * trainings[0], 1.25 * _FARTHEST * trainings[-1])
         for axes in (left, middle):
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.grid(axis="y", color="0.92", linewidth=0.6)
             axes.set_axisbelow(True)
+        everything = {
+            (row["method"], int(row["runs"])): row
+            for row in rows
+            if number(row, "subsets", table_csv)
+            == max(number(r, "subsets", table_csv) for r in rows)
+        }
+        _draw_runs(more, names[:2], runs, everything, table_csv)
         _legend(figure, names, shown)
         save(figure, out)
 
@@ -144,12 +154,60 @@ def _draw_ceilings(axes: Axes, rows: dict[int, Row], path: Path) -> None:
         axes.axhline(top, color="0.35", linestyle="-" if r == max(rows) else "--", linewidth=1.1)
     said = ", ".join(f"{top:.2f} ({r} run{'s' * (r > 1)})" for r, top in tops.items())
     axes.annotate(
-        f"noise ceiling {said}", (0, max(tops.values())), (2, 3),
+        f"ceiling {said}", (0, max(tops.values())), (2, 3),
         xycoords=("axes fraction", "data"), textcoords="offset points", va="bottom",
         fontsize=8, color="0.25",
     )  # fmt: skip
     low, high = axes.get_ylim()
     axes.set_ylim(low, max(high, max(tops.values()) + 0.06 * (high - low)))
+
+
+def _draw_runs(
+    axes: Axes, names: list[str], runs: list[int], rows: dict[tuple[str, int], Row], path: Path
+) -> None:
+    """Draw ceiling and values against the runs that the truth is the mean of."""
+    axes.set_title("mean of more runs, all subsets", loc="left", fontweight="bold", fontsize=9)
+    axes.set_xlabel("runs of each subset")
+    axes.tick_params(labelsize=8)
+    most = runs[-1]
+    top = number(rows[names[0], most], "ceiling", path)
+    if not math.isfinite(top):
+        axes.text(
+            0.5, 0.5, "no noise ceiling:\none run of each subset,\nor runs that do not agree",
+            ha="center", va="center", transform=axes.transAxes, fontsize=8, color="0.3",
+        )  # fmt: skip
+        axes.set_yticks([])
+        return
+    r = np.arange(1, max(10, 2 * most) + 1)
+    rho = top**2 / (most - (most - 1) * top**2)  # of two single runs
+    reached = np.sqrt(r * rho / (1 + (r - 1) * rho))
+    axes.plot(r, reached, color="0.35", linestyle="--", linewidth=1.1)
+    for k, name in enumerate((None, *names)):
+        here = {run: rows[name or names[0], run] for run in runs}
+        columns = ("ceiling", "ceiling_low", "ceiling_high") if name is None else _VALUE
+        y, low, high = (np.array([number(row, c, path) for row in here.values()]) for c in columns)
+        look = {"color": "0.35", "marker": "_"} if name is None else _style(k - 1, True)
+        if not np.isfinite(y).any():
+            continue
+        bars = np.maximum([y - low, high - y], 0)
+        axes.errorbar(runs, y, yerr=bars, linestyle="", elinewidth=1.1, capsize=2.5, **look)
+        if name is not None:  # noise dilutes a correlation as it does the ceiling
+            foreseen = y[-1] / top * reached
+            axes.plot(r, foreseen, color=look["color"], linewidth=1.1)
+    for at in sorted({1, most, int(r[-1])}):
+        axes.annotate(
+            f"{1 - reached[at - 1] ** 2:.0%}\nnoise", (at, reached[at - 1]), (0, 4),
+            textcoords="offset points", ha="center", va="bottom", fontsize=8, color="0.25",
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlim(0.75, 1.35 * r[-1])
+    bottom, upper = axes.get_ylim()
+    axes.set_ylim(bottom, upper + 0.17 * (upper - bottom))
+    axes.grid(axis="y", color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
 
 
 def _legend(figure: Figure, names: list[str], runs: list[int]) -> None:
@@ -164,8 +222,10 @@ def _legend(figure: Figure, names: list[str], runs: list[int]) -> None:
                     [], [], color="0.3", marker="o", markersize=5, linewidth=1.1,
                     linestyle="-" if last else "--", markerfacecolor="0.3" if last else "white",
                 ),
-                f"{r} run{'s' * (r > 1)} a subset (right: points measured, lines foreseen)",
+                f"{r} run{'s' * (r > 1)} a subset (width: points measured, lines foreseen)",
             )
         )  # fmt: skip
+    ceiling = Line2D([], [], color="0.35", linestyle="--", linewidth=1.1)
+    entries.append((ceiling, "noise ceiling"))
     handles, labels = zip(*entries, strict=True)
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, columnspacing=2)
+    figure.legend(handles, labels, loc="outside lower center", ncols=1, fontsize=8)
