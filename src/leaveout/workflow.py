@@ -115,7 +115,7 @@ class Plan:
     @property
     def methods(self) -> dict[str, Method]:
         """The methods shown, by name, in order; a setting can have other grids of them."""
-        return next(iter(self.grids.values()))
+        return next(iter(self.grids.values()), {})
 
     @property
     def metrics(self) -> tuple[str, ...]:
