@@ -325,8 +325,7 @@ def origin(
 ) -> Path:
     """A repository with all layers published in it: to be cloned, not changed."""
     folder = tmp_path_factory.mktemp("origin") / "repository"
-    more = [f"results/tiny/{layer}" for layer in ("data.safetensors", "retrain", "scores")]
-    return publish(finished, folder, run, *more)
+    return publish(finished, folder, run, "results/tiny/retrain", "results/tiny/scores")
 
 
 @pytest.fixture(scope="session")
