@@ -635,7 +635,7 @@ class Plan:
                 found.append(Step((path,), tuple(csvs), self.report_key("grid_figure")(w)))
         costs = self.all_scores(".cost.json")
         csvs, draws = self.all_metric_csvs(), self.all_draws()
-        causes = str(Path(published).with_name("causes.yaml"))
+        causes = str(Path(published).parent / "causes.yaml")
         tables = {
             "results/cost_table.csv": ((*costs, *csvs), self.cost_key(None)),
             TIDY: ((*csvs, *draws, *self.all_damping_csvs()), self.tables_key("tidy")(None)),
