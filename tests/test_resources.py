@@ -22,7 +22,7 @@ def plan() -> Plan:
 
 
 STEPS = ("prepare", "models", "lds", "loo", "pbrf", "truth", "attribute", "evaluate")
-STEPS += ("self_influence", "damping")
+STEPS += ("self_influence", "damping", "predict", "brittleness")
 
 
 def wild(step: str) -> Any:

@@ -505,8 +505,8 @@ def _chunk_disk(work: Workload, layer: Layer, size: int) -> float:
             return ids + size * (targets + work.n_train + 8.0)
         case "loo":  # and the full run
             return ids + (size + 1) * (targets + 8.0)
-        case "pbrf":  # and the full model; losses in float64, and how the solver ended
-            return ids + (size + 1) * (2 * targets + 8.0) + size * 25.0
+        case "pbrf":  # and the full model, and how the solver ended
+            return ids + (size + 1) * (targets + 8.0) + size * 25.0
 
 
 def _training_memory(work: Workload, layer: Layer, size: int) -> float:

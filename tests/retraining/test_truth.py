@@ -115,7 +115,7 @@ def test_pbrf_has_one_model_for_all_points_and_a_second_for_some(
     assert found["replicate_converged"].tolist() == [1, 1]
     assert found["target"].shape == (5, 1, 6)
     assert found["replicate_target"].shape == (2, 1, 6)
-    assert found["target"].dtype == found["full_target"].dtype == np.float64
+    assert found["target"].dtype == found["full_target"].dtype == np.float32
     parts = [artefacts.read(path).tensors for path in pbrf]
     for name in ("gradient_norm", "initial_norm", "steps"):
         expected = np.concatenate([part[name] for part in parts])

@@ -100,7 +100,10 @@ ENVIRONMENT = {
 }
 
 # times, and the stamp of what was made from them
-VOLATILE = r"cost(\.json|_table\.csv|\.html)(\.stamp)?$|setup\.html\.stamp$"
+VOLATILE = (
+    r"cost(\.json|_table\.csv|\.html)(\.stamp)?$|setup\.html\.stamp$"
+    r"|quality_cost_\w+\.svg(\.stamp)?$"
+)
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., tuple[int, str]]

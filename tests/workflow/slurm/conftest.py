@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -289,6 +290,8 @@ class Run:
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
+                # a shell that started the tests in the background had SIGINT ignored
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         self.processes.append(process)
         return process
