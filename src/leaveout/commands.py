@@ -57,7 +57,9 @@ def command(step: Step) -> list[str] | None:
             words += [*to, "--cost", step.outputs[1]]
         case "evaluate" | "auc":
             words = ["evaluate", *setting, *metric, "--method", key["method"]]
-            words += ["--truth", inputs[0], "--bootstrap", str(key["bootstrap"]), *to, *scores]
+            words += ["--truth", inputs[0], "--bootstrap", str(key["bootstrap"])]
+            words += [*_option("--top-k", [str(key["top_k"])] if "top_k" in key else []), *to]
+            words += scores
         case "damping":
             words = ["damping", *setting, *metric, "--method", key["method"], *data, *to, *scores]
             words += [*full, *half]
