@@ -120,9 +120,7 @@ def difference(old: str, new: str) -> str:
     return ", ".join(dict.fromkeys(words))
 
 
-def why_stale(
-    path: str, step: Step, wanted: Mapping[str, str], spec: str, digests: Digests
-) -> str | None:
+def why_stale(path: str, step: Step, wanted: Mapping[str, str], digests: Digests) -> str | None:
     """Return why a file is stale (empty: it follows from another), or None if it is good."""
     try:
         stamp = stamps.read(path)
@@ -137,7 +135,7 @@ def why_stale(
             return "altered after it was made"
     except CorruptArtefactError:
         return "damaged"
-    if stamp.spec != spec:
+    if stamp.spec != wanted[path]:
         return ""
     made_from: dict[str, set[str]] = {}
     for source in stamp.inputs.values():  # two outputs of one job have one spec
@@ -184,22 +182,20 @@ def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
     now = time.time_ns()
     if (unread := digests.unread(there)) > LARGE:
         print(f"leaveout: reading {len(there)} files, {unread / 1e9:.1f} GB", file=sys.stderr)
-    wanted: dict[str, str] = {}
+    wanted = wanted_specs(steps)
     newest: dict[str, int] = {}
     stale: dict[str, str] = {}
     good: set[str] = set()
     for step in steps:
         for name in step.inputs:
-            if name not in wanted:  # a source: no job makes it
-                wanted[name] = stamps.source(name).spec
+            if name not in newest:  # a source: no job makes it
                 newest[name] = _dated(name, 0, now, digests)
-        spec = stamps.spec_of(step.key, (wanted[name] for name in step.inputs))
         after = max((newest[name] for name in step.inputs), default=0)
         for path in step.outputs:
-            wanted[path], newest[path] = spec, after
+            newest[path] = after
             if not Path(path).is_file():
                 continue
-            why = why_stale(path, step, wanted, spec, digests)
+            why = why_stale(path, step, wanted, digests)
             if why is None:
                 good.add(path)
                 newest[path] = _dated(path, after, now, digests)

@@ -125,7 +125,7 @@ def _here(
     if step is None:
         stale: str | None = "no job of today's configuration makes it"
     else:
-        stale = why_stale(path, step, wanted, wanted[path], digests)
+        stale = why_stale(path, step, wanted, digests)
     return File(
         path,
         True,

@@ -14,7 +14,7 @@ from torch.utils.data import SequentialSampler, TensorDataset
 from leaveout import artefacts, stamps
 from leaveout.config import Setting, load_setting, load_yaml, nearest, parse_config
 from leaveout.errors import LeaveoutError
-from leaveout.freshness import difference
+from leaveout.freshness import difference, wanted_specs
 from leaveout.interop import dattri, files
 from leaveout.retraining.common import Data, load_data
 from leaveout.training.losses import stacked_targets
@@ -123,20 +123,19 @@ def _check_good(root: Path, plan: Plan, setting: Setting, needed: list[str]) -> 
             f"{missing[0]}. In that folder,\n  leaveout restore {listed}\npulls what is published, "
             f"and what is not is made by\n  {command} {listed}"
         )
-    specs: dict[str, str] = {}
-    for step in plan.steps(published=""):
-        if step.outputs[0].startswith(f"results/{setting.name}/"):
-            spec = stamps.spec_of(step.key, [specs[path] for path in step.inputs])
-            specs |= dict.fromkeys(step.outputs, spec)
-            for path in set(step.outputs) & set(needed):
-                stamp = stamps.read(root / path)
-                if stamp is None or stamp.spec != spec:
-                    why = difference(stamp.key, step.key) if stamp else "no stamp"
-                    raise LeaveoutError(
-                        f"{root / path}: not what today's configuration and code make "
-                        f"({why or 'what it was made from has changed'}). Make it anew, in "
-                        f"{root}, with:\n  {command} {path}"
-                    )
+    own = f"results/{setting.name}/"
+    steps = [step for step in plan.steps(published="") if step.outputs[0].startswith(own)]
+    wanted = wanted_specs(steps)
+    for step in steps:
+        for path in set(step.outputs) & set(needed):
+            stamp = stamps.read(root / path)
+            if stamp is None or stamp.spec != wanted[path]:
+                why = difference(stamp.key, step.key) if stamp else "no stamp"
+                raise LeaveoutError(
+                    f"{root / path}: not what today's configuration and code make "
+                    f"({why or 'what it was made from has changed'}). Make it anew, in "
+                    f"{root}, with:\n  {command} {path}"
+                )
 
 
 def _selecting(root: Path, name: str) -> str:
