@@ -51,6 +51,9 @@ def measured(tmp_path, tensors, **meta):
 def test_wilsons_interval_is_scipys(flipped, n):
     expected = stats.binomtest(flipped, n).proportion_ci(method="wilson")
     np.testing.assert_allclose(wilson(flipped, n), [expected.low, expected.high], atol=1e-12)
+    # its ends are where the share lies z standard errors off, those of the end itself
+    ends, z = np.array(wilson(flipped, n)), stats.norm.ppf(0.975)
+    np.testing.assert_allclose((ends - flipped / n) ** 2, z**2 * ends * (1 - ends) / n, atol=1e-12)
     assert np.isnan(wilson(0, 0)).all()
 
 

@@ -18,10 +18,10 @@ differ is not in the intervals.
 from __future__ import annotations
 
 import csv
-import math
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import binomtest
 
 from leaveout import seeds
 from leaveout.artefacts import CorruptArtefactError, atomic_path, read
@@ -51,8 +51,6 @@ COLUMNS = (
     "n_runs",
     "not_computed",
 )
-_Z = 1.959963984540054
-"""Of the normal distribution, at ``LEVEL``."""
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -64,10 +62,8 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     """
     if not n:
         return float("nan"), float("nan")
-    share, shrink = successes / n, 1 + _Z**2 / n
-    centre = share + _Z**2 / (2 * n)
-    half = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n * n))
-    return max(0.0, (centre - half) / shrink), min(1.0, (centre + half) / shrink)
+    found = binomtest(successes, n).proportion_ci(confidence_level=LEVEL, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def _mean(
