@@ -16,8 +16,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.brittleness import COLUMNS
 from leaveout.reporting.figures import DASHES, MARKS, SERIES, STYLE, save
-from leaveout.reporting.rows import write_rows
-from leaveout.reporting.tables import Row, number, read_csv
+from leaveout.reporting.tables import Row, number, read_csv, write_csv
 
 BASELINE = "random"
 """The method that the others are compared with: it takes out samples at random."""
@@ -84,7 +83,7 @@ def brittleness_table(csvs: Sequence[Path], out: Path) -> None:
             other = beside.get(row["k"], {})
             named = [f"{name}{end}" for name in MEASURES for end in ENDS]
             rows.append(row | {f"{BASELINE}_{name}": other.get(name, "") for name in named})
-    write_rows(out, TABLE_COLUMNS, rows)
+    write_csv(out, TABLE_COLUMNS, rows)
 
 
 def brittleness_figure(csvs: Sequence[Path], out: Path) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leaveout.metrics.subgroups import COLUMNS
-from leaveout.reporting.rows import write_rows
-from leaveout.reporting.tables import number, read_csv
+from leaveout.reporting.tables import number, read_csv, write_csv
 
 
 def subgroups_table(csvs: Sequence[Path], out: Path) -> None:
@@ -26,4 +25,4 @@ def subgroups_table(csvs: Sequence[Path], out: Path) -> None:
             for column in ("value", "ci_low", "ci_high", "n_test"):
                 number(row, column, path)
             rows.append({column: row[column] for column in COLUMNS})
-    write_rows(out, COLUMNS, rows)
+    write_csv(out, COLUMNS, rows)
