@@ -112,8 +112,8 @@ def test_keys_are_the_plans(panel: Plan) -> None:
     assert json.loads(panel.attribute_key(asked))["params"] == point
     assert panel.evaluate_key(asked) == plan.evaluate_key(setting, "lds", "if_cg", 200)
     assert panel.report_key("page")(asked) == plan.report_key("page", "lds")
-    assert panel.cost_key(asked) == plan.report_key("table", "cost")
-    assert panel.tables_key("ranks")(asked) == plan.report_key("ranks", "all")
+    assert panel.shown_key("table", "cost")(asked) == plan.report_key("table", "cost")
+    assert panel.shown_key("ranks", "all")(asked) == plan.report_key("ranks", "all")
 
 
 def test_tables_of_all_metrics_read_all_metrics_and_no_score(panel: Plan) -> None:

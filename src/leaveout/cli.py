@@ -33,8 +33,12 @@ PUBLISHED = str(CONFIG / "published.csv")
 DEVICE = os.environ.get("LEAVEOUT_DEVICE", "cpu")
 
 
+def _settings(names: Sequence[str]) -> list[Setting]:
+    return [load_setting(CONFIG / "settings" / f"{name}.yaml") for name in names]
+
+
 def _setting(args: argparse.Namespace) -> Setting:
-    return load_setting(CONFIG / "settings" / f"{args.setting}.yaml")
+    return _settings([args.setting])[0]
 
 
 def _stamped(out: Path, key: str, inputs: Sequence[Path], make: Callable[[], None]) -> None:
@@ -401,10 +405,6 @@ def _table_page(args: argparse.Namespace) -> None:
     )
 
 
-def _settings(names: Sequence[str]) -> list[Setting]:
-    return [load_setting(CONFIG / "settings" / f"{name}.yaml") for name in names]
-
-
 def _start_page(args: argparse.Namespace) -> None:
     from leaveout.reporting.start import start_page
 
@@ -537,10 +537,10 @@ def _plan(args: argparse.Namespace) -> None:
         methods = load_methods(CONFIG / "methods.yaml")
         rows = [
             row
-            for name in names
+            for setting in _settings(names)
             for row in forecast.setting_rows(
-                load_setting(CONFIG / "settings" / f"{name}.yaml"),
-                select_methods(config, methods, name),
+                setting,
+                select_methods(config, methods, setting.name),
                 config.metrics,
                 config.brittleness,
             )

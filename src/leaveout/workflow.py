@@ -514,10 +514,6 @@ class Plan:
         setting = self.settings[wildcards.setting]
         return plan.width_key(setting, self.compared, self.config.bootstrap)
 
-    def width_figure_key(self, wildcards: Wildcards) -> str:
-        """Return the key of its picture."""
-        return plan.report_key("width_figure", wildcards.setting)
-
     def picture_key(self, step: str) -> Callable[[Wildcards], str]:
         """Return the parameter function for the key of a picture of one setting."""
         return lambda wildcards: plan.report_key(step, wildcards.setting)
@@ -529,14 +525,6 @@ class Plan:
     def page_key(self, wildcards: Wildcards) -> str:
         """Return the key of a table's page."""
         return plan.report_key("page", wildcards.table)
-
-    def cost_key(self, wildcards: Wildcards) -> str:
-        """Return the key of the table of costs."""
-        return plan.report_key("table", "cost")
-
-    def tables_key(self, step: str) -> Callable[[Wildcards], str]:
-        """Return the parameter function for the key of a table of all metrics."""
-        return lambda wildcards: plan.report_key(step, "all")
 
     @property
     def paged(self) -> tuple[str, ...]:
@@ -637,10 +625,10 @@ class Plan:
         csvs, draws = self.all_metric_csvs(), self.all_draws()
         causes = str(Path(published).parent / "causes.yaml")
         tables = {
-            "results/cost_table.csv": ((*costs, *csvs), self.cost_key(None)),
-            TIDY: ((*csvs, *draws, *self.all_damping_csvs()), self.tables_key("tidy")(None)),
-            RANKS: ((*csvs, *draws), self.tables_key("ranks")(None)),
-            COMPARED: ((*csvs, published, causes), self.tables_key("published")(None)),
+            "results/cost_table.csv": ((*costs, *csvs), plan.report_key("table", "cost")),
+            TIDY: ((*csvs, *draws, *self.all_damping_csvs()), plan.report_key("tidy", "all")),
+            RANKS: ((*csvs, *draws), plan.report_key("ranks", "all")),
+            COMPARED: ((*csvs, published, causes), plan.report_key("published", "all")),
         }
         found += [Step((path,), *of) for path, of in tables.items()]
         for metric, path in zip(self.metrics, self.quality_figures(), strict=True):
@@ -733,12 +721,12 @@ class Plan:
             inputs = (f"results/{name}/truth/lds.safetensors", *self.compared_scores(w))
             picture = f"results/figures/{name}_lds_width.svg"
             found.append(Step((path,), inputs, self.width_key(w)))
-            found.append(Step((picture,), (path,), self.width_figure_key(w)))
+            found.append(Step((picture,), (path,), plan.report_key("width_figure", name)))
         w = SimpleNamespace(setting=name)
         if (picture := f"results/figures/{name}_examples.svg") in self.examples():
             inputs = (data, self.example_truth(w), *self.example_csvs(w), *self.example_scores(w))
-            found.append(Step((picture,), inputs, self.picture_key("examples_figure")(w)))
+            found.append(Step((picture,), inputs, plan.report_key("examples_figure", name)))
         if (picture := f"results/figures/{name}_self_influence.svg") in self.self_influences():
             inputs = (data, *self.self_influence_csvs(w), *self.self_influence_scores(w))
-            found.append(Step((picture,), inputs, self.picture_key("self_influence_figure")(w)))
+            found.append(Step((picture,), inputs, plan.report_key("self_influence_figure", name)))
         return found

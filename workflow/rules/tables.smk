@@ -43,7 +43,7 @@ rule make_cost_table:
     conda:
         "../envs/leaveout.yaml"
     params:
-        key=PLAN.cost_key,
+        key=PLAN.shown_key("table", "cost"),
     shell:
         "leaveout cost-table --out {output:q} {input.costs:q} --quality {input.csvs:q} 2> {log:q}"
 
@@ -66,7 +66,7 @@ rule make_tidy_table:
     conda:
         "../envs/leaveout.yaml"
     params:
-        key=PLAN.tables_key("tidy"),
+        key=PLAN.shown_key("tidy", "all"),
     shell:
         "leaveout tidy-table --out {output:q} {input.csvs:q} --dampings {input.dampings:q} 2> {log:q}"
 
@@ -88,7 +88,7 @@ rule make_rank_table:
     conda:
         "../envs/leaveout.yaml"
     params:
-        key=PLAN.tables_key("ranks"),
+        key=PLAN.shown_key("ranks", "all"),
     shell:
         "leaveout rank-table --out {output:q} {input.csvs:q} 2> {log:q}"
 
@@ -111,7 +111,7 @@ rule make_published_table:
     conda:
         "../envs/leaveout.yaml"
     params:
-        key=PLAN.tables_key("published"),
+        key=PLAN.shown_key("published", "all"),
     shell:
         "leaveout published-table --published {input.published:q} --causes {input.causes:q} --out {output:q}"
         " {input.csvs:q} 2> {log:q}"

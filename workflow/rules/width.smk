@@ -45,6 +45,6 @@ rule width_figure:
     conda:
         "../envs/leaveout.yaml"
     params:
-        key=PLAN.width_figure_key,
+        key=PLAN.picture_key("width_figure"),
     shell:
         "leaveout width-figure --setting {wildcards.setting} --table {input.table:q} --out {output:q} 2> {log:q}"
