@@ -17,7 +17,7 @@ import torch
 
 from leaveout import artefacts
 from leaveout.artefacts import CorruptArtefactError
-from leaveout.attribution.run import run_method, trajectories
+from leaveout.attribution.run import cpu_name, run_method, trajectories
 from leaveout.config import Method, Setting
 from leaveout.data.prepare import prepare
 from leaveout.errors import LeaveoutError, NotComputableError
@@ -97,6 +97,14 @@ def test_a_score_file_and_its_cost(files: Files, tmp_path: Path) -> None:
     assert record["wall_s"] > 0
     assert record["peak_rss_mb"] >= record["baseline_rss_mb"] > 10
     assert {p.name for p in tmp_path.iterdir()} == {"score.safetensors", "cost.json"}
+
+
+def test_the_processor_is_named(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nmodel name\t: Some CPU: 9000\nprocessor\t: 1\n")
+    assert cpu_name(info) == "Some CPU: 9000"
+    info.write_text("processor\t: 0\n")  # as on some ARM boards
+    assert cpu_name(info) == cpu_name(tmp_path / "none") != ""
 
 
 def test_scores_written_twice_are_the_same_byte_for_byte(files: Files, tmp_path: Path) -> None:

@@ -64,6 +64,16 @@ def trajectories(
     return [found[run] for run in sorted(found)]
 
 
+def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's name; its architecture where the system does not tell."""
+    try:
+        lines = info.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
 def _peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -330,7 +340,7 @@ class CostMeter:
             "baseline_rss_mb": round(self.baseline, 1),
             "device": torch.cuda.get_device_name() if on_gpu else "cpu",
             "threads": torch.get_num_threads(),
-            "cpu": platform.processor() or platform.machine(),
+            "cpu": cpu_name(),
         }
         if on_gpu:
             record["peak_device_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
