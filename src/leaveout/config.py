@@ -527,11 +527,23 @@ Metric = Literal[
 ]
 
 
+def _kind_of_settings(value: Any) -> str:
+    return "metrics" if isinstance(value, dict) else "names"
+
+
+Settings = Annotated[
+    Annotated[tuple[str, ...], Field(min_length=1), Tag("names")]
+    | Annotated[dict[str, tuple[Metric, ...] | None], Field(min_length=1), Tag("metrics")],
+    Discriminator(_kind_of_settings),
+]
+
+
 class Config(_Closed):
     """Which settings, methods and metrics the tables show."""
 
-    settings: tuple[str, ...] = Field(min_length=1)
-    """Names of files in config/settings, without the ending."""
+    settings: Settings
+    """Names of files in config/settings, without the ending. As a mapping, metrics given to a
+    setting replace `metrics`; one without any keeps them."""
     methods: Methods = "all"
     """Entries of config/methods.yaml, or `all`. As a mapping, hyper-parameters given to an entry
     replace its grid; one without any keeps it."""
@@ -560,6 +572,11 @@ class Config(_Closed):
     """Bootstrap draws of every interval."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models are trained and scored; decides no more than rounding."""
+
+    def metrics_of(self, setting: str) -> tuple[Metric, ...]:
+        """Return the metrics asked for of a setting."""
+        own = self.settings.get(setting) if isinstance(self.settings, dict) else None
+        return self.metrics if own is None else own
 
     @field_validator("settings", "methods", "metrics", "compare", "show", "brittleness")
     @classmethod

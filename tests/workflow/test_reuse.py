@@ -404,3 +404,12 @@ def test_what_is_published_is_enough_for_a_new_method(
     below = below_truth(*METRICS, methods=("tracin_cp",))
     metrics = {path for path in below if path.startswith("results/tiny/metrics")}
     assert planned(clone, *tables) == new | metrics | {*tables}
+    # what the new one needs and was not published is made for it, and for nothing else
+    left_out = ["data.safetensors", "models/full/0.safetensors"]
+    for name in left_out:
+        (clone / "results/tiny" / name).unlink()
+    made = {f"results/tiny/{name}" for name in left_out}
+    assert planned(clone, *tables) == new | metrics | {*tables} | made
+    forced = planned(clone, *tables, "--forcerun", "evaluate")
+    paths = ("scores/grad_dot/default.safetensors", "metrics/loo/grad_dot.csv")
+    assert forced > {f"results/tiny/{path}" for path in paths}
