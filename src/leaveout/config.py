@@ -528,12 +528,13 @@ Metric = Literal[
 
 
 def _kind_of_settings(value: Any) -> str:
-    return "metrics" if isinstance(value, dict) else "names"
+    return "by_setting" if isinstance(value, dict) else "names"
 
 
+Metrics = Annotated[tuple[Metric, ...], Field(min_length=1)]
 Settings = Annotated[
     Annotated[tuple[str, ...], Field(min_length=1), Tag("names")]
-    | Annotated[dict[str, tuple[Metric, ...] | None], Field(min_length=1), Tag("metrics")],
+    | Annotated[dict[str, Metrics | None], Field(min_length=1), Tag("by_setting")],
     Discriminator(_kind_of_settings),
 ]
 
@@ -549,7 +550,7 @@ class Config(_Closed):
     replace its grid; one without any keeps it."""
     grids: dict[str, dict[str, Any]] = {}
     """By setting: entries of config/methods.yaml with other hyper-parameters, for this setting."""
-    metrics: tuple[Metric, ...] = ("lds", "loo")
+    metrics: Metrics = ("lds", "loo")
     """Which metrics. `auc` (finding flipped labels by self-influence) is made for the settings with
     `dataset.label_noise`, `brittleness` for those with that section, the others for all."""
     brittleness: tuple[str, ...] | None = None
@@ -581,8 +582,11 @@ class Config(_Closed):
     @field_validator("settings", "methods", "metrics", "compare", "show", "brittleness")
     @classmethod
     def _named_once(cls, names: Any) -> Any:
-        if isinstance(names, tuple) and len(set(names)) != len(names):
-            raise ValueError(f"{', '.join(names)}: a name stands there twice")
+        lists = {"": names} if isinstance(names, tuple) else names
+        for key, found in lists.items() if isinstance(lists, dict) else ():
+            if isinstance(found, tuple) and len(set(found)) != len(found):
+                where = f"{key}: " if key else ""
+                raise ValueError(f"{where}{', '.join(found)}: a name stands there twice")
         return names
 
 
@@ -639,7 +643,7 @@ def _tags(model: type[BaseModel]) -> tuple[str, ...]:
     return getattr(model.model_fields["name"].annotation, "__args__", ())
 
 
-_TAGS = ("linear", "mlp", "cnn", "auto", "count", "file", "every", "names", "grids")
+_TAGS = ("linear", "mlp", "cnn", "auto", "count", "file", "every", "names", "grids", "by_setting")
 """Alternatives that pydantic names in a location, though no file has them as keys."""
 
 
