@@ -361,6 +361,20 @@ def test_subgroups_read_all_methods_of_a_setting(panel: Plan) -> None:
     assert steps["results/subgroups_table.csv"].inputs == tuple(panel.subgroup_csvs())
     none = Plan.load({"settings": ["digits_lr"]}, CONFIG)
     assert none.subgroup_csvs() == none.more_tables() == none.more_figures() == []
+    assert not {"brittleness", "subgroups"} & {*none.paged}
+
+
+def test_tables_that_are_no_panels_have_pages_too(panel: Plan) -> None:
+    steps = panel.steps("published.csv")
+    order = [path for step in steps for path in step.outputs]
+    made = {path: step for step in steps for path in step.outputs}
+    for name in ("brittleness", "subgroups"):
+        table, page = f"results/{name}_table.csv", f"results/pages/{name}.html"
+        assert page in panel.shown()
+        assert made[page].inputs == (table,)
+        assert order.index(table) < order.index(page)
+        assert json.loads(made[page].key)["shows"] == name
+    assert "tidy" not in panel.paged  # too large
 
 
 def test_where_no_method_has_a_damping_none_is_drawn() -> None:

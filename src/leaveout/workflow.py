@@ -540,7 +540,8 @@ class Plan:
     @property
     def paged(self) -> tuple[str, ...]:
         """The tables that have a page each."""
-        return (*self.metrics, "rank", "published", "cost")
+        more = [Path(path).name.removesuffix("_table.csv") for path in self.more_tables()]
+        return (*self.metrics, "rank", "published", "cost", *more)
 
     def pages(self) -> list[str]:
         """Return all pages of the report, the first one first."""
@@ -671,11 +672,6 @@ class Plan:
         for metric, path in zip(self.metrics, self.quality_figures(), strict=True):
             pair = (f"results/{metric}_table.csv", "results/cost_table.csv")
             found.append(Step((path,), pair, plan.report_key("quality_figure", metric)))
-        for name in self.paged:
-            inputs = (f"results/{name}_table.csv",)
-            found.append(
-                Step((f"results/pages/{name}.html",), inputs, plan.report_key("page", name))
-            )
         if removed := tuple(self.brittleness_csvs()):
             for path, step in (
                 ("results/brittleness_table.csv", "brittleness_table"),
@@ -688,6 +684,11 @@ class Plan:
                 plan.report_key("subgroups_table", "subgroups"),
             )
             found.append(Step((path,), groups, key))
+        for name in self.paged:
+            inputs = (f"results/{name}_table.csv",)
+            found.append(
+                Step((f"results/pages/{name}.html",), inputs, plan.report_key("page", name))
+            )
         start, setup = (f"results/pages/{name}.html" for name in ("start", "setup"))
         found.append(Step((start,), (*self.panels(None), RANKS), self.start_key(None)))
         made = ("results/cost_table.csv", *self.made(None))
