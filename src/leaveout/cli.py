@@ -413,8 +413,8 @@ def _start_page(args: argparse.Namespace) -> None:
     _stamped(
         args.out,
         plan.start_key(settings, args.metrics),
-        [*args.tables, *([args.ranks] if args.ranks else [])],
-        lambda: start_page(settings, tables, args.out, args.ranks),
+        [*args.tables, *filter(None, (args.ranks, args.brittleness))],
+        lambda: start_page(settings, tables, args.out, args.ranks, args.brittleness),
     )
 
 
@@ -755,6 +755,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--metrics", nargs="+", choices=METRICS, required=True)
     sub.add_argument("--tables", type=Path, nargs="+", required=True, help="one a metric")
     sub.add_argument("--ranks", type=Path, help="the table of ranks")
+    sub.add_argument("--brittleness", type=Path, help="the table of brittleness")
     text = "write the page of versions, hardware and configuration"
     sub = command("setup-page", _setup_page, text, "out")
     sub.add_argument("--settings", nargs="+", required=True, help="what is shown, in order")

@@ -299,10 +299,14 @@ class Plan:
         """Return the metrics by subgroup, of all settings."""
         return [f"results/{s}/subgroups/{m}.csv" for s in self.settings for m in self.grouped(s)]
 
+    def brittleness_tables(self, wildcards: Wildcards = None) -> list[str]:
+        """Return the table of removals, if there are any."""
+        return ["results/brittleness_table.csv"] if self.brittleness_csvs() else []
+
     def more_tables(self) -> list[str]:
         """Return the tables that are no panels: of removals and of subgroups."""
         return [
-            *(["results/brittleness_table.csv"] if self.brittleness_csvs() else []),
+            *self.brittleness_tables(),
             *(["results/subgroups_table.csv"] if self.subgroup_csvs() else []),
         ]
 
@@ -690,7 +694,13 @@ class Plan:
                 Step((f"results/pages/{name}.html",), inputs, plan.report_key("page", name))
             )
         start, setup = (f"results/pages/{name}.html" for name in ("start", "setup"))
-        found.append(Step((start,), (*self.panels(None), RANKS), self.start_key(None)))
+        found.append(
+            Step(
+                (start,),
+                (*self.panels(None), RANKS, *self.brittleness_tables()),
+                self.start_key(None),
+            )
+        )
         made = ("results/cost_table.csv", *self.made(None))
         return [*found, Step((setup,), made, self.setup_key(None))]
 
