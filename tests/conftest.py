@@ -13,7 +13,6 @@ import pytest
 
 from leaveout.config import Setting
 
-
 # Side by side, files are handed out in this order, the rest after them: what takes minutes comes
 # first, or one core waits for the last file of the other. The first waits for Slurm most of its
 # time, and makes the run that other workflow tests copy; the next two compute meanwhile.
