@@ -141,10 +141,10 @@ def snakemake(start: Start) -> Run:
 
 
 @pytest.fixture(scope="session")
-def planned(snakemake: Run) -> Callable[..., set[str]]:
-    """Return a function that says what a run would make: the first output of every job."""
+def planned_and_said(snakemake: Run) -> Callable[..., tuple[set[str], str]]:
+    """Return a function that says what a run would make, and what it says before it plans."""
 
-    def planned(clone: Path, *arguments: str) -> set[str]:
+    def planned_and_said(clone: Path, *arguments: str) -> tuple[set[str], str]:
         status, output = snakemake(clone, "--dry-run", *arguments)
         assert status == 0, output
         jobs = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", output, re.M)
@@ -156,9 +156,15 @@ def planned(snakemake: Run) -> Callable[..., set[str]]:
             assert paths, f"{rule}:\n{block}"
             made.add(paths[1].split(", ")[0])
         assert bool(made) != ("Nothing to be done" in output), output
-        return made
+        return made, output.split("Building DAG")[0]
 
-    return planned
+    return planned_and_said
+
+
+@pytest.fixture(scope="session")
+def planned(planned_and_said: Callable[..., tuple[set[str], str]]) -> Callable[..., set[str]]:
+    """Return a function that says what a run would make: the first output of every job."""
+    return lambda clone, *arguments: planned_and_said(clone, *arguments)[0]
 
 
 @pytest.fixture(scope="session")
