@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -12,12 +13,43 @@ import pytest
 
 from leaveout.config import Setting
 
+# Side by side, files are handed out in this order, the rest after them: what takes minutes comes
+# first, or one core waits for the last file of the other. The first waits for Slurm most of its
+# time, and makes the run that other workflow tests copy; the next two compute meanwhile.
+LONG = (
+    "workflow/slurm/test_faults.py",
+    "attribution/test_invariances.py",
+    "attribution/test_astra.py",
+    "workflow/slurm/",
+    "workflow/test_reliability.py",
+    "workflow/test_reuse.py",
+    "workflow/test_run.py",
+    "workflow/",
+    "peers/",
+    "attribution/",
+    "reporting/",
+    "benchmarks/",
+    "metrics/",
+    "test_digest.py",
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):  # else files with the most tests come first
+        config.option.loadscopereorder = False
     # torch warns of itself: its forward-mode derivatives still script a few functions on first use
     config.addinivalue_line(
         "filterwarnings", "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((i for i, start in enumerate(LONG) if path.startswith(start)), len(LONG))
+
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

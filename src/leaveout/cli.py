@@ -531,7 +531,7 @@ def _plan(args: argparse.Namespace) -> None:
     else:
         file = args.configfile or CONFIG / "config.yaml"
         config = parse_config(load_yaml(file), file)
-        names = args.settings or config.settings
+        names = args.settings or list(config.settings)
         if names == ["all"]:
             names = sorted(path.stem for path in (CONFIG / "settings").glob("*.yaml"))
         methods = load_methods(CONFIG / "methods.yaml")
@@ -541,7 +541,7 @@ def _plan(args: argparse.Namespace) -> None:
             for row in forecast.setting_rows(
                 setting,
                 select_methods(config, methods, setting.name),
-                config.metrics,
+                config.metrics_of(setting.name),
                 config.brittleness,
             )
         ]

@@ -43,6 +43,23 @@ Newton's method: gradients, and products with the Gauss-Newton matrix. ASSUMED, 
 FLOAT = 4
 """Bytes of a number."""
 
+HELD = 64 << 20
+"""Bytes of gradients formed at once."""
+PAIR_BYTES = 256 << 20
+"""The matrices of all pairs of classes, at most, as leaveout.curvature.softmax_hvp has it."""
+OWN_SELF_INFLUENCE = (
+    "feature_cosine",
+    "grad_dot",
+    "if_ekfac",
+    "if_kfac",
+    "label_match",
+    "rps_l2",
+    "tracin",
+    "tracin_cp",
+    "trak",
+)
+"""Methods with a self-influence of their own; any other scores blocks of training samples."""
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -96,7 +113,7 @@ CPU = Hardware(
     momentum=0.6e-9,
     dropped=3.6e-9,
     drawn=13e-6,
-    start=5.0,
+    start=3.0,
     memory=240e6,
 )
 GPU = Hardware(
@@ -132,6 +149,7 @@ class Network:
         first: Those of the first layer, which passes no gradient on.
         activations: Numbers kept between two layers for the backward pass, of one sample.
         modules: Layers of any kind.
+        last: Numbers that the last layer sees.
         dropped: Units under dropout.
         widths: Sum of the widths of the inputs and outputs of all layers; 0 unless all are linear.
         buffers: Numbers in a state that are not trained.
@@ -145,6 +163,7 @@ class Network:
     first: float = 0.0
     activations: int = 0
     modules: int = 1
+    last: int = 0
     dropped: int = 0
     widths: int = 0
     buffers: int = 0
@@ -266,6 +285,7 @@ def _linear(widths: tuple[int, ...], dropout: bool) -> Network:
         first=2 * products[0],
         activations=sum(hidden),
         modules=2 + len(hidden) * (3 if dropout else 2),
+        last=widths[-2],
         dropped=sum(hidden) if dropout else 0,
         widths=sum(widths) + sum(hidden),
         stacked=True,
@@ -293,6 +313,7 @@ def _cnn(
         first=convolutions[0],
         activations=activations,
         modules=2 + len(channels) * (4 if batch_norm else 3),
+        last=flat,
         buffers=buffers,
     )
 
@@ -573,136 +594,227 @@ def brittleness_job(setting: Setting) -> Job:
     )
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """What a method does to score.
+
+    Attributes:
+        flops: Floating-point operations, as many as take its time at the rate of matrix products.
+        memory: Bytes beside data and models.
+        gradients: Whether gradients are formed, some at once.
+        refused: Whether it says that it is too much, by ``NotComputableError``, and ends there.
+    """
+
+    flops: float = 0.0
+    memory: float = 0.0
+    gradients: bool = True
+    refused: bool = False
+
+
 def score_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
     """Return what one score matrix takes, at most what a method may take.
 
     A method that is not part of the package is counted as Grad-Dot.
     """
-    net, on = work.network, HARDWARE[work.hardware]
+    on, found = HARDWARE[work.hardware], _scoring(work, method, params)
+    matrix = 0.0 if found.refused else FLOAT * float(work.n_train) * work.n_test
+    written = min(matrix, 32 << 20)  # a block of rows, formed while one is written
+    states = work.full * work.checkpoints * work.network.state * FLOAT
+    taken = found.memory + (3 * HELD if found.gradients and not found.refused else 0)
+    return Job(
+        seconds=on.start + min(found.flops / _rate(work), work.method_seconds) + 4 * matrix / 1e9,
+        memory=on.memory
+        + 2 * _data_bytes(work)
+        + 2 * states
+        + 4 * written
+        + min(taken, work.method_memory),
+        disk=matrix + 8.0 * (work.n_train + work.n_test),
+        gpus=on.gpus,
+    )
+
+
+def _rate(work: Workload) -> float:
+    """Return the FLOP/s of a model's matrix products."""
+    on = HARDWARE[work.hardware]
+    return on.linear if work.network.stacked else on.other
+
+
+def curvature_flops(net: Network, samples: int, vectors: float) -> float:
+    """Return the FLOPs of products of the curvature over some samples with so many vectors.
+
+    Of softmax regression the fewer of two ways, as ``leaveout.curvature.softmax_hvp`` chooses:
+    sample by sample, or by matrices of all pairs of classes, which are formed first.
+    """
+    if net.activations or not net.stacked:
+        # a tangent doubles every product but those of the first layer's inputs, which have none
+        return vectors * samples * 2.0 * (net.train - net.first)
+    width, pairs = net.inputs + 1, net.outputs * (net.outputs - 1) / 2
+    by_sample = vectors * 4.0 * samples * width * (net.outputs - 1)
+    if pairs * width**2 * FLOAT > PAIR_BYTES:
+        return by_sample
+    # five eighths of each symmetric matrix are summed
+    forming = 1.25 * pairs * samples * width**2
+    return min(by_sample, forming + vectors * 2.0 * pairs * width**2)
+
+
+def _kronecker_flops(net: Network, samples: int) -> float:
+    """Return the FLOPs of EK-FAC, or K-FAC, over some samples.
+
+    A backward pass a class and products of the layers' inputs with each other, in each of two
+    passes; eigenvectors of about 20 widths^3 in float64.
+    """
+    each = 2 * (net.outputs + 1) * net.train + 4.0 * net.widths**2
+    return samples * each + 40.0 * net.widths**3
+
+
+def _scoring(work: Workload, method: Method, params: dict[str, Scalar]) -> Scoring:
+    net, rate = work.network, _rate(work)
     n, m, p = work.n_train, work.n_test, net.parameters
-    rate = on.linear if net.stacked else on.other
-    held = 64 << 20  # bytes of gradients formed at once
     products = 2.0 * n * m * p
     match method.module.rpartition(".")[2]:
         case "random" | "label_match":
-            flops, models, memory = 0.0, 0, 0.0
+            return Scoring(gradients=False)
         case "feature_cosine" | "knn_shapley" | "rps_l2" as method_name:
-            # what the last layer sees is no wider than its share of the parameters
-            width = min(p / net.outputs, net.inputs + net.activations)
-            flops, models = (n + m) * net.forward + 2.0 * n * m * width, 1
-            memory = 2.0 * FLOAT * (n + m) * (width + net.activations)
+            flops = (n + m) * net.forward + 2.0 * n * m * net.last
+            memory = 2.0 * FLOAT * (n + m) * (net.last + net.activations)
             if method_name == "knn_shapley":  # two sorts of all training samples, in float64
-                flops, memory = flops + 4e4 * n * m, memory + FLOAT * n * m + (128 << 20)
-            elif method_name == "rps_l2":  # products with the curvature of the last layer
-                steps = 100 / float(params.get("l2", 1e-2)) ** 0.5
-                flops += steps * 4.0 * n * width * net.outputs
+                flops, memory = flops + 1.5e4 * n * m, memory + FLOAT * n * m + (128 << 20)
+            elif method_name == "rps_l2":
+                # conjugate gradients in Newton's steps: as many as the root of the condition
+                # number, some 8 / sqrt(l2) in all for features of length 1; in float64, at half
+                # the rate
+                steps = 10 + 8 / float(params.get("l2", 1e-2)) ** 0.5
+                flops += steps * 8.0 * n * net.last * net.outputs
+            return Scoring(flops, memory, gradients=False)
         case "if_explicit":  # in float64, at half the rate
+            if 16.0 * p * p > work.method_memory:
+                return Scoring(refused=True)
             flops = 2.0 * n * p * p + 2 * (p**3 / 3 + 2.0 * m * p * p) + products
-            models, memory = 1, 16.0 * p * p + 20.0 * m * p
+            return Scoring(flops, 16.0 * p * p + 20.0 * m * p)
         case "if_cg":
-            # a tangent doubles every product but those of the first layer's inputs, which have none
-            product = n * 2.0 * (net.train - net.first)
-            flops = int(params.get("iterations", 10)) * m * product + products
-            models, memory = 1, 5.0 * FLOAT * m * p
+            flops = curvature_flops(net, n, float(params.get("iterations", 10)) * m)
+            return Scoring(flops + products, 7.0 * FLOAT * m * p)
         case "trak":
+            if params.get("masks") and not net.dropped:
+                return Scoring(refused=True)
             k = int(params.get("projection", 512))
             models = int(params.get("models", 1))
             members = models * max(1, int(params.get("masks", 0)))
-            one = p * (2.0 * k if params.get("projector") == "rademacher" else 60.0)
+            one = p * (2.0 * k if params.get("projector") == "rademacher" else 200.0)
             # in double precision, at half the rate: X'X
             flops = members * ((n + m) * (2 * net.train + one) + 2.0 * n * k * (k + m))
             memory = FLOAT * (float(n) * (m + 3 * k) + (n + m) * net.widths) + 24.0 * k * k
+            return Scoring(flops, memory, gradients=not net.stacked)
         case "logra" | "grass":
             rank = int(params.get("rank", 0))
             k = rank**2 or int(params.get("projection", 512))
-            parts = max(1, net.modules // 2)
+            parts = max(1, net.modules // 2) if rank or params.get("factored") else 1
             flops = 3.0 * (n + m) * net.train + parts * 2.0 * n * k * (2 * k + m)
             flops += parts * (4.0 * rank * n * net.widths + 2.0 * k**3)
             if not net.stacked:  # gradients are formed, twice
                 flops += 4.0 * (n + m) * net.train
-            models, memory = 1, parts * (24.0 * k * k + 12.0 * n * 4 * k) + FLOAT * m * k
+            memory = parts * (24.0 * k * k + 12.0 * n * 4 * k) + FLOAT * m * k
+            return Scoring(flops, memory, gradients=not net.stacked)
         case "if_lissa":
             samples = min(n, int(params.get("batch", 100)))
             product = samples * 2.0 * (net.train - net.first)
             # short products: what they are added to is passed through memory a dozen times
             adding = 12.0 * FLOAT * p * rate / 10e9
             flops = int(params.get("depth", 100)) * m * (product + adding) + products
-            models, memory = 1, 4.0 * FLOAT * m * p
+            return Scoring(flops, 4.0 * FLOAT * m * p)
         case "if_arnoldi":
             count = int(params.get("iterations", 50))
+            memory = 2.0 * FLOAT * count * p
+            if memory > work.method_memory:
+                return Scoring(refused=True)
             product = n * (net.train + 2.0 * (net.train - net.first))
             # one vector at a time runs at a fraction of the rate
             flops = 4 * count * (product + 8.0 * count * p) + 2.0 * (n + m) * count * p
-            models, memory = 1, 2.0 * FLOAT * count * p
-        case "relatif":  # all training samples are right-hand sides, a chunk at a time
+            return Scoring(flops, memory)
+        case "relatif":  # all training samples are right-hand sides, too, a chunk at a time
             base = method.model_copy(update={"module": str(params.get("base", "if_cg"))})
-            both = replace(work, n_test=n + m)
-            return replace(
-                score_job(work, base, params), seconds=score_job(both, base, params).seconds
-            )
+            both = _scoring(replace(work, n_test=n + m), base, params)
+            # a chunk's gradients, of length 1, turned, divided and solved
+            held = _scoring(work, base, params).memory + 5 * HELD
+            return replace(both, memory=0.0 if both.refused else held)
         case "if_kfac" | "if_ekfac":
-            # a backward pass a class, eigenvectors of about 20 widths^3 in float64, scores
-            passes = 2 * n * (net.outputs + 1) * net.train
-            flops = passes + 40.0 * net.widths**3 + products
-            models, memory = 1, FLOAT * (min(m * float(p), 64e6) + 10.0 * net.widths**2)
+            flops = _kronecker_flops(net, n) + products
+            return Scoring(flops, FLOAT * (min(m * float(p), 64e6) + 10.0 * net.widths**2))
         case "datainf":
-            flops, models, memory = 3 * products, 1, 3.0 * FLOAT * m * p
             if net.stacked:  # products of pairs of factors, or of formed gradients
-                pairs = 2.0 * n * n * (net.widths + m * net.modules)
-                if pairs < flops:
-                    flops, memory = pairs, FLOAT * n * (net.widths + m * float(net.modules))
+                layers = net.modules // 2
+                pairs = 2.0 * n * n * (net.widths + m * layers)
+                if pairs < 3 * products:
+                    memory = FLOAT * n * (net.widths + m * float(layers))
+                    return Scoring(pairs, memory, gradients=False)
+            return Scoring(3 * products, 3.0 * FLOAT * m * p)
         case "astra":
-            product = n * 2.0 * (net.train - net.first) + 4.0 * p * net.widths
-            flops = int(params.get("iterations", 20)) * m * product + products
-            flops += 2 * n * (net.outputs + 1) * net.train + 40.0 * net.widths**3
-            models, memory = 1, 6.0 * FLOAT * m * p
+            iterations, samples = int(params.get("iterations", 20)), int(params.get("batch", 0))
+            if samples:  # other samples, and so other matrices, in each step
+                product = min(n, samples) * 2.0 * (net.train - net.first) * iterations * m
+            else:
+                product = curvature_flops(net, n, iterations * float(m))
+            flops = product + iterations * m * 4.0 * p * net.widths + products
+            flops += _kronecker_flops(net, n)
+            return Scoring(flops, 6.0 * FLOAT * m * p)
         case "magic" | "dvemb":
+            adjoints = (2.0 + work.optimizer_states) * m
+            steps = work.epochs * 2 + -(-n // work.batch_size)
+            memory = FLOAT * ((steps + adjoints) * p + float(n) * m)
+            if memory > work.method_memory:
+                return Scoring(refused=True)
             # every step: there and back for each test sample, at half the rate, for batches make
             # thin products; twice that where autograd does it
-            passes = 2.0 if net.stacked else 4.0
-            flops = work.epochs * (2 * n * net.train + 2 * passes * n * m * net.forward)
-            steps = work.epochs * 2 + -(-n // work.batch_size)
-            adjoints = (2.0 + work.optimizer_states) * m
-            models, memory = 1, FLOAT * ((steps + adjoints) * p + float(n) * m)
+            there = work.epochs * 2.0 * n * net.train
+            back = work.epochs * 2.0 * (2 if net.stacked else 4) * n * m * net.forward
+            if back / rate > work.method_seconds:  # it says so after the first epoch back
+                return Scoring(there + back / work.epochs, memory, refused=True)
+            return Scoring(there + back, memory)
         case "source":
-            models = work.checkpoints  # EK-FAC takes a pass backward for every output
-            flops = models * (n * (net.outputs + 2) * net.train + products)
-            memory = (int(params.get("segments", 3)) + 2.0) * FLOAT * m * p
+            segments = int(params.get("segments", 3))
+            memory = (segments + 2.0) * FLOAT * m * p
+            if memory > work.method_memory:
+                return Scoring(refused=True)
+            # EK-FAC of each segment from the samples at all its checkpoints; its eigenvectors turn
+            # all test gradients twice; and the training gradients are formed at each checkpoint
+            once = 8.0 * m * p * net.widths
+            flops = segments * (_kronecker_flops(net, n * work.checkpoints // segments) + once)
+            flops += work.checkpoints * 1.5 * products
+            return Scoring(flops, memory)
         case other:
             models = {"tracin": int(params.get("runs", 1)), "tracin_cp": work.checkpoints}.get(
                 other, 1
             )
-            if net.stacked or params.get("layers") == "last":  # gradients factor
+            factored = net.stacked or params.get("layers") == "last"
+            if factored:
                 flops = models * ((n + m) * net.train + 2.0 * n * m * net.widths)
             else:  # the training gradients are formed anew for each block of test samples
-                blocks = -(-m // max(1, held // (FLOAT * p)))
+                blocks = -(-m // max(1, HELD // (FLOAT * p)))
                 flops = models * ((blocks * n + m) * net.train + products)
-            at_once = min(n, held // (FLOAT * p))
+            at_once = min(n, HELD // (FLOAT * p))
             memory = FLOAT * ((n + m) * net.widths + at_once * 8.0 * net.activations)
-    written = min(FLOAT * float(n) * m, 32 << 20)  # a block of rows, formed while one is written
-    states = models and work.full * work.checkpoints * net.state * FLOAT
-    matrix = FLOAT * float(n) * m
-    return Job(
-        seconds=on.start + min(flops / rate, work.method_seconds) + 4 * matrix / 1e9,
-        memory=on.memory
-        + 2 * _data_bytes(work)
-        + 2 * states
-        + 4 * written
-        + min(memory + 3 * held, work.method_memory),
-        disk=matrix + 8.0 * (n + m),
-        gpus=on.gpus,
-    )
+            return Scoring(flops, memory, gradients=not factored)
 
 
 def self_influence_job(work: Workload, method: Method, params: dict[str, Scalar]) -> Job:
-    """Return what the self-influence by one method takes, if it is read off blocks of scores."""
-    # as leaveout.attribution.self_influence cuts them
-    size = min(work.n_train, (256 << 20) // (FLOAT * max(work.n_train, work.network.parameters)))
-    blocks = -(-work.n_train // max(1, size))
-    job = score_job(replace(work, n_test=max(1, size)), method, params)
-    start = HARDWARE[work.hardware].start
-    seconds = min(blocks * (job.seconds - start), work.method_seconds)
-    return replace(job, seconds=start + seconds, disk=12.0 * work.n_train)
+    """Return what the self-influence by one method takes.
+
+    That of preparing to score where the method has a self-influence of its own; else that of blocks
+    of scores, up to the first one if it is refused.
+    """
+    on, module = HARDWARE[work.hardware], method.module.rpartition(".")
+    if module[0] in ("", "leaveout.attribution") and module[2] in OWN_SELF_INFLUENCE:
+        size, blocks = 1, 1
+    else:  # as leaveout.attribution.self_influence cuts them
+        numbers = FLOAT * max(work.n_train, work.network.parameters)
+        size = max(1, min(work.n_train, (256 << 20) // numbers))
+        blocks = -(-work.n_train // size)
+    block = replace(work, n_test=size)
+    if _scoring(block, method, params).refused:
+        blocks = 1
+    job = score_job(block, method, params)
+    seconds = min(blocks * (job.seconds - on.start), work.method_seconds)
+    return replace(job, seconds=on.start + seconds, disk=12.0 * work.n_train)
 
 
 def feature_jobs(work: Workload, projection: int) -> list[Job]:
