@@ -104,7 +104,7 @@ def test_the_table_and_the_csv_show_the_same(main: Main) -> None:
     arguments = ["--settings", "mnist_lr", "digits_mlp"]
     rows = list(csv.DictReader(io.StringIO(main(*arguments, "--csv"))))
     assert list(rows[0]) == list(forecast.COLUMNS)
-    assert [r["setting"] for r in rows] == ["mnist_lr"] * 9 + ["digits_mlp"] * 9
+    assert [r["setting"] for r in rows] == ["mnist_lr"] * 10 + ["digits_mlp"] * 9
     text = main(*arguments).splitlines()
     header = ["setting", "layer", "jobs", "min a job", "core-h", "GPU-h", "GPUs", "memory", "disk"]
     assert re.split(r" {2,}", text[0]) == header

@@ -59,7 +59,25 @@ def stale(**keys: str) -> dict[str, str]:
 
 
 def test_all_good(make: Make) -> None:
-    assert freshness.review(steps()) == freshness.Review({}, frozenset(ALL))
+    assert freshness.review(steps()) == freshness.Review({}, frozenset(ALL), frozenset(ALL))
+
+
+def test_what_was_made_from_something_absent_is_settled(make: Make) -> None:
+    Path("a.safetensors").unlink()
+    assert freshness.review(steps()).settled == ALL - {"a.safetensors"}
+    Path("b.csv").unlink()  # b.json is good, and its job has to run
+    found = freshness.review(steps())
+    assert found.good - found.settled == {"b.json"}
+    assert found.settled == {"c.csv", "d.csv"}
+
+
+def test_nothing_is_settled_below_what_has_to_be_made_anew(make: Make) -> None:
+    Path("c.csv").write_text("altered")
+    found = freshness.review(steps())
+    assert found.good == ALL - {"c.csv", "d.csv"}
+    assert found.settled == found.good
+    Path("b.csv").write_text("altered")  # the job's other output has the same fate
+    assert freshness.review(steps()).settled == {"a.safetensors"}
 
 
 def test_a_key_makes_all_below_stale_and_is_described(make: Make) -> None:
@@ -210,11 +228,12 @@ def test_a_broken_memory_is_no_memory(make: Make, text: str) -> None:
 def test_the_mark_is_newer_than_what_is_stale(
     make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert freshness.refresh(steps()) == {}
+    assert freshness.refresh(steps()).stale == {}
     assert not Path(STALE_MARK).exists()
     os.utime("c.csv", (4e9, 4e9))  # stale, and of the future
     found = freshness.refresh(steps(c='{"y": 1}'))
-    assert set(found) == {"c.csv", "d.csv"}
+    assert set(found.stale) == {"c.csv", "d.csv"}
+    assert found.settled == {"a.safetensors", "b.csv", "b.json"}
     assert Path(STALE_MARK).stat().st_mtime > 4e9
     first = Path(STALE_MARK).read_bytes()
     said = capsys.readouterr().err

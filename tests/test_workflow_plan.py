@@ -273,6 +273,41 @@ def test_grids_are_drawn_where_there_is_a_choice(panel: Plan) -> None:
     assert Plan.load(values, CONFIG).grid_figures() == ["results/figures/lds_grids.svg"]
 
 
+def test_a_setting_can_have_metrics_of_its_own() -> None:
+    values = {
+        "settings": {
+            "digits_lr": ["lds", "brittleness"],
+            "mnist_lr": None,
+            "mnist_lr_noise10": ["auc"],
+        },
+        "methods": ["grad_dot", "if_cg", "if_explicit"],
+        "metrics": ["loo"],
+        "compare": ["if_cg", "grad_dot"],
+        "subgroups": True,
+    }
+    found = Plan.load(values, CONFIG)
+    assert found.metrics == ("lds", "loo", "auc")
+    assert [found.metrics_of(s) for s in found.settings] == [["lds"], ["loo"], ["auc"]]
+    assert [found.score_layers(s) for s in found.settings] == [
+        ["scores"], ["scores"], ["self_influence"],
+    ]  # fmt: skip
+    assert [Path(path).parts[1] for path in found.truths()] == ["digits_lr", "mnist_lr"]
+    made = {path for step in found.steps("published.csv") for path in step.outputs}
+    assert {*found.shown()} <= made
+    only = {
+        "damping/lds/if_cg.csv",
+        "metrics/lds_width.csv",
+        "retrain/brittleness/if_cg.safetensors",
+    }
+    for name in found.settings:
+        has = {path for path in only if f"results/{name}/{path}" in made}
+        assert has == (only if name == "digits_lr" else set())
+    groups = {path for path in made if "/subgroups/" in path}
+    assert groups == {
+        f"results/{p}.csv" for p in ("digits_lr/subgroups/lds", "mnist_lr/subgroups/loo")
+    }
+
+
 def test_removals_are_retrained_where_the_setting_says_how(panel: Plan) -> None:
     assert "brittleness" not in panel.metrics  # no panel
     assert [panel.removing(name) for name in panel.settings] == [["random", "if_explicit"], [], []]
@@ -326,6 +361,20 @@ def test_subgroups_read_all_methods_of_a_setting(panel: Plan) -> None:
     assert steps["results/subgroups_table.csv"].inputs == tuple(panel.subgroup_csvs())
     none = Plan.load({"settings": ["digits_lr"]}, CONFIG)
     assert none.subgroup_csvs() == none.more_tables() == none.more_figures() == []
+    assert not {"brittleness", "subgroups"} & {*none.paged}
+
+
+def test_tables_that_are_no_panels_have_pages_too(panel: Plan) -> None:
+    steps = panel.steps("published.csv")
+    order = [path for step in steps for path in step.outputs]
+    made = {path: step for step in steps for path in step.outputs}
+    for name in ("brittleness", "subgroups"):
+        table, page = f"results/{name}_table.csv", f"results/pages/{name}.html"
+        assert page in panel.shown()
+        assert made[page].inputs == (table,)
+        assert order.index(table) < order.index(page)
+        assert json.loads(made[page].key)["shows"] == name
+    assert "tidy" not in panel.paged  # too large
 
 
 def test_where_no_method_has_a_damping_none_is_drawn() -> None:
@@ -440,6 +489,9 @@ def test_every_configuration_that_ships_can_be_given_on_the_command_line(file: P
             {"settings": ["digits_lr"], "grids": {"digits_rl": {}}},
             "grids: unknown setting 'digits_rl'",
         ),
+        ({"settings": {"digits_lr": ["ldss"]}}, "settings.digits_lr.0: .*did you mean 'lds'"),
+        ({"settings": {"digits_lr": ["lds", "lds"]}}, "digits_lr: lds, lds: a name stands there"),
+        ({"settings": {"digits_lr": ["auc"]}}, "no setting has any .*: digits_lr. Add one"),
         ({"setings": ["digits_lr"]}, "setings: unknown key; did you mean 'settings'"),
         (
             {"settings": ["digits_lr", "mnist_lr"], "metrics": ["lds", "auc"]},

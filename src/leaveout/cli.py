@@ -413,8 +413,8 @@ def _start_page(args: argparse.Namespace) -> None:
     _stamped(
         args.out,
         plan.start_key(settings, args.metrics),
-        [*args.tables, *([args.ranks] if args.ranks else [])],
-        lambda: start_page(settings, tables, args.out, args.ranks),
+        [*args.tables, *filter(None, (args.ranks, args.brittleness))],
+        lambda: start_page(settings, tables, args.out, args.ranks, args.brittleness),
     )
 
 
@@ -531,7 +531,7 @@ def _plan(args: argparse.Namespace) -> None:
     else:
         file = args.configfile or CONFIG / "config.yaml"
         config = parse_config(load_yaml(file), file)
-        names = args.settings or config.settings
+        names = args.settings or list(config.settings)
         if names == ["all"]:
             names = sorted(path.stem for path in (CONFIG / "settings").glob("*.yaml"))
         methods = load_methods(CONFIG / "methods.yaml")
@@ -541,7 +541,7 @@ def _plan(args: argparse.Namespace) -> None:
             for row in forecast.setting_rows(
                 setting,
                 select_methods(config, methods, setting.name),
-                config.metrics,
+                config.metrics_of(setting.name),
                 config.brittleness,
             )
         ]
@@ -755,6 +755,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--metrics", nargs="+", choices=METRICS, required=True)
     sub.add_argument("--tables", type=Path, nargs="+", required=True, help="one a metric")
     sub.add_argument("--ranks", type=Path, help="the table of ranks")
+    sub.add_argument("--brittleness", type=Path, help="the table of brittleness")
     text = "write the page of versions, hardware and configuration"
     sub = command("setup-page", _setup_page, text, "out")
     sub.add_argument("--settings", nargs="+", required=True, help="what is shown, in order")

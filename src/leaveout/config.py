@@ -527,17 +527,30 @@ Metric = Literal[
 ]
 
 
+def _kind_of_settings(value: Any) -> str:
+    return "by_setting" if isinstance(value, dict) else "names"
+
+
+Metrics = Annotated[tuple[Metric, ...], Field(min_length=1)]
+Settings = Annotated[
+    Annotated[tuple[str, ...], Field(min_length=1), Tag("names")]
+    | Annotated[dict[str, Metrics | None], Field(min_length=1), Tag("by_setting")],
+    Discriminator(_kind_of_settings),
+]
+
+
 class Config(_Closed):
     """Which settings, methods and metrics the tables show."""
 
-    settings: tuple[str, ...] = Field(min_length=1)
-    """Names of files in config/settings, without the ending."""
+    settings: Settings
+    """Names of files in config/settings, without the ending. As a mapping, metrics given to a
+    setting replace `metrics`; one without any keeps them."""
     methods: Methods = "all"
     """Entries of config/methods.yaml, or `all`. As a mapping, hyper-parameters given to an entry
     replace its grid; one without any keeps it."""
     grids: dict[str, dict[str, Any]] = {}
     """By setting: entries of config/methods.yaml with other hyper-parameters, for this setting."""
-    metrics: tuple[Metric, ...] = ("lds", "loo")
+    metrics: Metrics = ("lds", "loo")
     """Which metrics. `auc` (finding flipped labels by self-influence) is made for the settings with
     `dataset.label_noise`, `brittleness` for those with that section, the others for all."""
     brittleness: tuple[str, ...] | None = None
@@ -561,11 +574,19 @@ class Config(_Closed):
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models are trained and scored; decides no more than rounding."""
 
+    def metrics_of(self, setting: str) -> tuple[Metric, ...]:
+        """Return the metrics asked for of a setting."""
+        own = self.settings.get(setting) if isinstance(self.settings, dict) else None
+        return self.metrics if own is None else own
+
     @field_validator("settings", "methods", "metrics", "compare", "show", "brittleness")
     @classmethod
     def _named_once(cls, names: Any) -> Any:
-        if isinstance(names, tuple) and len(set(names)) != len(names):
-            raise ValueError(f"{', '.join(names)}: a name stands there twice")
+        lists = {"": names} if isinstance(names, tuple) else names
+        for key, found in lists.items() if isinstance(lists, dict) else ():
+            if isinstance(found, tuple) and len(set(found)) != len(found):
+                where = f"{key}: " if key else ""
+                raise ValueError(f"{where}{', '.join(found)}: a name stands there twice")
         return names
 
 
@@ -622,7 +643,7 @@ def _tags(model: type[BaseModel]) -> tuple[str, ...]:
     return getattr(model.model_fields["name"].annotation, "__args__", ())
 
 
-_TAGS = ("linear", "mlp", "cnn", "auto", "count", "file", "every", "names", "grids")
+_TAGS = ("linear", "mlp", "cnn", "auto", "count", "file", "every", "names", "grids", "by_setting")
 """Alternatives that pydantic names in a location, though no file has them as keys."""
 
 

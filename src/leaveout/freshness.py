@@ -44,10 +44,14 @@ class Review:
         stale: The files to be made anew and why; an empty reason for those that only follow from
             another.
         good: The files that are there and as wanted.
+        settled: Those of them that no job has to make anew: all they were made from that is there
+            is settled too. What is not there, such as scores that were never published, does not
+            matter to them.
     """
 
     stale: dict[str, str]
     good: frozenset[str]
+    settled: frozenset[str]
 
 
 class Digests:
@@ -186,10 +190,12 @@ def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
     newest: dict[str, int] = {}
     stale: dict[str, str] = {}
     good: set[str] = set()
+    settled: set[str] = set()
     for step in steps:
         for name in step.inputs:
             if name not in newest:  # a source: no job makes it
                 newest[name] = _dated(name, 0, now, digests)
+                settled.add(name)
         after = max((newest[name] for name in step.inputs), default=0)
         for path in step.outputs:
             newest[path] = after
@@ -201,10 +207,14 @@ def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
                 newest[path] = _dated(path, after, now, digests)
             else:
                 stale[path] = why
+        if good.issuperset(step.outputs) and all(
+            name in settled or not Path(name).is_file() for name in step.inputs
+        ):
+            settled.update(step.outputs)
         if step.benchmark and Path(step.benchmark).is_file():
             _dated(step.benchmark, after, now, digests)
     digests.save()
-    return Review(stale, frozenset(good))
+    return Review(stale, frozenset(good), frozenset(settled & good))
 
 
 def _dated(path: str, earliest: int, now: int, digests: Digests) -> int:
@@ -246,20 +256,20 @@ def describe(stale: Mapping[str, str]) -> str:
     return "\n".join([head, *lines, ""])
 
 
-def refresh(steps: Sequence[Step]) -> dict[str, str]:
+def refresh(steps: Sequence[Step]) -> Review:
     """Find what is stale, say so on standard error, and set the mark that makes its jobs due.
 
     Args:
         steps: All jobs, each after those that make its inputs.
 
     Returns:
-        The stale files and why.
+        What was found.
 
     Raises:
         LeaveoutError: The mark can't be set.
     """
-    stale = review(steps).stale
-    if stale:
+    found = review(steps)
+    if stale := found.stale:
         print(describe(stale), end="", file=sys.stderr)
         newest = max(Path(path).stat().st_mtime_ns for path in stale)
         now = max(time.time_ns(), newest + 1_000_000_000)  # a clock may have run ahead
@@ -267,4 +277,4 @@ def refresh(steps: Sequence[Step]) -> dict[str, str]:
             # other contents each time: an input whose checksum is on record counts as unchanged
             temporary.write_text(secrets.token_hex(), encoding="utf-8")
             os.utime(temporary, ns=(now, now))
-    return stale
+    return found

@@ -316,7 +316,9 @@ def start_key(settings: Sequence[Setting], metrics: Sequence[str]) -> str:
 
 def _about(setting: Setting) -> dict[str, Any]:
     return {
-        "dataset": setting.dataset.model_dump(include={"name", "n_train", "n_test"}),
+        "dataset": setting.dataset.model_dump(
+            include={"name", "n_train", "n_test", "label_noise"}, exclude_none=True
+        ),
         "model": setting.model.name,
     }
 

@@ -81,23 +81,26 @@ class Plan:
         settings = {
             name: load_setting(folder / "settings" / f"{name}.yaml") for name in config.settings
         }
-        noisy = [name for name, setting in settings.items() if setting.dataset.label_noise]
-        if "auc" in config.metrics and not noisy:
+        asked: dict[str, list[str]] = {}
+        for name in settings:
+            for metric in config.metrics_of(name):
+                asked.setdefault(metric, []).append(name)
+        auc, brittleness = (asked.get(metric, []) for metric in ("auc", "brittleness"))
+        if auc and not any(settings[name].dataset.label_noise for name in auc):
             raise ConfigError(
                 "config: metrics: auc is about flipped labels, and no setting has any "
-                f"(dataset.label_noise): {', '.join(settings)}. Add one that has, such as "
+                f"(dataset.label_noise): {', '.join(auc)}. Add one that has, such as "
                 "mnist_lr_noise10, or leave out auc."
             )
-        asked = [name for name, setting in settings.items() if setting.brittleness]
-        if "brittleness" in config.metrics and not asked:
+        if brittleness and not any(settings[name].brittleness for name in brittleness):
             raise ConfigError(
                 "config: metrics: brittleness is for settings with the section `brittleness`, and "
-                f"none has it: {', '.join(settings)}. Add one that has, such as mnist_lr, or leave "
-                "out brittleness."
+                f"none has it: {', '.join(brittleness)}. Add one that has, such as mnist_lr, or "
+                "leave out brittleness."
             )
-        for name, setting in settings.items():
-            count = len(setting.removed("loo")[0])
-            if "loo_topk" in config.metrics and config.top_k >= count:
+        for name in asked.get("loo_topk", []):
+            count = len(settings[name].removed("loo")[0])
+            if config.top_k >= count:
                 raise ConfigError(
                     f"config: top_k: the {config.top_k} that matter most, of {count} samples that "
                     f"{name} leaves out (loo.ids); give fewer."
@@ -119,13 +122,19 @@ class Plan:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics shown as panels: with one value for each method."""
-        return tuple(metric for metric in self.config.metrics if metric in PANELS)
+        """The metrics shown as panels, of any setting: with one value for each method."""
+        found = (metric for setting in self.settings for metric in self.metrics_of(setting))
+        return tuple(dict.fromkeys(found))
 
     def metrics_of(self, setting: str) -> list[str]:
-        """Return the metrics of a setting: labels are found only where some were flipped."""
+        """Return the panels of a setting: labels are found only where some were flipped."""
+        asked = self.config.metrics_of(setting)
         noisy = self.settings[setting].dataset.label_noise is not None
-        return [metric for metric in self.metrics if metric != "auc" or noisy]
+        return [m for m in asked if m in PANELS and (m != "auc" or noisy)]
+
+    def measuring(self, metric: str) -> list[str]:
+        """Return the settings that have a metric."""
+        return [setting for setting in self.settings if metric in self.metrics_of(setting)]
 
     def truths_of(self, setting: str) -> list[str]:
         """Return the ground truths of a setting's metrics: which labels are flipped, is known."""
@@ -215,14 +224,14 @@ class Plan:
     def widths(self) -> list[str]:
         """Return the tables, then the figures, of how intervals narrow."""
         shapes = ("results/{}/metrics/lds_width.csv", "results/figures/{}_lds_width.svg")
-        return [shape.format(s) for shape in shapes for s in self.settings if self.compared]
+        settings = self.measuring("lds") if self.compared else []
+        return [shape.format(setting) for shape in shapes for setting in settings]
 
     def metric_csvs(self, wildcards: Wildcards) -> list[str]:
         """Return the metrics of all methods and settings."""
         return [
             f"results/{s}/metrics/{wildcards.metric}/{m}.csv"
-            for s in self.settings
-            if wildcards.metric in self.metrics_of(s)
+            for s in self.measuring(wildcards.metric)
             for m in self.methods
         ]
 
@@ -244,7 +253,8 @@ class Plan:
 
     def removing(self, setting: str) -> list[str]:
         """Return the methods whose most helpful samples a setting is trained without."""
-        if "brittleness" not in self.config.metrics or not self.settings[setting].brittleness:
+        asked = self.config.metrics_of(setting)
+        if "brittleness" not in asked or not self.settings[setting].brittleness:
             return []
         wanted = self.config.brittleness
         return [method for method in self.methods if wanted is None or method in wanted]
@@ -252,7 +262,7 @@ class Plan:
     def chosen_by(self, wildcards: Wildcards) -> list[str]:
         """Return the LDS that chooses which of a method's scores count, if it has a choice."""
         if (
-            "lds" not in self.metrics
+            "lds" not in self.metrics_of(wildcards.setting)
             or len(self.grids[wildcards.setting][wildcards.method].grid) == 1
         ):
             return []
@@ -270,9 +280,10 @@ class Plan:
             for m in self.removing(s)
         ]
 
-    def grouped(self) -> list[str]:
-        """Return the metrics that are shown by subgroup too."""
-        return [m for m in ("lds", "loo") if self.config.subgroups and m in self.metrics]
+    def grouped(self, setting: str) -> list[str]:
+        """Return the metrics of a setting that are shown by subgroup too."""
+        measured = self.metrics_of(setting) if self.config.subgroups else []
+        return [metric for metric in ("lds", "loo") if metric in measured]
 
     def grouped_csvs(self, wildcards: Wildcards) -> list[str]:
         """Return one metric of all methods of one setting."""
@@ -286,12 +297,16 @@ class Plan:
 
     def subgroup_csvs(self, wildcards: Wildcards = None) -> list[str]:
         """Return the metrics by subgroup, of all settings."""
-        return [f"results/{s}/subgroups/{m}.csv" for m in self.grouped() for s in self.settings]
+        return [f"results/{s}/subgroups/{m}.csv" for s in self.settings for m in self.grouped(s)]
+
+    def brittleness_tables(self, wildcards: Wildcards = None) -> list[str]:
+        """Return the table of removals, if there are any."""
+        return ["results/brittleness_table.csv"] if self.brittleness_csvs() else []
 
     def more_tables(self) -> list[str]:
         """Return the tables that are no panels: of removals and of subgroups."""
         return [
-            *(["results/brittleness_table.csv"] if self.brittleness_csvs() else []),
+            *self.brittleness_tables(),
             *(["results/subgroups_table.csv"] if self.subgroup_csvs() else []),
         ]
 
@@ -312,7 +327,7 @@ class Plan:
         metric = wildcards.metric
         return [
             f"results/{s}/damping/{metric}/{m}.csv"
-            for s in self.settings
+            for s in self.measuring(metric)
             for m in self.damped(metric)
         ]
 
@@ -321,7 +336,7 @@ class Plan:
         metric = wildcards.metric
         return [
             f"results/{s}/metrics/{metric}/{m}.csv"
-            for s in self.settings
+            for s in self.measuring(metric)
             for m in self.damped(metric)
         ]
 
@@ -529,7 +544,8 @@ class Plan:
     @property
     def paged(self) -> tuple[str, ...]:
         """The tables that have a page each."""
-        return (*self.metrics, "rank", "published", "cost")
+        more = [Path(path).name.removesuffix("_table.csv") for path in self.more_tables()]
+        return (*self.metrics, "rank", "published", "cost", *more)
 
     def pages(self) -> list[str]:
         """Return all pages of the report, the first one first."""
@@ -574,6 +590,32 @@ class Plan:
         return lambda wildcards: (
             [plan.STALE_MARK] if output.format_map(dict(wildcards.items())) in stale else []
         )
+
+    @staticmethod
+    def if_needed(
+        settled: Callable[[], Collection[str]],
+        output: str,
+        wanted: str | Callable[[Wildcards], str | list[str]],
+    ) -> Callable[[Wildcards], list[str]]:
+        """Return the input function of a job whose inputs are not all published.
+
+        Snakemake makes a missing input as soon as any job needs it, and then every other job that
+        reads it anew. So a job with nothing to do asks for what is there, and for no more.
+
+        Args:
+            settled: Gives the files that no job has to make anew.
+            output: The output's path, with wildcards in braces.
+            wanted: The input, with wildcards in braces, or a function that returns it.
+        """
+
+        def paths(wildcards: Wildcards) -> list[str]:
+            named = dict(wildcards.items())
+            found = wanted.format_map(named) if isinstance(wanted, str) else wanted(wildcards)
+            found = [found] if isinstance(found, str) else found
+            at_rest = output.format_map(named) in settled()
+            return [path for path in found if not at_rest or Path(path).is_file()]
+
+        return paths
 
     def shown(self) -> list[str]:
         """Return what people look at: tables, their pages, figures."""
@@ -634,11 +676,6 @@ class Plan:
         for metric, path in zip(self.metrics, self.quality_figures(), strict=True):
             pair = (f"results/{metric}_table.csv", "results/cost_table.csv")
             found.append(Step((path,), pair, plan.report_key("quality_figure", metric)))
-        for name in self.paged:
-            inputs = (f"results/{name}_table.csv",)
-            found.append(
-                Step((f"results/pages/{name}.html",), inputs, plan.report_key("page", name))
-            )
         if removed := tuple(self.brittleness_csvs()):
             for path, step in (
                 ("results/brittleness_table.csv", "brittleness_table"),
@@ -651,8 +688,19 @@ class Plan:
                 plan.report_key("subgroups_table", "subgroups"),
             )
             found.append(Step((path,), groups, key))
+        for name in self.paged:
+            inputs = (f"results/{name}_table.csv",)
+            found.append(
+                Step((f"results/pages/{name}.html",), inputs, plan.report_key("page", name))
+            )
         start, setup = (f"results/pages/{name}.html" for name in ("start", "setup"))
-        found.append(Step((start,), (*self.panels(None), RANKS), self.start_key(None)))
+        found.append(
+            Step(
+                (start,),
+                (*self.panels(None), RANKS, *self.brittleness_tables()),
+                self.start_key(None),
+            )
+        )
         made = ("results/cost_table.csv", *self.made(None))
         return [*found, Step((setup,), made, self.setup_key(None))]
 
@@ -675,7 +723,7 @@ class Plan:
             w = SimpleNamespace(setting=name, metric=metric)
             found.append(Step((self.truth(w),), tuple(self.retrained(w)), self.truth_key(w)))
         said = f"results/{name}/predictions.safetensors"
-        if self.removing(name) or self.grouped():
+        if self.removing(name) or self.grouped(name):
             w = SimpleNamespace(setting=name)
             found.append(Step((said,), (data, *self.full_models(w)), self.predict_key(w)))
         for method in self.methods:
@@ -707,7 +755,7 @@ class Plan:
                 found.append(Step((path,), inputs, self.brittleness_key(w), benchmark))
                 csv = f"results/{name}/metrics/brittleness/{method}.csv"
                 found.append(Step((csv,), (path,), self.flips_key(w)))
-        for metric in self.grouped():
+        for metric in self.grouped(name):
             w = SimpleNamespace(setting=name, metric=metric)
             inputs = (
                 *(self.truth(w), data, said),
@@ -715,7 +763,7 @@ class Plan:
             )
             path = f"results/{name}/subgroups/{metric}.csv"
             found.append(Step((path,), inputs, self.subgroups_key(w)))
-        if self.compared:
+        if self.compared and "lds" in self.metrics_of(name):
             w = SimpleNamespace(setting=name)
             path = f"results/{name}/metrics/lds_width.csv"
             inputs = (f"results/{name}/truth/lds.safetensors", *self.compared_scores(w))

@@ -8,6 +8,7 @@ import pytest
 
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.evaluate import COLUMNS
+from leaveout.reporting import figures
 from leaveout.reporting.figures import grid_figure, panel_figure
 from leaveout.reporting.tables import PUBLISHED_COLUMNS, panel_table
 
@@ -51,6 +52,48 @@ def make(folder, settings=("toy",), n_runs=2, ceiling=0.84, scale=1.0, metric="l
     table = folder / "table.csv"
     panel_table(metric, paths, published, table)
     return table, paths
+
+
+def drawn(element, above=()):
+    """Return what an SVG draws, in order: each part with all that holds for it, numbers cut."""
+    own = {k.rpartition("}")[2]: v for k, v in element.attrib.items()}
+    style = dict(item.split(": ", 1) for item in own.pop("style", "").split("; ") if item)
+    for key in ("width", "height", "viewBox", "version", "id"):
+        own.pop(key, None)
+    family = style.pop("font-family", None)
+    above = (*above, *sorted((own | style).items()))
+    above = tuple(item for item in above if not (family and item[0] == "font")) + (
+        (("font", family),) if family else ()
+    )
+    name = element.tag.rpartition("}")[2]
+    # a text of several parts has no words of its own
+    words = (element.text or "").strip()
+    if name in ("path", "use", "rect") or (name in ("text", "tspan") and words):
+        said = tuple(
+            (key, tuple(re.findall(r"([A-Za-z#]+)|(-?\d+(?:\.\d{1,2})?)\d*", value)))
+            for key, value in sorted(above)
+            # paths have no text, so that their fonts say nothing
+            if name in ("text", "tspan") or key != "font"
+        )
+        yield name, said, words
+    for child in element:
+        yield from drawn(child, above)
+
+
+@pytest.mark.parametrize("draw", [panel_figure, grid_figure])
+def test_a_compact_drawing_draws_the_same(tmp_path, monkeypatch, draw):
+    table, paths = make(tmp_path)
+    given = ("lds", table, paths) if draw is panel_figure else ("lds", paths)
+    draw(*given, tmp_path / "small.svg")
+    monkeypatch.setattr(figures, "_compact", lambda svg: svg)
+    draw(*given, tmp_path / "large.svg")
+    small, large = ((tmp_path / f"{name}.svg").read_text() for name in ("small", "large"))
+    one, two = ([*drawn(ElementTree.fromstring(svg.encode()))] for svg in (small, large))
+    assert len(one) > 50
+    assert one == two
+    assert len(small) < 0.85 * len(large)
+    # whatever is referred to is there
+    assert {*re.findall(r"(?:href=\"|url\()#(\w+)", small)} <= {*re.findall(r' id="(\w+)"', small)}
 
 
 def test_svg_is_the_same_bytes_each_time_undated_with_text_as_text(tmp_path):

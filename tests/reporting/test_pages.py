@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from leaveout.errors import LeaveoutError
-from leaveout.reporting.pages import table_page
+from leaveout.metrics import subgroups
+from leaveout.reporting.brittleness import TABLE_COLUMNS
+from leaveout.reporting.pages import PAGES, table_page
 
 PANEL = """\
 setting,method,params,value,ci_low,ci_high,ceiling,ceiling_low,ceiling_high,value_over_ceiling,n_dropped,dropped_why,\
@@ -94,6 +96,54 @@ def test_of_ranks_and_costs_the_lowest_is_sorted_first(tmp_path: Path) -> None:
     table_page("new", tmp_path / "t.csv", tmp_path / "t.html")
     heads = re.findall(r"<th scope='col'([^>]*)>.*?>(\w[^<]*)<", (tmp_path / "t.html").read_text())
     assert [head for kind, head in heads if "low" in kind] == ["rank", "wall s"]
+
+
+def written(path: Path, columns: tuple[str, ...], *rows: dict[str, str]) -> Path:
+    lines = [",".join(row.get(name, "") for name in columns) for row in rows]
+    path.write_text("\n".join([",".join(columns), *lines]) + "\n")
+    return path
+
+
+def test_removals_stand_beside_those_of_random_samples(tmp_path: Path) -> None:
+    ours = {
+        "setting": "a", "metric": "brittleness", "method": "grad_dot", "k": "50", "flipped": "0.24",
+        "flipped_low": "0.143", "flipped_high": "0.374", "loss_change": "0.51234",
+        "loss_change_low": "0.4", "loss_change_high": "0.6", "random_flipped": "0.02",
+        "random_loss_change": "0.0014", "margin_change": "-1.5", "n_test": "50", "n_nan": "0",
+    }  # fmt: skip
+    none = ours | {"method": "magic", "flipped": "nan", "not_computed": "memory: 96 GB"}
+    page = tmp_path / "t.html"
+    table_page("brittleness", written(tmp_path / "t.csv", TABLE_COLUMNS, ours, none), page)
+    first, rows = cells(page.read_text())
+    assert {name: rows[0][name] for name in first} == {
+        "method": "grad_dot", "taken out": "50", "flipped": "0.24", "95% interval":
+        "0.143 to 0.374", "flipped by random": "0.02", "change of loss": "0.512",
+        "its 95% interval": "0.4 to 0.6", "change by random": "0.001", "no value, because": "",
+    }  # fmt: skip
+    assert rows[0]["margin change"] == "-1.5"
+    assert (rows[1]["flipped"], rows[1]["no value, because"]) == ("not computed", "memory: 96 GB")
+
+
+def test_subgroups_say_of_what(tmp_path: Path) -> None:
+    row = {
+        "setting": "a", "metric": "lds", "method": "grad_dot", "group_by": "class", "group": "7",
+        "detail": "test samples of class 7", "value": "0.3", "ci_low": "0.2", "ci_high": "0.4",
+        "n_test": "30",
+    }  # fmt: skip
+    third = row | {"metric": "loo", "setting": "b", "group_by": "confidence", "group": "low"}
+    page = tmp_path / "t.html"
+    table_page("subgroups", written(tmp_path / "t.csv", subgroups.COLUMNS, row, third), page)
+    first, rows = cells(page.read_text())
+    assert [rows[1][name] for name in first] == [
+        *("grad_dot", "b", "loo", "confidence", "low", "0.3", "0.2 to 0.4", "30"),
+    ]  # fmt: skip
+    assert rows[0]["detail"] == "test samples of class 7"
+
+
+def test_pages_name_columns_that_their_tables_have() -> None:
+    assert PAGES["brittleness"].first.keys() <= {*TABLE_COLUMNS}
+    assert PAGES["subgroups"].first.keys() <= {*subgroups.COLUMNS}
+    assert all(len({*page.first.values()}) == len(page.first) for page in PAGES.values())
 
 
 def test_an_empty_table_and_a_missing_one(tmp_path: Path) -> None:

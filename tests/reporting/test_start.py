@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -8,45 +9,54 @@ import pytest
 from leaveout.config import Setting
 from leaveout.errors import LeaveoutError
 from leaveout.metric_names import PANELS
+from leaveout.reporting.brittleness import TABLE_COLUMNS
 from leaveout.reporting.pages import PAGES
+from leaveout.reporting.ranks import RANK_COLUMNS
 from leaveout.reporting.start import MEANING, start_page
+from leaveout.reporting.tables import PANEL_COLUMNS, write_csv
 
-HEAD = "setting,method,value,ci_low,ci_high,ceiling,ceiling_low,ceiling_high\n"
+HEAD = ("setting", "method", "value", "ci_low", "ci_high", "ceiling", "ceiling_low", "ceiling_high")
 CEILING = "0.9262,0.9185,0.9332"
 VALUES = {"random": 0.01, "best": 0.83, "near": 0.82, "third": 0.6, "low": -0.2, "fourth": 0.5}
 
 
-def setting(name: str, /, **model: object) -> Setting:
+def setting(name: str, /, noise: float | None = None, **model: object) -> Setting:
+    data: dict[str, object] = {"name": "digits", "n_train": 600, "n_test": 120}
     return Setting.model_validate(
         {
             "name": name,
-            "dataset": {"name": "digits", "n_train": 600, "n_test": 120},
+            "dataset": data | ({"label_noise": {"fraction": noise}} if noise else {}),
             "model": model or {"name": "linear"},
             "recipe": {"learning_rate": 0.1, "epochs": 10, "batch_size": 20},
         }
     )
 
 
+def panel(path: Path, *rows: tuple[object, ...]) -> Path:
+    write_csv(path, PANEL_COLUMNS, [dict(zip(HEAD, row, strict=True)) for row in rows])
+    return path
+
+
 def table(path: Path, *settings: str, ceiling: str = CEILING) -> Path:
-    rows = [
-        f"{name},{method},{value},{value - 0.05},{value + 0.05},{ceiling}\n"
+    tops = ceiling.split(",")
+    known = [
+        (name, method, value, value - 0.05, value + 0.05, *tops)
         for name in settings
         for method, value in VALUES.items()
     ]
-    rows += [f"{name},none,nan,nan,nan,nan,nan,nan\n" for name in settings]
-    path.write_text(HEAD + "".join(rows))
-    return path
+    return panel(path, *known, *((name, "none", *["nan"] * 6) for name in settings))
 
 
 def ranks(path: Path, *ties: tuple[str, str, str]) -> Path:
     """Write a table of ranks in which these methods are not told apart from the best."""
-    lines = ["setting,metric,method,rank,tied_with_best\n"]
+    rows = []
     for name, metric in dict.fromkeys((s, m) for s, m, _ in ties):
         ordered = sorted(VALUES, key=lambda method: -VALUES[method])
         for rank, method in enumerate(ordered, 1):
             tied = "yes" if (name, metric, method) in ties else "no"
-            lines.append(f"{name},{metric},{method},{rank},{tied}\n")
-    path.write_text("".join(lines))
+            row = {"setting": name, "metric": metric, "method": method, "rank": f"{rank}"}
+            rows.append(row | {"tied_with_best": tied, "n_settings": "2", "n_methods": "6"})
+    write_csv(path, RANK_COLUMNS, rows)
     return path
 
 
@@ -65,26 +75,29 @@ def text(markup: str) -> str:
 def test_the_best_come_first_below_the_ceiling(tmp_path: Path) -> None:
     start_page([setting("a")], {"lds": table(tmp_path / "lds.csv", "a")}, tmp_path / "start.html")
     page = (tmp_path / "start.html").read_text()
-    assert "a: logistic regression on digits, 600 training and 120 test samples" in page
+    assert "a: logistic regression on digits, 600 training samples and 120 test samples" in text(
+        page
+    )
     assert "7 methods of training-data attribution" in page
-    (card,) = cards(page)
+    box, card = cards(page)
     assert named(card) == ["noise ceiling", "best", "near", "third", "fourth", "random"]
     assert "0.926 (0.918 to 0.933)" in text(card)
     assert "0.830 (0.780 to 0.880)" in text(card)
     assert "--low: 78.0%; --high: 88.0%" in card
-    assert "all 7 methods, 1 without a value" in card
+    assert "5 of 7 methods, 1 without a value" in card
+    assert "best 0.830 (ceiling 0.926)" in text(box)
     # nothing is said about differences where nobody has looked
-    assert "best has the highest value." in text(card)
-    assert "told apart" not in page
+    assert "told apart" not in text(box)
+    assert "class=tied" not in page
 
 
 @pytest.mark.parametrize(
     ("tied", "said"),
     [
-        (("best",), "best is best, told apart from every other method."),
-        (("best", "near"), "best is best, but not told apart from near."),
-        # who is not told apart is named, however low its value, and is shown
-        (tuple(VALUES), "best is best, but not told apart from near, third, fourth, random, low."),
+        (("best",), "told apart from all others"),
+        (("best", "near"), "not told apart from near"),
+        # who is not told apart is counted, however low its value, and is shown
+        (tuple(VALUES), "not told apart from near, third, fourth and 2 more"),
     ],
 )
 def test_what_is_not_told_apart_is_said(tmp_path: Path, tied: tuple[str, ...], said: str) -> None:
@@ -94,8 +107,8 @@ def test_what_is_not_told_apart_is_said(tmp_path: Path, tied: tuple[str, ...], s
         tmp_path / "start.html",
         ranks(tmp_path / "r.csv", *(("a", "lds", method) for method in tied)),
     )
-    (card,) = cards((tmp_path / "start.html").read_text())
-    assert said in text(card)
+    box, card = cards((tmp_path / "start.html").read_text())
+    assert re.search(rf"<dd><strong>best</strong>.*<span class='faint'>{said}</span></dd>", box)
     assert set(re.findall(r"<li class=tied[^>]*><span>(.*?)</span>", card)) == set(tied)
 
 
@@ -108,13 +121,62 @@ def test_each_setting_has_its_own_values(tmp_path: Path) -> None:
     out = tmp_path / "start.html"
     start_page([setting("b", name="mlp", hidden=[8]), setting("a")], tables, out, path)
     page = out.read_text()
-    assert page.index("b: a perceptron on digits") < page.index("a: logistic regression")
-    lds, flips, other, over_all = cards(page)
-    assert "told apart from every other" in lds
-    assert "told apart" not in other
-    assert "noise ceiling" not in flips  # which labels are wrong is known
-    assert "mean rank" in over_all
-    assert named(over_all)[:2] == ["best", "near"]
+    said = text(page)
+    assert said.index("b: a perceptron on digits") < said.index("a: logistic regression")
+    lds, flips, *rest = cards(page)
+    assert re.findall(r"<dt>(.*?)</dt>", lds) == ["b", "a", "mean rank (6 methods, 2 settings)"]
+    assert lds.count("told apart from all others") == 1  # of the other one nobody knows
+    assert "<dd>best 1, near 2, third 3</dd>" in lds
+    assert re.findall(r"<dt>(.*?)</dt>", flips) == ["b"]
+    assert "ceiling" not in flips  # which labels are wrong is known
+    assert [re.findall(r"<h3>(.*?)</h3>", card)[0] for card in rest] == [
+        "LDS", "Flipped labels", "LDS",
+    ]  # fmt: skip
+    assert [named(card)[0] for card in rest] == ["noise ceiling", "best", "noise ceiling"]
+
+
+def test_flipped_labels_are_said_of_the_setting(tmp_path: Path) -> None:
+    out = tmp_path / "start.html"
+    tables = {"auc": table(tmp_path / "auc.csv", "n", ceiling="nan,nan,nan")}
+    start_page([setting("n", noise=0.1)], tables, out)
+    said = (
+        "n: logistic regression on digits, 600 training samples (10% of them with a flipped label) "
+    )
+    assert said in text(out.read_text())
+
+
+def removed(method: str, k: int, flipped: float, chance: str = "0.02") -> dict[str, object]:
+    share = {"flipped": flipped, "flipped_low": flipped - 0.1, "flipped_high": flipped + 0.1}
+    return {"setting": "a", "method": method, "k": k, "random_flipped": chance, **share}
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            # by the most samples taken out, and never by the baseline
+            [removed("x", 10, 0.9), removed("x", 50, 0.4), removed("y", 50, 0.6),
+             removed("random", 50, 0.8), removed("nil", 50, math.nan)],
+            "a: 60% (50% to 70%) without the 50 that y names, 2% without 50 at random.",
+        ),
+        (
+            [removed("x", 50, 0.4, ""), removed("y", 50, 0.4, "")],
+            "a: 40% (30% to 50%) without the 50 that x, y names.",
+        ),
+        ([removed("nil", 50, math.nan)], None),
+        ([removed("x", 50, 0.4) | {"setting": "another"}], None),
+    ],
+)  # fmt: skip
+def test_who_flips_most_is_a_line(
+    tmp_path: Path, rows: list[dict[str, object]], said: str | None
+) -> None:
+    write_csv(tmp_path / "b.csv", TABLE_COLUMNS, rows)
+    tables = {"lds": table(tmp_path / "lds.csv", "a")}
+    out = tmp_path / "start.html"
+    start_page([setting("a")], tables, out, brittleness=tmp_path / "b.csv")
+    page = out.read_text()
+    assert ("Brittleness" in page) == (said is not None) == ("pages/brittleness.html" in page)
+    assert said is None or said in text(page)
 
 
 def test_links_lead_to_files_or_into_the_report(tmp_path: Path) -> None:
@@ -139,9 +201,9 @@ def test_every_metric_is_explained() -> None:
 
 
 def test_no_method_has_a_value(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text(HEAD + "a,none,nan,nan,nan,nan,nan,nan\n")
+    panel(tmp_path / "t.csv", ("a", "none", *["nan"] * 6))
     start_page([setting("a")], {"loo": tmp_path / "t.csv"}, tmp_path / "start.html")
     assert "No method has a value." in (tmp_path / "start.html").read_text()
     (tmp_path / "t.csv").write_text("setting,method,value,ci_low,ci_high\n")
-    with pytest.raises(LeaveoutError, match="no column ceiling"):
+    with pytest.raises(LeaveoutError, match="no column params, ceiling"):
         start_page([setting("a")], {"loo": tmp_path / "t.csv"}, tmp_path / "start.html")

@@ -399,11 +399,17 @@ def test_what_is_published_is_enough_for_a_new_method(
     run(tmp_path, "git", "clone", "--quiet", str(modest), "clone")
     clone = tmp_path / "clone"
     run(clone, "dvc", "pull")
-    assert not (clone / "results/tiny/scores").exists()
+    left_out = {"data.safetensors", "models/full/0.safetensors"}
+    assert not any((clone / "results/tiny" / name).exists() for name in (*left_out, "scores"))
     assert planned(clone) == set()
     edit(clone / "config/config.yaml", "if_explicit]", "if_explicit, tracin_cp]")
     new = {"results/tiny/scores/tracin_cp/default.safetensors"}
     tables = [f"results/{m}_table.csv" for m in METRICS]
     below = below_truth(*METRICS, methods=("tracin_cp",))
     metrics = {path for path in below if path.startswith("results/tiny/metrics")}
-    assert planned(clone, *tables) == new | metrics | {*tables}
+    # what it needs and was not published is made for it, and for nothing else
+    made = {f"results/tiny/{name}" for name in left_out}
+    assert planned(clone, *tables) == new | metrics | {*tables} | made
+    forced = planned(clone, *tables, "--forcerun", "evaluate")
+    paths = ("scores/grad_dot/default.safetensors", "metrics/loo/grad_dot.csv")
+    assert forced > {f"results/tiny/{path}" for path in paths}

@@ -57,7 +57,10 @@ rule retrain_brittleness:
 
 rule evaluate_brittleness:
     input:
-        retrained="results/{setting}/retrain/brittleness/{method}.safetensors",
+        retrained=if_needed(
+            "results/{setting}/retrain/brittleness/{method}.safetensors",
+            "results/{setting}/metrics/brittleness/{method}.csv",
+        ),
         stale=if_stale("results/{setting}/metrics/brittleness/{method}.csv"),
     output:
         "results/{setting}/metrics/brittleness/{method}.csv",

@@ -20,12 +20,13 @@ except LeaveoutError as error:
 
 # What lies here and is not what today's configuration and code make, is made again, wherever it came from. The jobs on a
 # cluster parse this file too, and are told what to do.
-STALE = {}
+STALE, SETTLED = {}, frozenset()
 if workflow.is_main_process:
     from leaveout import freshness
 
     try:
-        STALE = freshness.refresh(PLAN.steps(f"{CONFIG}/published.csv"))
+        REVIEW = freshness.refresh(PLAN.steps(f"{CONFIG}/published.csv"))
+        STALE, SETTLED = REVIEW.stale, REVIEW.settled
     except LeaveoutError as error:
         raise WorkflowError(str(error)) from None
 
@@ -33,6 +34,17 @@ if workflow.is_main_process:
 def if_stale(output):
     """Return an input function: a file newer than the output, if that is stale."""
     return PLAN.if_stale(STALE, output)
+
+
+def settled():
+    """Return the files that no job has to make anew: none where the command line forces jobs."""
+    forced = workflow.dag_settings
+    return frozenset() if forced.forceall or forced.forcerun or forced.forcetargets else SETTLED
+
+
+def if_needed(wanted, output):
+    """Return an input function for what is not published: asked for if the output has to be made."""
+    return PLAN.if_needed(settled, output, wanted)
 
 
 GPUS = 1 if PLAN.config.device == "cuda" else 0

@@ -3,8 +3,8 @@
 
 rule evaluate:
     input:
-        truth=PLAN.truth,
-        scores=PLAN.scores,
+        truth=if_needed(PLAN.truth, "results/{setting}/metrics/{metric}/{method}.csv"),
+        scores=if_needed(PLAN.scores, "results/{setting}/metrics/{metric}/{method}.csv"),
         stale=if_stale("results/{setting}/metrics/{metric}/{method}.csv"),
         stale_draws=if_stale("results/{setting}/metrics/{metric}/{method}.draws.safetensors"),
     output:

@@ -26,6 +26,7 @@ rule make_start:
     input:
         tables=PLAN.panels,
         ranks="results/rank_table.csv",
+        brittleness=PLAN.brittleness_tables,
         stale=if_stale("results/pages/start.html"),
     output:
         report(
@@ -42,15 +43,18 @@ rule make_start:
         key=PLAN.start_key,
         settings=list(PLAN.settings),
         metrics=PLAN.metrics,
+        brittleness=lambda wildcards, input: " ".join(
+            f"--brittleness {quote(path)}" for path in input.brittleness
+        ),
     shell:
         "leaveout start-page --settings {params.settings} --metrics {params.metrics} --tables {input.tables:q}"
-        " --ranks {input.ranks:q} --out {output:q} 2> {log:q}"
+        " --ranks {input.ranks:q} {params.brittleness} --out {output:q} 2> {log:q}"
 
 
 rule make_setup:
     input:
         costs="results/cost_table.csv",
-        made=PLAN.made,
+        made=if_needed(PLAN.made, "results/pages/setup.html"),
         stale=if_stale("results/pages/setup.html"),
     output:
         report(

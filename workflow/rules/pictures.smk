@@ -47,10 +47,12 @@ rule quality_figure:
 
 rule examples_figure:
     input:
-        data="results/{setting}/data.safetensors",
+        data=if_needed(
+            "results/{setting}/data.safetensors", "results/figures/{setting}_examples.svg"
+        ),
         truth=PLAN.example_truth,
         csvs=PLAN.example_csvs,
-        scores=PLAN.example_scores,
+        scores=if_needed(PLAN.example_scores, "results/figures/{setting}_examples.svg"),
         stale=if_stale("results/figures/{setting}_examples.svg"),
     output:
         report(
@@ -75,9 +77,11 @@ rule examples_figure:
 
 rule self_influence_figure:
     input:
-        data="results/{setting}/data.safetensors",
+        data=if_needed(
+            "results/{setting}/data.safetensors", "results/figures/{setting}_self_influence.svg"
+        ),
         csvs=PLAN.self_influence_csvs,
-        scores=PLAN.self_influence_scores,
+        scores=if_needed(PLAN.self_influence_scores, "results/figures/{setting}_self_influence.svg"),
         stale=if_stale("results/figures/{setting}_self_influence.svg"),
     output:
         report(

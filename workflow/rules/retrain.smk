@@ -77,7 +77,7 @@ rule retrain_pbrf:
 
 rule merge_truth:
     input:
-        chunks=PLAN.retrained,
+        chunks=if_needed(PLAN.retrained, "results/{setting}/truth/{metric}.safetensors"),
         stale=if_stale("results/{setting}/truth/{metric}.safetensors"),
     output:
         "results/{setting}/truth/{metric}.safetensors",

@@ -4,7 +4,7 @@
 rule lds_width:
     input:
         truth="results/{setting}/truth/lds.safetensors",
-        scores=PLAN.compared_scores,
+        scores=if_needed(PLAN.compared_scores, "results/{setting}/metrics/lds_width.csv"),
         stale=if_stale("results/{setting}/metrics/lds_width.csv"),
     output:
         report(

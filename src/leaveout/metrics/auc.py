@@ -17,7 +17,6 @@ many are flipped is fixed by design. In simulations (docs/uncertainty.md) they h
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaveout import seeds
-from leaveout.artefacts import CorruptArtefactError, atomic_path, read
+from leaveout.artefacts import CorruptArtefactError, read
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.correlation import Floats
 from leaveout.metrics.draws import Replicates
@@ -41,6 +40,7 @@ from leaveout.metrics.evaluate import (
     read_scores,
     sorted_ids,
 )
+from leaveout.metrics.files import write_rows
 from leaveout.metrics.uncertainty import LEVEL, resample_counts
 
 ROUNDING = 1e-5
@@ -232,8 +232,5 @@ def evaluate_auc(
         for truth in TRUTHS:
             for half in HALVES:
                 rows.append((setting, "auc", method, label, truth, half, *found[half]))
-    with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    write_rows(out, COLUMNS, rows)
     return replicates

@@ -17,17 +17,17 @@ differ is not in the intervals.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import binomtest
 
 from leaveout import seeds
-from leaveout.artefacts import CorruptArtefactError, atomic_path, read
+from leaveout.artefacts import CorruptArtefactError, read
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.correlation import Floats
 from leaveout.metrics.evaluate import not_computed, number
+from leaveout.metrics.files import write_rows
 from leaveout.metrics.uncertainty import LEVEL, resample_counts
 
 COLUMNS = (
@@ -137,7 +137,4 @@ def evaluate_brittleness(
                 *(len(order), len(order) - n, arrays["margin"].shape[2], not_computed(artefact)),
             )
         )
-    with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    write_rows(out, COLUMNS, rows)

@@ -15,7 +15,6 @@ time. Memory does not depend on how many training samples, or how many files, th
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,13 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaveout import seeds, trainings
-from leaveout.artefacts import ALL, Artefact, CorruptArtefactError, Rows, atomic_path, read
+from leaveout.artefacts import ALL, Artefact, CorruptArtefactError, Rows, read
 from leaveout.errors import LeaveoutError
 from leaveout.metric_names import VARIANTS, truth_of
 from leaveout.metrics import lds, loo
 from leaveout.metrics.correlation import Floats, Kind, TopK, correlate, is_broken
 from leaveout.metrics.distributional import distributional_targets
 from leaveout.metrics.draws import Replicates
+from leaveout.metrics.files import write_rows
 from leaveout.metrics.halves import HALVES as HALVES
 from leaveout.metrics.halves import Ids as Ids
 from leaveout.metrics.halves import split as split
@@ -502,10 +502,7 @@ def evaluate(
                 *(ground.n_unconverged, note, shares[label], why[label]),
             )
         )
-    with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    write_rows(out, COLUMNS, rows)
     shown = (TRUTHS.index("mean"), HALVES.index("report"))
     return {
         label: replicates[p * len(TRUTHS) + shown[0], shown[1]] for p, label in enumerate(artefacts)

@@ -10,7 +10,6 @@ each other.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaveout import seeds
-from leaveout.artefacts import ALL, Artefact, CorruptArtefactError, atomic_path, read
+from leaveout.artefacts import ALL, Artefact, CorruptArtefactError, read
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.correlation import Bools, Floats, correlate, is_broken
 from leaveout.metrics.evaluate import (
@@ -33,6 +32,7 @@ from leaveout.metrics.evaluate import (
     number,
     sorted_ids,
 )
+from leaveout.metrics.files import write_rows
 from leaveout.metrics.halves import Ids, chosen, split
 from leaveout.metrics.uncertainty import interval, means, replicate_sums, resample_counts
 
@@ -187,10 +187,7 @@ def subgroups(
                     *(len(value), int(lost.sum()), int((np.isnan(value) & ~lost).sum()), why),
                 )
             )
-    with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    write_rows(out, COLUMNS, rows)
 
 
 _INPUTS = ("train_inputs", "test_inputs")

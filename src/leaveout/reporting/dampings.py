@@ -15,11 +15,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from leaveout.errors import LeaveoutError
-from leaveout.reporting.figures import AXIS, CEILING, DASHES, MARKS, SERIES, STYLE, save
+from leaveout.reporting.figures import AXIS, CEILING, DASHES, MARKS, SERIES, STYLE, WIDTH, save
 from leaveout.reporting.tables import Row, held_out, number, read_dampings, read_metrics, surrogate
-
-COLUMNS = 2
-"""Panels in a row of the figure."""
 
 
 def damping_figure(
@@ -50,15 +47,11 @@ def damping_figure(
         )
     settings = list(dict.fromkeys(setting for setting, _ in dampings))
     methods = list(dict.fromkeys(method for _, method in dampings))
-    across = min(COLUMNS, len(settings))
-    down = -(-len(settings) // across)
     with rc_context(STYLE):
-        height = 1.1 + 0.06 * len(methods) + 3.2 * down
-        figure = Figure(figsize=(max(7.8, 1 + 4.5 * across), height), layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False).flatten()
-        for axes in grid[len(settings) :]:
-            axes.set_axis_off()
-        for axes, setting in zip(grid, settings, strict=False):
+        height = 1.1 + 0.09 * len(methods) + 3.2 * len(settings)
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        grid = figure.subplots(len(settings), 1, squeeze=False)[:, 0]
+        for axes, setting in zip(grid, settings, strict=True):
             for k, method in enumerate(methods):
                 if (setting, method) in dampings:
                     _draw(axes, k, metrics[setting, method], dampings[setting, method])
@@ -71,7 +64,6 @@ def damping_figure(
             axes.grid(axis="y", color="0.92", linewidth=0.6)
             axes.set_axisbelow(True)
             axes.set_xlabel("damping")
-        for axes in grid[::across]:
             axes.set_ylabel(AXIS[metric].replace(" (", "\n("))
         _legend(figure, methods, CEILING.get(metric, "noise ceiling"))
         save(figure, out)
@@ -160,4 +152,4 @@ def _legend(figure: Figure, methods: Sequence[str], ceiling: str) -> None:
         (band, f"{ceiling} (bands: 95%)"),
     ]
     handles, labels = zip(*entries, strict=True)
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)

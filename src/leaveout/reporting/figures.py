@@ -196,11 +196,25 @@ def save(figure: Figure, out: Path) -> None:
 
 
 def _compact(svg: str) -> str:
-    """Return a drawing without indentation and with two decimals, a fifth smaller: clones carry it.
+    """Return the same drawing in about three quarters of the bytes: clones carry it.
 
-    Numbers are in points, so that a hundredth is far below what a screen or a printer shows.
+    Indentation goes, and with it names that nothing refers to, groups of one part that say nothing
+    of it, and the fonts' names from all texts but the whole. Numbers are in points: two decimals
+    are far below what a screen or a printer shows.
     """
-    return re.sub(r"(?<=\d\.\d\d)\d+(?=[\s)\"LMCQZz,])", "", re.sub(r"\n +", "\n", svg))
+    svg = re.sub(r"\n +", "\n", svg)
+    svg = re.sub(r"(?<=\d\.\d\d)\d+(?=[\s)\"LMCQZz,])", "", svg)
+    svg = re.sub(
+        r' d="[^"]*"', lambda found: re.sub(r"\s*([MLQCZz]|\"\Z)\s*", r"\1", found[0]), svg
+    )
+    named = {*re.findall(r"#([\w-]+)", svg)}
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] * (found[1] in named), svg)
+    for part in (r"(?:<(?!g\b)\w[^>]*/>\n)+", r"<g [^>]*>\n(?:<(?!g\b)\w[^>]*/>\n)+</g>\n"):
+        svg = re.sub(rf"<g>\n({part})</g>\n", r"\1", svg)
+    if fonts := re.search(r"; (font-family: [^;\"]*sans-serif)(?=[;\"])", svg):
+        rest = re.sub(re.escape(fonts[0]) + r"(?=[;\"])", "", svg)
+        svg = rest.replace("<svg ", f'<svg style="{fonts[1]}" ', 1)
+    return svg
 
 
 def _bounds(row: Row, prefix: str, path: Path) -> tuple[float, list[list[float]]]:

@@ -116,15 +116,28 @@ COST = {
     "device": "device",
     "threads": "threads",
 }
-TIDY = {
+BRITTLENESS = {
+    "method": "method",
+    "setting": "setting",
+    "k": "taken out",
+    "flipped": "flipped",
+    "flipped_low": "95% interval",
+    "random_flipped": "flipped by random",
+    "loss_change": "change of loss",
+    "loss_change_low": "its 95% interval",
+    "random_loss_change": "change by random",
+    "not_computed": "no value, because",
+}
+SUBGROUPS = {
     "method": "method",
     "setting": "setting",
     "metric": "metric",
-    "params": "hyper-parameters",
-    "truth": "truth",
-    "half": "half",
+    "group_by": "grouped by",
+    "group": "group",
     "value": "value",
     "ci_low": "95% interval",
+    "n_test": "test samples",
+    "not_computed": "no value, because",
 }
 
 _VALUE = (
@@ -196,10 +209,19 @@ PAGES = {
         "and peak memory of its process.",
         COST,
     ),
-    "tidy": Page(
-        "All values",
-        "One row for every method, choice of hyper-parameters, truth and half of the samples.",
-        TIDY,
+    "brittleness": Page(
+        "Brittleness: predictions that flip",
+        "Each test sample's most helpful training samples, by each method, are taken out and the "
+        "model is trained again: the share of predictions that flip, and the mean change of the "
+        "test loss. <b>random</b> takes out as many at random; what is above it, a method found.",
+        BRITTLENESS,
+    ),
+    "subgroups": Page(
+        "Subgroups: by class, and by how sure the models are",
+        "LDS and LOO of every method over some of the test samples only: those of one "
+        "<b>class</b>, or a third of them by how sure the full models are of the right class "
+        "(<b>confidence</b>).",
+        SUBGROUPS,
     ),
 }
 LOW_IS_BEST = ("rank", "wall_s", "peak_", "p_")
