@@ -45,8 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
-        path = item.path.relative_to(Path(__file__).parent).as_posix()
-        return next((i for i, start in enumerate(LONG) if path.startswith(start)), len(LONG))
+        name = item.nodeid.removeprefix("tests/")
+        return next((i for i, start in enumerate(LONG) if name.startswith(start)), len(LONG))
 
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=place)

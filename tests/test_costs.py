@@ -466,7 +466,7 @@ MEASURED: dict[str, Measured] = {
         ("source", {"segments": 3}, 103, 1879),
     ],
 }
-# the same of self-influence on the perceptron, where attribution.hours is 0.1; None: not measured
+# the same of self-influence on the perceptron; None: not measured
 MEASURED_SELF: Measured = [
     ("grad_dot", {}, 2.1, 341),
     ("tracin", {"runs": 10, "weight": 1e-3}, 2.3, 348),

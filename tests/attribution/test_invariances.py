@@ -44,6 +44,20 @@ def score(method: Method, task: Task) -> Tensor:
         pytest.skip(str(error))
 
 
+KNOWN: dict[tuple[str, int, bool], Tensor] = {}
+
+
+def usual(method: Method, task: Task, on_train: bool = False) -> Tensor:
+    """Return the scores of a task as it is, or on its training samples, which are computed once.
+
+    That they are the same each time is a test of its own; tasks live as long as the tests.
+    """
+    key = (method.name, id(task), on_train)
+    if key not in KNOWN:
+        KNOWN[key] = score(method, replace(task, test=task.train) if on_train else task)
+    return KNOWN[key]
+
+
 @pytest.fixture(params=METHODS)
 def method(request: pytest.FixtureRequest) -> Method:
     return METHODS[request.param]
@@ -70,7 +84,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 
 
 def test_it_scores_every_pair_and_not_all_alike(method: Method, task: Task) -> None:
-    found = score(method, task)
+    found = usual(method, task)
     assert found.shape == (len(task.train.ids), len(task.test.ids))
     assert found.isfinite().all()
     assert found.std() > 0
@@ -87,8 +101,8 @@ def test_it_gives_the_same_twice_and_leaves_everything_as_it_was(
                 yield from state.values()
         yield torch.get_rng_state()
 
+    first = usual(method, task)
     before = [value.clone() for value in everything()]
-    first = score(method, task)
     assert torch.equal(score(method, task), first)
     for value, was in zip(everything(), before, strict=True):
         assert torch.equal(value, was)
@@ -102,7 +116,7 @@ def test_the_order_of_test_samples_is_nothing(method: Method, task: Task) -> Non
     if method.module.endswith("random"):
         pytest.skip("drawn by position")
     found = score(method, replace(task, test=chosen(task.test, order)))
-    close(found, score(method, task)[:, order], 1e-9)
+    close(found, usual(method, task)[:, order], 1e-9)
 
 
 def test_the_order_of_training_samples_is_nothing(method: Method, task: Task) -> None:
@@ -110,7 +124,7 @@ def test_the_order_of_training_samples_is_nothing(method: Method, task: Task) ->
         pytest.skip("a sample's place decides which steps see it")
     order = torch.randperm(len(task.train.ids), generator=torch.Generator().manual_seed(0))
     found = score(method, with_train(task, chosen(task.train, order), order))
-    close(found, score(method, task)[order], 1e-9)
+    close(found, usual(method, task)[order], 1e-9)
 
 
 def test_a_sample_that_is_there_twice_scores_alike(method: Method, task: Task) -> None:
@@ -127,7 +141,7 @@ def test_the_size_of_chunks_is_nothing(
     method: Method, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = 2000  # a few gradients
-    expected = score(method, task)
+    expected = usual(method, task)
     for module in ("gradients.per_sample", "curvature.hvp"):
         monkeypatch.setattr(f"leaveout.{module}.CHUNK_BYTES", size)
     if method.module.rpartition(".")[2] != "random":
@@ -137,9 +151,8 @@ def test_the_size_of_chunks_is_nothing(
 
 def test_single_precision_is_enough(method: Method, make_task: Any) -> None:
     for name in ("linear", "mlp"):
-        exact, found = (
-            score(method, make_task(name, dtype)) for dtype in (torch.float64, torch.float32)
-        )
+        exact = usual(method, make_task(name, torch.float64))
+        found = score(method, make_task(name, torch.float32))
         assert found.dtype == torch.float32
         close(found.double(), exact.double(), 1e-3)
 
@@ -172,7 +185,7 @@ def test_self_influence_is_the_diagonal(
     """Read off blocks, or by the method's own function: score[i, i], each sample being tested."""
     if method.name == "random":
         return  # draws for the pairs there are, others for others
-    expected = score(method, replace(task, test=task.train)).diagonal()
+    expected = usual(method, task, on_train=True).diagonal()
     module = importlib.import_module(method.module)
     monkeypatch.setattr("leaveout.attribution.self_influence.block_size", lambda *_: size)
     found = torch.from_numpy(self_influence(module, task, middle(method), []))

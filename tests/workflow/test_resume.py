@@ -18,6 +18,7 @@ Run = Callable[..., tuple[int, str]]
 Contents = Callable[..., dict[str, str]]
 
 CHUNKS = "results/tiny/retrain/lds"
+TRUTH = "results/tiny/truth/lds.safetensors"
 
 
 def wait_for(path: Path) -> None:
@@ -46,11 +47,19 @@ def identity(path: Path) -> tuple[int, int]:
 
 
 @pytest.fixture
-def halfway(clone: Path, start: Start) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+def target() -> str:
+    """What is asked for."""
+    return "results"
+
+
+@pytest.fixture
+def halfway(clone: Path, start: Start, target: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A run with the first chunk of LDS done and the second under way, all below still to make."""
-    for folder in (CHUNKS, "results/tiny/truth", "results/tiny/metrics", "logs", "results/figures"):
+    below = ("results/tiny/truth", "results/tiny/metrics", "results/figures")
+    for folder in (CHUNKS, "logs", *(below if target == "results" else ())):
         shutil.rmtree(clone / folder)
-    process = start(clone, "--cores", "1", "results")
+    (clone / TRUTH).unlink(missing_ok=True)
+    process = start(clone, "--cores", "1", target)
     try:
         # the shell opens a job's log before its program starts, which takes a second from there
         for chunk in ("0-0", "1-0"):
@@ -64,10 +73,14 @@ def halfway(clone: Path, start: Start) -> Iterator[tuple[subprocess.Popen[str], 
         process.communicate(timeout=400)
 
 
-@pytest.mark.parametrize("whom", ["snakemake", "snakemake and its job", "job"])
+@pytest.mark.parametrize(
+    ("whom", "target"),
+    [("snakemake", "truths"), ("snakemake and its job", "results"), ("job", "truths")],
+)
 def test_a_killed_run_resumes(
     halfway: tuple[subprocess.Popen[str], Path],
     whom: str,
+    target: str,
     clone: Path,
     finished: Path,
     snakemake: Run,
@@ -87,9 +100,9 @@ def test_a_killed_run_resumes(
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=400)
     before = identity(chunk)
-    assert not (clone / "results/tiny/truth/lds.safetensors").exists()
+    assert not (clone / TRUTH).exists()
 
-    status, output = snakemake(clone, "--cores", "1", "results")
+    status, output = snakemake(clone, "--cores", "1", target)
 
     assert status == 0, output
     assert identity(chunk) == before
