@@ -4,9 +4,12 @@
 
 rule attribute:
     input:
-        data="results/{setting}/data.safetensors",
-        full=PLAN.full_models,
-        half=PLAN.half_models,
+        data=if_needed(
+            "results/{setting}/data.safetensors",
+            "results/{setting}/scores/{method}/{params}.safetensors",
+        ),
+        full=if_needed(PLAN.full_models, "results/{setting}/scores/{method}/{params}.safetensors"),
+        half=if_needed(PLAN.half_models, "results/{setting}/scores/{method}/{params}.safetensors"),
         stale=if_stale("results/{setting}/scores/{method}/{params}.safetensors"),
         stale_cost=if_stale("results/{setting}/scores/{method}/{params}.cost.json"),
     output:
@@ -34,9 +37,16 @@ rule attribute:
 
 rule self_influence:
     input:
-        data="results/{setting}/data.safetensors",
-        full=PLAN.full_models,
-        half=PLAN.half_models,
+        data=if_needed(
+            "results/{setting}/data.safetensors",
+            "results/{setting}/self_influence/{method}/{params}.safetensors",
+        ),
+        full=if_needed(
+            PLAN.full_models, "results/{setting}/self_influence/{method}/{params}.safetensors"
+        ),
+        half=if_needed(
+            PLAN.half_models, "results/{setting}/self_influence/{method}/{params}.safetensors"
+        ),
         stale=if_stale("results/{setting}/self_influence/{method}/{params}.safetensors"),
         stale_cost=if_stale("results/{setting}/self_influence/{method}/{params}.cost.json"),
     output:

@@ -3,8 +3,10 @@
 
 rule predict:
     input:
-        data="results/{setting}/data.safetensors",
-        full=PLAN.full_models,
+        data=if_needed(
+            "results/{setting}/data.safetensors", "results/{setting}/predictions.safetensors"
+        ),
+        full=if_needed(PLAN.full_models, "results/{setting}/predictions.safetensors"),
         stale=if_stale("results/{setting}/predictions.safetensors"),
     output:
         "results/{setting}/predictions.safetensors",
@@ -26,10 +28,20 @@ rule predict:
 
 rule retrain_brittleness:
     input:
-        data="results/{setting}/data.safetensors",
-        predictions="results/{setting}/predictions.safetensors",
-        scores=PLAN.own_scores,
-        chosen_by=PLAN.chosen_by,
+        data=if_needed(
+            "results/{setting}/data.safetensors",
+            "results/{setting}/retrain/brittleness/{method}.safetensors",
+        ),
+        predictions=if_needed(
+            "results/{setting}/predictions.safetensors",
+            "results/{setting}/retrain/brittleness/{method}.safetensors",
+        ),
+        scores=if_needed(
+            PLAN.own_scores, "results/{setting}/retrain/brittleness/{method}.safetensors"
+        ),
+        chosen_by=if_needed(
+            PLAN.chosen_by, "results/{setting}/retrain/brittleness/{method}.safetensors"
+        ),
         stale=if_stale("results/{setting}/retrain/brittleness/{method}.safetensors"),
     output:
         "results/{setting}/retrain/brittleness/{method}.safetensors",

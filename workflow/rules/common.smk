@@ -43,7 +43,10 @@ def settled():
 
 
 def if_needed(wanted, output):
-    """Return an input function for what is not published: asked for if the output has to be made."""
+    """Return an input function: what is not here is asked for only if the output has to be made.
+
+    Every rule that others feed with such inputs has it, so that a job at rest is never set off by a part of them.
+    """
     return PLAN.if_needed(settled, output, wanted)
 
 

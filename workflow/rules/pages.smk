@@ -54,7 +54,7 @@ rule make_start:
 rule make_setup:
     input:
         costs="results/cost_table.csv",
-        made=if_needed(PLAN.made, "results/pages/setup.html"),
+        made=PLAN.made,
         stale=if_stale("results/pages/setup.html"),
     output:
         report(

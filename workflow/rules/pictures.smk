@@ -50,8 +50,8 @@ rule examples_figure:
         data=if_needed(
             "results/{setting}/data.safetensors", "results/figures/{setting}_examples.svg"
         ),
-        truth=PLAN.example_truth,
-        csvs=PLAN.example_csvs,
+        truth=if_needed(PLAN.example_truth, "results/figures/{setting}_examples.svg"),
+        csvs=if_needed(PLAN.example_csvs, "results/figures/{setting}_examples.svg"),
         scores=if_needed(PLAN.example_scores, "results/figures/{setting}_examples.svg"),
         stale=if_stale("results/figures/{setting}_examples.svg"),
     output:
@@ -80,7 +80,7 @@ rule self_influence_figure:
         data=if_needed(
             "results/{setting}/data.safetensors", "results/figures/{setting}_self_influence.svg"
         ),
-        csvs=PLAN.self_influence_csvs,
+        csvs=if_needed(PLAN.self_influence_csvs, "results/figures/{setting}_self_influence.svg"),
         scores=if_needed(PLAN.self_influence_scores, "results/figures/{setting}_self_influence.svg"),
         stale=if_stale("results/figures/{setting}_self_influence.svg"),
     output:

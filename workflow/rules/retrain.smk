@@ -3,7 +3,10 @@
 
 rule retrain_lds:
     input:
-        data="results/{setting}/data.safetensors",
+        data=if_needed(
+            "results/{setting}/data.safetensors",
+            "results/{setting}/retrain/lds/{chunk}.safetensors",
+        ),
         stale=if_stale("results/{setting}/retrain/lds/{chunk}.safetensors"),
     output:
         "results/{setting}/retrain/lds/{chunk}.safetensors",
@@ -27,7 +30,10 @@ rule retrain_lds:
 
 rule retrain_loo:
     input:
-        data="results/{setting}/data.safetensors",
+        data=if_needed(
+            "results/{setting}/data.safetensors",
+            "results/{setting}/retrain/loo/{chunk}.safetensors",
+        ),
         stale=if_stale("results/{setting}/retrain/loo/{chunk}.safetensors"),
     output:
         "results/{setting}/retrain/loo/{chunk}.safetensors",
@@ -52,8 +58,11 @@ rule retrain_loo:
 
 rule retrain_pbrf:
     input:
-        data="results/{setting}/data.safetensors",
-        full=PLAN.base_model,
+        data=if_needed(
+            "results/{setting}/data.safetensors",
+            "results/{setting}/retrain/pbrf/{chunk}.safetensors",
+        ),
+        full=if_needed(PLAN.base_model, "results/{setting}/retrain/pbrf/{chunk}.safetensors"),
         stale=if_stale("results/{setting}/retrain/pbrf/{chunk}.safetensors"),
     output:
         "results/{setting}/retrain/pbrf/{chunk}.safetensors",

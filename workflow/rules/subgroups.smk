@@ -3,14 +3,17 @@
 
 rule subgroups:
     input:
-        truth="results/{setting}/truth/{metric}.safetensors",
+        truth=if_needed(
+            "results/{setting}/truth/{metric}.safetensors",
+            "results/{setting}/subgroups/{metric}.csv",
+        ),
         data=if_needed(
             "results/{setting}/data.safetensors", "results/{setting}/subgroups/{metric}.csv"
         ),
         predictions=if_needed(
             "results/{setting}/predictions.safetensors", "results/{setting}/subgroups/{metric}.csv"
         ),
-        csvs=PLAN.grouped_csvs,
+        csvs=if_needed(PLAN.grouped_csvs, "results/{setting}/subgroups/{metric}.csv"),
         scores=if_needed(PLAN.grouped_scores, "results/{setting}/subgroups/{metric}.csv"),
         stale=if_stale("results/{setting}/subgroups/{metric}.csv"),
     output:

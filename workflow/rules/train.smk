@@ -3,7 +3,10 @@
 
 rule train_models:
     input:
-        data="results/{setting}/data.safetensors",
+        data=if_needed(
+            "results/{setting}/data.safetensors",
+            "results/{setting}/models/{kind}/{chunk}.safetensors",
+        ),
         stale=if_stale("results/{setting}/models/{kind}/{chunk}.safetensors"),
     output:
         "results/{setting}/models/{kind}/{chunk}.safetensors",

@@ -3,7 +3,9 @@
 
 rule lds_width:
     input:
-        truth="results/{setting}/truth/lds.safetensors",
+        truth=if_needed(
+            "results/{setting}/truth/lds.safetensors", "results/{setting}/metrics/lds_width.csv"
+        ),
         scores=if_needed(PLAN.compared_scores, "results/{setting}/metrics/lds_width.csv"),
         stale=if_stale("results/{setting}/metrics/lds_width.csv"),
     output:
