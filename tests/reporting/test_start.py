@@ -91,6 +91,21 @@ def test_the_best_come_first_below_the_ceiling(tmp_path: Path) -> None:
     assert "class=tied" not in page
 
 
+def test_a_value_above_the_ceiling_says_why(tmp_path: Path) -> None:
+    note = "between two models"
+    high, low = (
+        ("a", "best", 0.9, 0.8, 1.0, 0.5, 0.4, 0.6),
+        ("b", "best", 0.4, 0.3, 0.5, 0.5, 0.4, 0.6),
+    )
+    rows = [dict(zip(HEAD, row, strict=True)) | {"ceiling_note": note} for row in (high, low)]
+    write_csv(tmp_path / "pbrf.csv", PANEL_COLUMNS, rows)
+    out = tmp_path / "start.html"
+    start_page([setting("a"), setting("b")], {"pbrf": tmp_path / "pbrf.csv"}, out)
+    page = out.read_text()
+    assert f"best</strong> 0.900 <small>(ceiling 0.500, {note})" in page
+    assert "best</strong> 0.400 <small>(ceiling 0.500)" in page
+
+
 @pytest.mark.parametrize(
     ("tied", "said"),
     [

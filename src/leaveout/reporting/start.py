@@ -142,7 +142,8 @@ def _winner(rows: Sequence[Row], tied: Collection[str] | None) -> str:
         return "<dd>No method has a value.</dd>"
     best = ordered[0]
     top = float(best["ceiling"])
-    ceiling = "" if math.isnan(top) else f" <small>(ceiling {top:.3f})</small>"
+    note = f", {best['ceiling_note']}" if float(best["value"]) > top else ""
+    ceiling = "" if math.isnan(top) else f" <small>(ceiling {top:.3f}{escape(note)})</small>"
     found = f"<dd><strong>{escape(best['method'])}</strong> {float(best['value']):.3f}{ceiling}"
     if tied is not None:
         others = [row["method"] for row in ordered[1:] if row["method"] in tied]
