@@ -595,8 +595,8 @@ class Plan:
     def if_needed(
         settled: Callable[[], Collection[str]],
         output: str,
-        wanted: str | Callable[[Wildcards], str | list[str]],
-    ) -> Callable[[Wildcards], list[str]]:
+        wanted: Mapping[str, str | Callable[[Wildcards], str | list[str]]],
+    ) -> Callable[[Wildcards], dict[str, list[str]]]:
         """Return the input function of a job whose inputs are not all published.
 
         Snakemake makes a missing input as soon as any job needs it, and then every other job that
@@ -605,17 +605,24 @@ class Plan:
         Args:
             settled: Gives the files that no job has to make anew.
             output: The output's path, with wildcards in braces.
-            wanted: The input, with wildcards in braces, or a function that returns it.
+            wanted: By name the inputs, with wildcards in braces, or functions that return them.
+
+        Returns:
+            A function that gives the inputs by name, to be unpacked.
         """
 
-        def paths(wildcards: Wildcards) -> list[str]:
+        def inputs(wildcards: Wildcards) -> dict[str, list[str]]:
             named = dict(wildcards.items())
-            found = wanted.format_map(named) if isinstance(wanted, str) else wanted(wildcards)
-            found = [found] if isinstance(found, str) else found
             at_rest = output.format_map(named) in settled()
-            return [path for path in found if not at_rest or Path(path).is_file()]
 
-        return paths
+            def paths(of: str | Callable[[Wildcards], str | list[str]]) -> list[str]:
+                found = of.format_map(named) if isinstance(of, str) else of(wildcards)
+                found = [found] if isinstance(found, str) else found
+                return [path for path in found if not at_rest or Path(path).is_file()]
+
+            return {name: paths(of) for name, of in wanted.items()}
+
+        return inputs
 
     def shown(self) -> list[str]:
         """Return what people look at: tables, their pages, figures."""
@@ -763,9 +770,8 @@ class Plan:
             )
             path = f"results/{name}/subgroups/{metric}.csv"
             found.append(Step((path,), inputs, self.subgroups_key(w)))
-        if self.compared and "lds" in self.metrics_of(name):
+        if (path := f"results/{name}/metrics/lds_width.csv") in self.widths():
             w = SimpleNamespace(setting=name)
-            path = f"results/{name}/metrics/lds_width.csv"
             inputs = (f"results/{name}/truth/lds.safetensors", *self.compared_scores(w))
             picture = f"results/figures/{name}_lds_width.svg"
             found.append(Step((path,), inputs, self.width_key(w)))

@@ -4,12 +4,12 @@
 
 rule attribute:
     input:
-        data=if_needed(
-            "results/{setting}/data.safetensors",
+        if_needed(
             "results/{setting}/scores/{method}/{params}.safetensors",
+            data="results/{setting}/data.safetensors",
+            full=PLAN.full_models,
+            half=PLAN.half_models,
         ),
-        full=if_needed(PLAN.full_models, "results/{setting}/scores/{method}/{params}.safetensors"),
-        half=if_needed(PLAN.half_models, "results/{setting}/scores/{method}/{params}.safetensors"),
         stale=if_stale("results/{setting}/scores/{method}/{params}.safetensors"),
         stale_cost=if_stale("results/{setting}/scores/{method}/{params}.cost.json"),
     output:
@@ -37,15 +37,11 @@ rule attribute:
 
 rule self_influence:
     input:
-        data=if_needed(
-            "results/{setting}/data.safetensors",
+        if_needed(
             "results/{setting}/self_influence/{method}/{params}.safetensors",
-        ),
-        full=if_needed(
-            PLAN.full_models, "results/{setting}/self_influence/{method}/{params}.safetensors"
-        ),
-        half=if_needed(
-            PLAN.half_models, "results/{setting}/self_influence/{method}/{params}.safetensors"
+            data="results/{setting}/data.safetensors",
+            full=PLAN.full_models,
+            half=PLAN.half_models,
         ),
         stale=if_stale("results/{setting}/self_influence/{method}/{params}.safetensors"),
         stale_cost=if_stale("results/{setting}/self_influence/{method}/{params}.cost.json"),

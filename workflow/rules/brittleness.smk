@@ -3,10 +3,11 @@
 
 rule predict:
     input:
-        data=if_needed(
-            "results/{setting}/data.safetensors", "results/{setting}/predictions.safetensors"
+        if_needed(
+            "results/{setting}/predictions.safetensors",
+            data="results/{setting}/data.safetensors",
+            full=PLAN.full_models,
         ),
-        full=if_needed(PLAN.full_models, "results/{setting}/predictions.safetensors"),
         stale=if_stale("results/{setting}/predictions.safetensors"),
     output:
         "results/{setting}/predictions.safetensors",
@@ -28,19 +29,12 @@ rule predict:
 
 rule retrain_brittleness:
     input:
-        data=if_needed(
-            "results/{setting}/data.safetensors",
+        if_needed(
             "results/{setting}/retrain/brittleness/{method}.safetensors",
-        ),
-        predictions=if_needed(
-            "results/{setting}/predictions.safetensors",
-            "results/{setting}/retrain/brittleness/{method}.safetensors",
-        ),
-        scores=if_needed(
-            PLAN.own_scores, "results/{setting}/retrain/brittleness/{method}.safetensors"
-        ),
-        chosen_by=if_needed(
-            PLAN.chosen_by, "results/{setting}/retrain/brittleness/{method}.safetensors"
+            data="results/{setting}/data.safetensors",
+            predictions="results/{setting}/predictions.safetensors",
+            scores=PLAN.own_scores,
+            chosen_by=PLAN.chosen_by,
         ),
         stale=if_stale("results/{setting}/retrain/brittleness/{method}.safetensors"),
     output:
@@ -69,9 +63,9 @@ rule retrain_brittleness:
 
 rule evaluate_brittleness:
     input:
-        retrained=if_needed(
-            "results/{setting}/retrain/brittleness/{method}.safetensors",
+        if_needed(
             "results/{setting}/metrics/brittleness/{method}.csv",
+            retrained="results/{setting}/retrain/brittleness/{method}.safetensors",
         ),
         stale=if_stale("results/{setting}/metrics/brittleness/{method}.csv"),
     output:

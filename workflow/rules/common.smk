@@ -42,12 +42,12 @@ def settled():
     return frozenset() if forced.forceall or forced.forcerun or forced.forcetargets else SETTLED
 
 
-def if_needed(wanted, output):
-    """Return an input function: what is not here is asked for only if the output has to be made.
+def if_needed(output, **wanted):
+    """Return named inputs: what is not here is asked for only if the output has to be made.
 
     Every rule that others feed with such inputs has it, so that a job at rest is never set off by a part of them.
     """
-    return PLAN.if_needed(settled, output, wanted)
+    return unpack(PLAN.if_needed(settled, output, wanted))
 
 
 GPUS = 1 if PLAN.config.device == "cuda" else 0

@@ -3,12 +3,13 @@
 
 rule damping:
     input:
-        data=if_needed(
-            "results/{setting}/data.safetensors", "results/{setting}/damping/{metric}/{method}.csv"
+        if_needed(
+            "results/{setting}/damping/{metric}/{method}.csv",
+            data="results/{setting}/data.safetensors",
+            full=PLAN.full_models,
+            half=PLAN.half_models,
+            scores=PLAN.scores,
         ),
-        full=if_needed(PLAN.full_models, "results/{setting}/damping/{metric}/{method}.csv"),
-        half=if_needed(PLAN.half_models, "results/{setting}/damping/{metric}/{method}.csv"),
-        scores=if_needed(PLAN.scores, "results/{setting}/damping/{metric}/{method}.csv"),
         stale=if_stale("results/{setting}/damping/{metric}/{method}.csv"),
     output:
         "results/{setting}/damping/{metric}/{method}.csv",

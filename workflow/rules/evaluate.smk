@@ -3,8 +3,11 @@
 
 rule evaluate:
     input:
-        truth=if_needed(PLAN.truth, "results/{setting}/metrics/{metric}/{method}.csv"),
-        scores=if_needed(PLAN.scores, "results/{setting}/metrics/{metric}/{method}.csv"),
+        if_needed(
+            "results/{setting}/metrics/{metric}/{method}.csv",
+            truth=PLAN.truth,
+            scores=PLAN.scores,
+        ),
         stale=if_stale("results/{setting}/metrics/{metric}/{method}.csv"),
         stale_draws=if_stale("results/{setting}/metrics/{metric}/{method}.draws.safetensors"),
     output:

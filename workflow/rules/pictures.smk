@@ -47,12 +47,13 @@ rule quality_figure:
 
 rule examples_figure:
     input:
-        data=if_needed(
-            "results/{setting}/data.safetensors", "results/figures/{setting}_examples.svg"
+        if_needed(
+            "results/figures/{setting}_examples.svg",
+            data="results/{setting}/data.safetensors",
+            truth=PLAN.example_truth,
+            csvs=PLAN.example_csvs,
+            scores=PLAN.example_scores,
         ),
-        truth=if_needed(PLAN.example_truth, "results/figures/{setting}_examples.svg"),
-        csvs=if_needed(PLAN.example_csvs, "results/figures/{setting}_examples.svg"),
-        scores=if_needed(PLAN.example_scores, "results/figures/{setting}_examples.svg"),
         stale=if_stale("results/figures/{setting}_examples.svg"),
     output:
         report(
@@ -77,11 +78,12 @@ rule examples_figure:
 
 rule self_influence_figure:
     input:
-        data=if_needed(
-            "results/{setting}/data.safetensors", "results/figures/{setting}_self_influence.svg"
+        if_needed(
+            "results/figures/{setting}_self_influence.svg",
+            data="results/{setting}/data.safetensors",
+            csvs=PLAN.self_influence_csvs,
+            scores=PLAN.self_influence_scores,
         ),
-        csvs=if_needed(PLAN.self_influence_csvs, "results/figures/{setting}_self_influence.svg"),
-        scores=if_needed(PLAN.self_influence_scores, "results/figures/{setting}_self_influence.svg"),
         stale=if_stale("results/figures/{setting}_self_influence.svg"),
     output:
         report(

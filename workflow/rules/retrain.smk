@@ -3,9 +3,9 @@
 
 rule retrain_lds:
     input:
-        data=if_needed(
-            "results/{setting}/data.safetensors",
+        if_needed(
             "results/{setting}/retrain/lds/{chunk}.safetensors",
+            data="results/{setting}/data.safetensors",
         ),
         stale=if_stale("results/{setting}/retrain/lds/{chunk}.safetensors"),
     output:
@@ -30,9 +30,9 @@ rule retrain_lds:
 
 rule retrain_loo:
     input:
-        data=if_needed(
-            "results/{setting}/data.safetensors",
+        if_needed(
             "results/{setting}/retrain/loo/{chunk}.safetensors",
+            data="results/{setting}/data.safetensors",
         ),
         stale=if_stale("results/{setting}/retrain/loo/{chunk}.safetensors"),
     output:
@@ -58,11 +58,11 @@ rule retrain_loo:
 
 rule retrain_pbrf:
     input:
-        data=if_needed(
-            "results/{setting}/data.safetensors",
+        if_needed(
             "results/{setting}/retrain/pbrf/{chunk}.safetensors",
+            data="results/{setting}/data.safetensors",
+            full=PLAN.base_model,
         ),
-        full=if_needed(PLAN.base_model, "results/{setting}/retrain/pbrf/{chunk}.safetensors"),
         stale=if_stale("results/{setting}/retrain/pbrf/{chunk}.safetensors"),
     output:
         "results/{setting}/retrain/pbrf/{chunk}.safetensors",
@@ -86,7 +86,7 @@ rule retrain_pbrf:
 
 rule merge_truth:
     input:
-        chunks=if_needed(PLAN.retrained, "results/{setting}/truth/{metric}.safetensors"),
+        if_needed("results/{setting}/truth/{metric}.safetensors", chunks=PLAN.retrained),
         stale=if_stale("results/{setting}/truth/{metric}.safetensors"),
     output:
         "results/{setting}/truth/{metric}.safetensors",

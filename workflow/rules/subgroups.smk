@@ -3,18 +3,14 @@
 
 rule subgroups:
     input:
-        truth=if_needed(
-            "results/{setting}/truth/{metric}.safetensors",
+        if_needed(
             "results/{setting}/subgroups/{metric}.csv",
+            truth="results/{setting}/truth/{metric}.safetensors",
+            data="results/{setting}/data.safetensors",
+            predictions="results/{setting}/predictions.safetensors",
+            csvs=PLAN.grouped_csvs,
+            scores=PLAN.grouped_scores,
         ),
-        data=if_needed(
-            "results/{setting}/data.safetensors", "results/{setting}/subgroups/{metric}.csv"
-        ),
-        predictions=if_needed(
-            "results/{setting}/predictions.safetensors", "results/{setting}/subgroups/{metric}.csv"
-        ),
-        csvs=if_needed(PLAN.grouped_csvs, "results/{setting}/subgroups/{metric}.csv"),
-        scores=if_needed(PLAN.grouped_scores, "results/{setting}/subgroups/{metric}.csv"),
         stale=if_stale("results/{setting}/subgroups/{metric}.csv"),
     output:
         "results/{setting}/subgroups/{metric}.csv",

@@ -3,9 +3,9 @@
 
 rule train_models:
     input:
-        data=if_needed(
-            "results/{setting}/data.safetensors",
+        if_needed(
             "results/{setting}/models/{kind}/{chunk}.safetensors",
+            data="results/{setting}/data.safetensors",
         ),
         stale=if_stale("results/{setting}/models/{kind}/{chunk}.safetensors"),
     output:

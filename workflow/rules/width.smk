@@ -3,10 +3,11 @@
 
 rule lds_width:
     input:
-        truth=if_needed(
-            "results/{setting}/truth/lds.safetensors", "results/{setting}/metrics/lds_width.csv"
+        if_needed(
+            "results/{setting}/metrics/lds_width.csv",
+            truth="results/{setting}/truth/lds.safetensors",
+            scores=PLAN.compared_scores,
         ),
-        scores=if_needed(PLAN.compared_scores, "results/{setting}/metrics/lds_width.csv"),
         stale=if_stale("results/{setting}/metrics/lds_width.csv"),
     output:
         report(
