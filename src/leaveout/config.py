@@ -527,11 +527,17 @@ Metric = Literal[
 ]
 
 
+def _named_once(names: Any) -> Any:
+    if isinstance(names, tuple) and len(set(names)) != len(names):
+        raise ValueError(f"{', '.join(names)}: a name stands there twice")
+    return names
+
+
 def _kind_of_settings(value: Any) -> str:
     return "by_setting" if isinstance(value, dict) else "names"
 
 
-Metrics = Annotated[tuple[Metric, ...], Field(min_length=1)]
+Metrics = Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_named_once)]
 Settings = Annotated[
     Annotated[tuple[str, ...], Field(min_length=1), Tag("names")]
     | Annotated[dict[str, Metrics | None], Field(min_length=1), Tag("by_setting")],
@@ -579,15 +585,7 @@ class Config(_Closed):
         own = self.settings.get(setting) if isinstance(self.settings, dict) else None
         return self.metrics if own is None else own
 
-    @field_validator("settings", "methods", "metrics", "compare", "show", "brittleness")
-    @classmethod
-    def _named_once(cls, names: Any) -> Any:
-        lists = {"": names} if isinstance(names, tuple) else names
-        for key, found in lists.items() if isinstance(lists, dict) else ():
-            if isinstance(found, tuple) and len(set(found)) != len(found):
-                where = f"{key}: " if key else ""
-                raise ValueError(f"{where}{', '.join(found)}: a name stands there twice")
-        return names
+    _once = field_validator("settings", "methods", "compare", "show", "brittleness")(_named_once)
 
 
 Scalar = bool | int | float | str
