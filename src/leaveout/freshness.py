@@ -182,7 +182,7 @@ def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
         Which files are stale and which are good; files that are not there are neither.
     """
     digests = Digests(cache)
-    there = [p for step in steps for p in step.outputs if Path(p).is_file()]
+    there = {p for step in steps for p in step.outputs if Path(p).is_file()}
     now = time.time_ns()
     if (unread := digests.unread(there)) > LARGE:
         print(f"leaveout: reading {len(there)} files, {unread / 1e9:.1f} GB", file=sys.stderr)
@@ -199,7 +199,7 @@ def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
         after = max((newest[name] for name in step.inputs), default=0)
         for path in step.outputs:
             newest[path] = after
-            if not Path(path).is_file():
+            if path not in there:
                 continue
             why = why_stale(path, step, wanted, digests)
             if why is None:
@@ -208,7 +208,7 @@ def review(steps: Sequence[Step], cache: Path = CACHE) -> Review:
             else:
                 stale[path] = why
         if good.issuperset(step.outputs) and all(
-            name in settled or not Path(name).is_file() for name in step.inputs
+            name in settled or name not in there for name in step.inputs
         ):
             settled.update(step.outputs)
         if step.benchmark and Path(step.benchmark).is_file():
