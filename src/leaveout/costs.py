@@ -800,7 +800,7 @@ def self_influence_job(work: Workload, method: Method, params: dict[str, Scalar]
     """Return what the self-influence by one method takes.
 
     That of preparing to score where the method has a self-influence of its own; else that of blocks
-    of scores, up to the first one if it is refused.
+    of scores, of which the first one says whether all would take too long.
     """
     on, module = HARDWARE[work.hardware], method.module.rpartition(".")
     if module[0] in ("", "leaveout.attribution") and module[2] in OWN_SELF_INFLUENCE:
@@ -810,11 +810,12 @@ def self_influence_job(work: Workload, method: Method, params: dict[str, Scalar]
         size = max(1, min(work.n_train, (256 << 20) // numbers))
         blocks = -(-work.n_train // size)
     block = replace(work, n_test=size)
-    if _scoring(block, method, params).refused:
-        blocks = 1
-    job = score_job(block, method, params)
-    seconds = min(blocks * (job.seconds - on.start), work.method_seconds)
-    return replace(job, seconds=on.start + seconds, disk=12.0 * work.n_train)
+    share = replace(block, method_seconds=work.method_seconds / blocks)
+    refused = _scoring(share, method, params).refused
+    job = score_job(share if refused else block, method, params)
+    one = job.seconds - on.start
+    all_of_them = one if refused or blocks * one > work.method_seconds else blocks * one
+    return replace(job, seconds=on.start + all_of_them, disk=12.0 * work.n_train)
 
 
 def feature_jobs(work: Workload, projection: int) -> list[Job]:

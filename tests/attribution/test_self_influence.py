@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import types
@@ -172,3 +173,37 @@ def test_a_method_that_cannot_says_why(
     assert found.meta["not_computed"] == {"reason": "undefined", "detail": "no labels"}
     assert set(found.tensors) == {"train_id"}
     assert cost["what"] == "self_influence"
+
+
+def test_what_takes_too_long_says_so_after_the_first_block(
+    task: Task, blocks_of: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, asked = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+    def attribute(task: Task) -> Tensor:
+        asked.append(task.seconds)
+        clock[0] += 1000
+        return torch.zeros(len(task.train.ids), len(task.test.ids))
+
+    slow, n = module(attribute=attribute), len(task.train.ids)
+    blocks_of(-(-n // 4))
+    self_influence(slow, dataclasses.replace(task, seconds=4100.0), {}, [])
+    assert asked == [4100 / 4] * 4
+    with pytest.raises(NotComputableError, match=r"4 blocks .* 1.1 hours, of 1 allowed") as raised:
+        self_influence(slow, dataclasses.replace(task, seconds=3600.0), {}, [])
+    assert (raised.value.reason, len(asked)) == ("time", 5)
+    blocks_of(n)  # what is made at once is made, whatever the clock says: the limit is elsewhere
+    self_influence(slow, dataclasses.replace(task, seconds=1.0), {}, [])
+
+
+def test_a_method_that_foresees_its_time_is_quoted(task: Task, blocks_of: Small) -> None:
+    def attribute(task: Task) -> Tensor:
+        raise NotComputableError("time", f"it takes 3 hours, of {task.seconds / 3600:g} allowed")
+
+    blocks_of(12)
+    hour = dataclasses.replace(task, seconds=3600.0)
+    with pytest.raises(NotComputableError) as raised:
+        self_influence(module(attribute=attribute), hour, {}, [])
+    expected = "for each of 2 blocks of samples, it takes 3 hours, of 0.5 allowed"
+    assert raised.value.detail == expected

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from leaveout.attribution.run import run_job, score_blocks
 from leaveout.attribution.task import Task
 from leaveout.config import Method, Scalar, Setting
-from leaveout.errors import LeaveoutError
+from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.plan import self_influence_key
 from leaveout.retraining.common import Samples
 
@@ -57,6 +57,7 @@ def self_influence(
 
     Raises:
         LeaveoutError: The method returned something of another shape.
+        NotComputableError: After the first block it is plain that all would take too long.
     """
     n_train = len(task.train.ids)
     if own := getattr(module, "self_influence", None):
@@ -73,7 +74,27 @@ def self_influence(
     parameters = sum(parameter.numel() for parameter in task.module.parameters())
     size = block_size(n_train, parameters)
     parts = [slice(k, min(k + size, n_train)) for k in range(0, n_train, size)]
-    return np.concatenate([_diagonal(module, task, params, part, spent) for part in parts])
+    first, *rest = parts
+    # each block has its share of the time, so that a method that foresees how long it takes says so
+    # in the first one, not hours later
+    share = dataclasses.replace(task, seconds=task.seconds / len(parts))
+    began = time.monotonic()
+    try:
+        found = [_diagonal(module, share, params, first, spent)]
+    except NotComputableError as error:
+        foreseen = error.reason == "time" and time.monotonic() - began < task.seconds
+        if rest and foreseen:
+            detail = f"for each of {len(parts)} blocks of samples, {error.detail}"
+            raise NotComputableError("time", detail) from error
+        raise
+    expected = len(parts) * (time.monotonic() - began)
+    if rest and expected > task.seconds:
+        raise NotComputableError(
+            "time",
+            f"{len(parts)} blocks of samples would take {expected / 3600:.2g} hours, of "
+            f"{task.seconds / 3600:.2g} allowed (attribution.hours)",
+        )
+    return np.concatenate([*found, *(_diagonal(module, share, params, k, spent) for k in rest)])
 
 
 def _diagonal(

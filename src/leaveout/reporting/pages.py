@@ -35,11 +35,9 @@ th[aria-sort] button::after { opacity: 1; color: var(--text); }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
 :focus-visible { outline-offset: -2px; }
-.n { text-align: right; }
 .wrap { white-space: normal; min-width: 18rem; }
 .none { color: var(--faint); font-style: italic; }
 tbody tr:hover > * { background: var(--band); }
-body:not(:has(#all:checked)) .more { display: none; }
 @media (max-width: 600px) { th, td, th button { padding: .25rem .4rem; } body { padding: .6rem;
   } p { font-size: .9rem; } tbody th { max-width: 34vw;
   overflow: hidden; text-overflow: ellipsis; } }
@@ -301,17 +299,12 @@ def _cell(row: Row, column: _Column) -> str:
     """Return a cell's attributes, ``>``, and its text."""
     texts = [row[name] for name in column.sources]
     numbers = [_number(text) for text in texts]
-    kind = "n" if column.number else ""
-    more = "" if column.first else "more"
     if column.number and any(n is not None and n != n for n in numbers):
-        names = " ".join(filter(None, (kind, more, "none")))
-        return f' class="{names}" data-sort="">{escape(_undefined(row))}'
+        return f' class="none" data-sort="">{escape(_undefined(row))}'
     shown = " to ".join(map(_short, texts)) if all(texts) else ""
-    wrap = "wrap" if len(shown) > WRAPPED else ""
-    names = " ".join(filter(None, (kind, more, wrap)))
-    attributes = f' class="{names}"' if names else ""
-    if column.number:
-        attributes += f' data-sort="{escape(_exact(texts[0]))}"'
+    attributes = ' class="wrap"' if len(shown) > WRAPPED else ""
+    if column.number and (key := _exact(texts[0])) != shown:
+        attributes += f' data-sort="{escape(key)}"'
     return f"{attributes}>{escape(shown)}"
 
 
@@ -319,6 +312,16 @@ def _row(row: Row, columns: Sequence[_Column]) -> str:
     first, *others = (_cell(row, column) for column in columns)
     cells = "".join(f"<td{cell}</td>" for cell in others)
     return f"<tr><th scope='row'{first}</th>{cells}</tr>"
+
+
+def _by_place(columns: Sequence[_Column]) -> str:
+    """Return the style of whole columns, by their places: a class for each cell weighs more."""
+    numbers = [f":nth-child({k})" for k, column in enumerate(columns, 1) if column.number]
+    shown = sum(column.first for column in columns)
+    return (
+        f"tr > :is({', '.join(numbers)}) {{ text-align: right; }}\n"
+        f"body:not(:has(#all:checked)) tr > :nth-child(n+{shown + 1}) {{ display: none; }}\n"
+    )
 
 
 def _head(column: _Column) -> str:
@@ -363,4 +366,5 @@ def table_page(name: str, table_csv: Path, out: Path) -> None:
             "</tbody>\n</table>\n</div>",
         ]
     )
-    html.write(html.document(page.title, body, html.STYLE + STYLE, SCRIPT), out)
+    style = html.STYLE + STYLE + _by_place(columns)
+    html.write(html.document(page.title, body, style, SCRIPT), out)
