@@ -72,6 +72,17 @@ def test_numbers_are_sorted_as_numbers(page: str) -> None:
     keys = [re.findall(r'data-sort="(.*?)"', row) for row in page.split("<tr>")[2:]]
     assert [row[:2] for row in keys] == [["0.3201", "0.2886"], ["", ""], ["", ""]]
     assert "0.02" in keys[1]  # a bound, by its number
+    assert "<td>0.33</td>" in page  # what is shown is its own key
+
+
+def test_columns_are_aligned_and_hidden_by_their_places(page: str) -> None:
+    kinds = re.findall(r"<th scope='col'([^>]*)>", page)
+    numbers = [k for k, kind in enumerate(kinds, 1) if re.search(r"\bn\b", kind)]
+    shown = sum("more" not in kind for kind in kinds)
+    right = re.search(r"tr > :is\((.*)\) { text-align: right; }", page)
+    assert right
+    assert re.findall(r"\d+", right[1]) == [str(k) for k in numbers]
+    assert f":not(:has(#all:checked)) tr > :nth-child(n+{shown + 1}) {{ display: none; }}" in page
 
 
 def test_a_page_needs_nothing_from_elsewhere(page: str) -> None:
