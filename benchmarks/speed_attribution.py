@@ -4,8 +4,8 @@ Every row of `results/speed_table.csv` is one call of one of our methods and one
 library's for the same scores: all training samples for all test samples of MNIST 5000/500, from
 samples and weights that lie ready in memory to the scores in memory. Both run one after the other,
 in a process each, with a thread for every core; where both are quick, in several rounds, and ratios
-are taken within a round. A call that takes longer than the limit is ended, and the ratio is then a
-lower bound; one that asks for more memory than allowed says so.
+are taken within a round. Theirs is ended when it takes longer than the limit, and the ratio is then
+a lower bound; a call that asks for more memory than allowed says so.
 
     setting         model and data
     method, params  ours: the module in leaveout.attribution and its arguments
@@ -267,7 +267,7 @@ def prepare(name: str, quick: bool, folder: Path) -> Setting:
     return setting
 
 
-def call(workers: Workers, side: Side, limit: float, **arguments: Any) -> None:
+def call(workers: Workers, side: Side, limit: float | None, **arguments: Any) -> None:
     """Ask a side once, and note what it took or why it did not come."""
     try:
         answer = workers.ask("score", limit=limit, **arguments)[0]
@@ -285,7 +285,7 @@ def time_case(case: Case, folder: Path, peers_python: str | None, limit: float) 
         case: What.
         folder: As :func:`prepare` left it.
         peers_python: Python of the peers' environment; without it only ours is timed.
-        limit: Seconds a call may take.
+        limit: Seconds a call of theirs may take; ours takes what it takes.
     """
     setting = Setting.model_validate_json((folder / "setting.json").read_text())
     log = folder / "workers.log"
@@ -309,7 +309,7 @@ def time_case(case: Case, folder: Path, peers_python: str | None, limit: float) 
         sides["peer"].stopped, sides["peer"].words = first.stopped, first.words
     for _ in range(MOST_ROUNDS):
         call(
-            own, sides["ours"], limit,
+            own, sides["ours"], None,
             method=case.method, params=case.params, out=str(folder / "ours.npy"),
         )  # fmt: skip
         if theirs and not sides["peer"].stopped:
@@ -425,7 +425,7 @@ def compare(
     Args:
         peers_python: Python of the peers' environment; without it only our side is timed.
         quick: Few samples.
-        limit: Seconds a call may take.
+        limit: Seconds a call of theirs may take.
         out: The table.
         cases: What; all by default.
     """
