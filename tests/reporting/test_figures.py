@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import re
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.evaluate import COLUMNS
 from leaveout.reporting import figures
-from leaveout.reporting.figures import grid_figure, panel_figure
+from leaveout.reporting.figures import grid_figure, panel_figure, save
 from leaveout.reporting.tables import PUBLISHED_COLUMNS, panel_table
 
 GRID = ("1", "0.1", "0.01", "0.005", "0.001", "0.0001", "1e-05")
@@ -94,6 +99,23 @@ def test_a_compact_drawing_draws_the_same(tmp_path, monkeypatch, draw):
     assert len(small) < 0.85 * len(large)
     # whatever is referred to is there
     assert {*re.findall(r"(?:href=\"|url\()#(\w+)", small)} <= {*re.findall(r' id="(\w+)"', small)}
+
+
+@pytest.mark.parametrize(("colours", "mode"), [("gray", "L"), ("viridis", "RGBA")])
+def test_pictures_without_colours_have_none_and_the_same_pixels(
+    tmp_path, monkeypatch, colours, mode
+):
+    figure = Figure()
+    figure.add_axes((0, 0, 1, 1)).imshow(np.arange(256.0).reshape(16, 16), cmap=colours)
+    save(figure, tmp_path / "small.svg")
+    monkeypatch.setattr(figures, "_compact", lambda svg: svg)
+    save(figure, tmp_path / "large.svg")
+    small, large = (
+        Image.open(io.BytesIO(base64.b64decode(*re.findall(r"base64,([^\"]+)\"", svg))))
+        for svg in ((tmp_path / f"{name}.svg").read_text() for name in ("small", "large"))
+    )
+    assert (small.mode, large.mode) == (mode, "RGBA")
+    np.testing.assert_array_equal(np.asarray(small.convert("RGBA")), np.asarray(large))
 
 
 def test_svg_is_the_same_bytes_each_time_undated_with_text_as_text(tmp_path):

@@ -7,6 +7,8 @@ same byte for byte whenever its data are, and keeps its text as text.
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -14,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from PIL import Image
 
 from leaveout.artefacts import atomic_path
 from leaveout.errors import LeaveoutError
@@ -200,8 +204,9 @@ def _compact(svg: str) -> str:
 
     Indentation goes, and with it names that nothing refers to, groups of one part that say nothing
     of it, and the fonts' names from all texts but the whole. Numbers are in points: two decimals
-    are far below what a screen or a printer shows.
+    are far below what a screen or a printer shows. Grey pictures need no colours.
     """
+    svg = re.sub(r"(?<=data:image/png;base64,)[^\"]+", lambda found: _grey(found[0]), svg)
     svg = re.sub(r"\n +", "\n", svg)
     svg = re.sub(r"(?<=\d\.\d\d)\d+(?=[\s)\"LMCQZz,])", "", svg)
     svg = re.sub(
@@ -215,6 +220,17 @@ def _compact(svg: str) -> str:
         rest = re.sub(re.escape(fonts[0]) + r"(?=[;\"])", "", svg)
         svg = rest.replace("<svg ", f'<svg style="{fonts[1]}" ', 1)
     return svg
+
+
+def _grey(png: str) -> str:
+    """Return a picture, in base64, without colours if it has none, else as it is."""
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        red, green, blue, alpha = np.moveaxis(np.asarray(image.convert("RGBA")), -1, 0)
+    if (red != green).any() or (red != blue).any() or (alpha != 255).any():
+        return png
+    out = io.BytesIO()
+    Image.fromarray(red).save(out, "PNG", optimize=True)
+    return base64.b64encode(out.getvalue()).decode("ascii")
 
 
 def _bounds(row: Row, prefix: str, path: Path) -> tuple[float, list[list[float]]]:
