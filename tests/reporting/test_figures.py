@@ -62,7 +62,8 @@ def make(folder, settings=("toy",), n_runs=2, ceiling=0.84, scale=1.0, metric="l
 def drawn(element, above=()):
     """Return what an SVG draws, in order: each part with all that holds for it, numbers cut."""
     own = {k.rpartition("}")[2]: v for k, v in element.attrib.items()}
-    style = dict(item.split(": ", 1) for item in own.pop("style", "").split("; ") if item)
+    items = re.split(r";\s*", own.pop("style", ""))
+    style = dict(re.split(r":\s*", item, maxsplit=1) for item in items if item)
     for key in ("width", "height", "viewBox", "version", "id"):
         own.pop(key, None)
     family = style.pop("font-family", None)
