@@ -202,9 +202,10 @@ def save(figure: Figure, out: Path) -> None:
 def _compact(svg: str) -> str:
     """Return the same drawing in about two thirds of the bytes: clones carry it.
 
-    Indentation and remarks go, and with them names that nothing refers to, groups of one part that
-    say nothing of it, and the fonts' names from all texts but the whole. Numbers are in points: two
-    decimals are far below what a screen or a printer shows. Grey pictures need no colours.
+    Indentation and remarks go, and with them names that nothing refers to, the length of other
+    names, groups of one part that say nothing of it, and the fonts' names from all texts but the
+    whole. Numbers are in points: two decimals are far below what a screen or a printer shows. Grey
+    pictures need no colours.
     """
     svg = re.sub(r"(?<=data:image/png;base64,)[^\"]+", lambda found: _grey(found[0]), svg)
     svg = re.sub(r"\n +", "\n", svg)
@@ -215,6 +216,10 @@ def _compact(svg: str) -> str:
     )
     named = {*re.findall(r"#([\w-]+)", svg)}
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] * (found[1] in named), svg)
+    short = {name: f"i{k}" for k, name in enumerate(re.findall(r' id="([^"]*)"', svg))}
+    svg = re.sub(
+        r'(?<= id=")[^"]+|(?<=href="#)[^"]+|(?<=url\(#)[^)]+', lambda found: short[found[0]], svg
+    )
     for part in (r"(?:<(?!g\b)\w[^>]*/>\n)+", r"<g [^>]*>\n(?:<(?!g\b)\w[^>]*/>\n)+</g>\n"):
         svg = re.sub(rf"<g>\n({part})</g>\n", r"\1", svg)
     if fonts := re.search(r"; (font-family: [^;\"]*sans-serif)(?=[;\"])", svg):
