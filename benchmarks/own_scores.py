@@ -51,10 +51,15 @@ def ready(worker: int) -> Message:
     return {}
 
 
-def score(worker: int, method: str, params: dict[str, Any], out: str) -> Message:
-    """Score all training samples for all test samples, (train, test), and save it to ``out``."""
+def _first(samples: Samples, n: int) -> Samples:
+    return Samples(samples.inputs[:n], samples.labels[:n], samples.ids[:n])
+
+
+def score(worker: int, method: str, params: dict[str, Any], n_test: int, out: str) -> Message:
+    """Score all training samples for ``n_test``, (train, test), and save it to ``out``."""
+    task = replace(TASK, test=_first(TASK.test, n_test))
     start = time.perf_counter()
-    scores = torch.cat(list(_blocks(TASK, method, params)))
+    scores = torch.cat(list(_blocks(task, method, params)))
     seconds = time.perf_counter() - start
     np.save(out, scores.numpy())
     return {"seconds": seconds}
@@ -70,11 +75,9 @@ def _repeated(samples: Samples, n: int) -> Samples:
 
 def scale(worker: int, method: str, params: dict[str, Any], n_train: int, n_test: int) -> Message:
     """Score ``n_train`` samples, keeping no block, and say how much memory came to be needed."""
-    test = TASK.test
-    few = Samples(test.inputs[:n_test], test.labels[:n_test], test.ids[:n_test])
     train = _repeated(TASK.train, n_train)
     seen = [replace(t, trained_on=torch.ones(n_train, dtype=torch.bool)) for t in TASK.full]
-    task = replace(TASK, train=train, test=few, full=seen)
+    task = replace(TASK, train=train, test=_first(TASK.test, n_test), full=seen)
     reset_peak()
     before, start = resident_mb(), time.perf_counter()
     rows = sum(len(block) for block in _blocks(task, method, params))

@@ -14,6 +14,7 @@ import importlib
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ def ready(worker: int) -> Message:
     return {}
 
 
-def score(worker: int, method: str, params: dict[str, Any], out: str) -> Message:
-    """Score all training samples for all test samples, (train, test), and save it to ``out``."""
+def score(worker: int, method: str, params: dict[str, Any], n_test: int, out: str) -> Message:
+    """Score all training samples for ``n_test``, (train, test), and save it to ``out``."""
+    inputs, labels = PROBLEM.test[:n_test]
+    problem = replace(PROBLEM, test=type(PROBLEM.test)(inputs, labels))
     start = time.perf_counter()
-    scores = METHODS[method](PROBLEM, **params)
+    scores = METHODS[method](problem, **params)
     seconds = time.perf_counter() - start
     np.save(out, scores.detach().numpy())
     return {"seconds": seconds}

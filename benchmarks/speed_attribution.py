@@ -1,11 +1,12 @@
 """The parts of `speed.py` that time attribution: against other libraries, and as samples grow.
 
 Every row of `results/speed_table.csv` is one call of one of our methods and one call of another
-library's for the same scores: all training samples for all test samples of MNIST 5000/500, from
-samples and weights that lie ready in memory to the scores in memory. Both run one after the other,
-in a process each, with a thread for every core; where both are quick, in several rounds, and ratios
-are taken within a round. Theirs is ended when it takes longer than the limit, and the ratio is then
-a lower bound; a call that asks for more memory than allowed says so.
+library's for the same scores: all training samples for all test samples of MNIST 5000/500, or for
+the first 50 where theirs would take an hour, from samples and weights that lie ready in memory to
+the scores in memory. Both run one after the other, in a process each, with a thread for every core;
+where they are quick, in several rounds, and ratios are taken within a round. Theirs is ended when
+it takes longer than the limit, and the ratio is then a lower bound; a call that asks for more
+memory than allowed says so.
 
     setting         model and data
     method, params  ours: the module in leaveout.attribution and its arguments
@@ -16,7 +17,8 @@ a lower bound; a call that asks for more memory than allowed says so.
                     are not tried
     ours_s, peer_s  seconds, medians over the rounds
     ratio           median over the rounds of peer / ours; ratio_min and ratio_max the range
-    rounds          how many
+    rounds          how many; a side that has taken ten seconds is not called again, and its last
+                    call is compared with the other side's further ones
     ours_peak_mb    peak memory of the process, data, weights and libraries included; peer_peak_mb
     agreement       Pearson correlation of the two score matrices
     note            why it is not 1, and what became of a peer without scores
@@ -51,7 +53,9 @@ HERE = Path(__file__).resolve().parent
 SETTINGS = ("mnist_lr", "mnist_mlp")
 RUNS = 10
 MEMORY_GIB = 16
-ENOUGH_S, MOST_ROUNDS = 20, 5
+FEW = 50
+"""Test samples where the other library would take an hour for all."""
+ENOUGH_S, MOST_ROUNDS = 10, 5
 PEERS = {"dattri": "dattri", "captum": "captum", "kronfluence": "kronfluence", "trak": "traker"}
 """The libraries and what they are called where one installs them."""
 
@@ -73,6 +77,7 @@ class Case:
         settings: Where it can be computed.
         compiles: Whether the other library compiles its code in the first call, which then does not
             count.
+        n_test: Test samples at most, where either side solves for each of them; all if None.
     """
 
     method: str
@@ -83,6 +88,7 @@ class Case:
     note: str = ""
     settings: tuple[str, ...] = SETTINGS
     compiles: bool = False
+    n_test: int | None = None
 
 
 def _influence(
@@ -91,12 +97,20 @@ def _influence(
     theirs: dict[str, Any],
     note: str = "",
     settings: tuple[str, ...] = SETTINGS,
+    few: tuple[str, ...] = (),
 ) -> list[Case]:
-    """Return the rows of an influence function: all in one batch, and dattri's batches."""
+    """Return the rows of an influence function: all in one batch, and dattri's batches.
+
+    In the settings ``few`` for ``FEW`` test samples only.
+    """
     return [
-        Case(method, params, "dattri", method, {**theirs, "batch": batch}, note, settings)
+        Case(
+            method, params, "dattri", method, {**theirs, "batch": batch}, note, (name,),
+            n_test=FEW if name in few else None,
+        )
+        for name in settings
         for batch in (None, 500)
-    ]
+    ]  # fmt: skip
 
 
 DAMPED = {"damping": 5e-3}
@@ -124,12 +138,12 @@ CASES = [
     *_influence("if_explicit", DAMPED, REGULAR, settings=("mnist_lr",)),
     *_influence(
         "if_cg", {**DAMPED, "iterations": 10}, {**REGULAR, "max_iter": 10},
-        "dattri's iteration starts from g_j, ours from 0",
+        "dattri's iteration starts from g_j, ours from 0", few=("mnist_mlp",),
     ),
     *_influence(
         "if_lissa", {"depth": 100, "batch": 100, "scaling": 50.0},
         {"recursion_depth": 100, "batch_size": 100, "scaling": 50.0},
-        "each side draws its own batches",
+        "each side draws its own batches", few=("mnist_mlp",),
     ),
     *_influence(
         "if_arnoldi", {**DAMPED, "iterations": 50, "projections": 100},
@@ -231,6 +245,10 @@ class Side:
     stopped: str = ""
     words: str = ""
 
+    def wanted(self) -> bool:
+        """Return whether to call it once more."""
+        return not self.stopped and (not self.seconds or sum(self.seconds) < ENOUGH_S)
+
 
 def prepare(name: str, quick: bool, folder: Path) -> Setting:
     """Train the models that are scored, and write them and the data for all sides.
@@ -288,6 +306,19 @@ def time_case(case: Case, folder: Path, peers_python: str | None, limit: float) 
         limit: Seconds a call of theirs may take; ours takes what it takes.
     """
     setting = Setting.model_validate_json((folder / "setting.json").read_text())
+    n_test = min(case.n_test or setting.dataset.n_test, setting.dataset.n_test)
+    asked: dict[str, Message] = {
+        side: {
+            "method": method,
+            "params": params,
+            "n_test": n_test,
+            "out": str(folder / f"{side}.npy"),
+        }
+        for side, method, params in (
+            ("ours", case.method, case.params),
+            ("peer", case.function, case.peer_params),
+        )
+    }
     log = folder / "workers.log"
     log.write_text("")
     common = [str(folder), str(MEMORY_GIB)]
@@ -302,36 +333,29 @@ def time_case(case: Case, folder: Path, peers_python: str | None, limit: float) 
             workers.ask("ready")
     if theirs and case.compiles:
         first = Side()
-        call(
-            theirs, first, limit,
-            method=case.function, params=case.peer_params, out=str(folder / "peer.npy"),
-        )  # fmt: skip
+        call(theirs, first, limit, **asked["peer"])
         sides["peer"].stopped, sides["peer"].words = first.stopped, first.words
     for _ in range(MOST_ROUNDS):
-        call(
-            own, sides["ours"], None,
-            method=case.method, params=case.params, out=str(folder / "ours.npy"),
-        )  # fmt: skip
-        if theirs and not sides["peer"].stopped:
-            call(
-                theirs, sides["peer"], limit,
-                method=case.function, params=case.peer_params, out=str(folder / "peer.npy"),
-            )  # fmt: skip
-        spent = sum(sum(side.seconds) for side in sides.values())
-        if spent > ENOUGH_S or any(side.stopped for side in sides.values()):
-            break
+        # a side that takes long is called less often than the other, whose single calls vary more
+        if sides["ours"].wanted():
+            call(own, sides["ours"], None, **asked["ours"])
+        if theirs and sides["peer"].wanted():
+            call(theirs, sides["peer"], limit, **asked["peer"])
     for workers in (own, theirs):
         if workers:
             workers.close()
     if sides["ours"].stopped:
         raise SystemExit(f"{case.method}: {sides['ours'].words}")
+    if n_test < setting.dataset.n_test:
+        dataset = setting.dataset.model_copy(update={"n_test": n_test})
+        setting = setting.model_copy(update={"dataset": dataset})
     return row(case, setting, sides["ours"], sides["peer"], limit, folder)
 
 
 def row(case: Case, setting: Setting, ours: Side, peer: Side, limit: float, folder: Path) -> Row:
-    """Put a row together."""
+    """Put a row together; the setting has the test samples that were scored."""
     mine, notes, agreement = median(ours.seconds), [case.note], ""
-    ratios, shown = [b / a for a, b in zip(ours.seconds, peer.seconds, strict=False)], ""
+    ratios, shown = paired(ours.seconds, peer.seconds), ""
     if peer.stopped == "time":
         ratios, shown = [limit / mine], f"> {limit:g}"
         notes = ["not done within the limit"]
@@ -355,7 +379,7 @@ def row(case: Case, setting: Setting, ours: Side, peer: Side, limit: float, fold
         ratio=bound + f"{median(ratios):.3g}" if ratios else "",
         ratio_min=f"{min(ratios):.3g}" if ratios and not bound else "",
         ratio_max=f"{max(ratios):.3g}" if ratios and not bound else "",
-        rounds=len(ours.seconds),
+        rounds=max(len(ours.seconds), len(peer.seconds)),
         ours_peak_mb=f"{ours.peak_mb:.0f}",
         peer_peak_mb=f"{peer.peak_mb:.0f}" if peer.seconds else "",
         agreement=agreement,
@@ -366,6 +390,14 @@ def row(case: Case, setting: Setting, ours: Side, peer: Side, limit: float, fold
         machine=machine(),
         torch=version("torch"),
     )
+
+
+def paired(ours: Sequence[float], peer: Sequence[float]) -> list[float]:
+    """Return peer / ours round by round; the last call of the side with fewer serves the rest."""
+    if not ours or not peer:
+        return []
+    rounds = range(max(len(ours), len(peer)))
+    return [peer[min(k, len(peer) - 1)] / ours[min(k, len(ours) - 1)] for k in rounds]
 
 
 def agree(ours: np.ndarray, peer: np.ndarray) -> tuple[str, str]:
@@ -402,7 +434,8 @@ def geometric_mean(ratios: Sequence[str]) -> float:
 def summary(found: Row) -> str:
     """Return a row as text."""
     text = (
-        f"{found.setting} {found.method} {found.params}: {found.ours_s} s, {found.ours_peak_mb} MB"
+        f"{found.setting} {found.method} {found.params}, {found.n_test} test samples: "
+        f"{found.ours_s} s, {found.ours_peak_mb} MB"
     )
     if found.ratio:
         text += f"; {found.peer} {found.peer_s} s, {found.peer_peak_mb} MB: {found.ratio}x"

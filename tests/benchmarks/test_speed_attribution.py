@@ -50,6 +50,17 @@ def test_our_side_runs_alone_and_fills_the_table(speed: ModuleType, tmp_path: Pa
     assert row["ratio"] == row["peer_s"] == row["agreement"] == ""
 
 
+def test_fewer_test_samples_are_scored_where_a_case_says_so(
+    speed: ModuleType, folder: Path
+) -> None:
+    case = speed.Case("grad_dot", {}, "dattri", "tracin", {}, n_test=7)
+    found = speed.time_case(case, folder, None, 60)
+    assert (found.n_train, found.n_test) == (600, 7)
+    assert np.load(folder / "ours.npy").shape == (600, 7)
+    many = speed.Case("grad_dot", {}, "dattri", "tracin", {}, n_test=500)
+    assert speed.time_case(many, folder, None, 60).n_test == 20  # as many as there are
+
+
 def test_both_sides_get_the_same_weights(speed: ModuleType, folder: Path) -> None:
     own = load_file(folder / "full-0.safetensors")["state.linear.weight"]
     with np.load(folder / "models.npz") as found:
@@ -105,6 +116,22 @@ def test_a_lower_bound_is_marked_as_one(speed: ModuleType, folder: Path) -> None
     full = speed.row(case, setting, ours, speed.Side(stopped="memory"), 50.0, folder)
     assert (full.peer_s, full.ratio) == ("", "")
     assert full.note == "asked for more than 16 GiB"
+
+
+def test_ratios_are_taken_within_a_round(speed: ModuleType) -> None:
+    assert speed.paired([1.0, 2.0], [3.0, 8.0]) == [3, 4]
+    assert speed.paired([1.0, 2.0, 4.0], [8.0]) == [8, 4, 2]
+    assert speed.paired([4.0], [4.0, 8.0]) == [1, 2]
+    assert speed.paired([4.0], []) == []
+
+
+def test_a_side_that_takes_long_is_called_once(
+    speed: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = speed.Case("grad_dot", {}, "dattri", "tracin", {})
+    assert speed.time_case(case, folder, None, 60).rounds == 1  # no second counts as long
+    monkeypatch.setattr(speed, "ENOUGH_S", 60)
+    assert speed.time_case(case, folder, None, 60).rounds == speed.MOST_ROUNDS
 
 
 def test_agreement_is_the_correlation_of_all_scores(speed: ModuleType) -> None:
