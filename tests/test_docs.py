@@ -50,7 +50,7 @@ NOT_RUN = {
         "reuse.md",
         "snakemake results",
     ): "tests/workflow/test_publish.py does it with a small setting",
-    ("speed.md", "make speed"): "takes 25 minutes; tests/benchmarks runs the parts",
+    ("speed.md", "make speed"): "takes more than an hour; tests/benchmarks runs the parts",
     ("tutorial.md", "make setup"): "CI does (.ci/run)",
 }
 PLAIN = {"", "yaml", "text", "math", "{toctree}"}  # languages of blocks that say no command
