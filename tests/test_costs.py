@@ -456,6 +456,8 @@ MEASURED: dict[str, Measured] = {
         ("rps_l2_labels", {"l2": 1e-4, "targets": "labels"}, 2.5, 358),
         ("if_explicit", {"damping": 1e-2}, 2.2, 301),
         ("if_cg", {"damping": 1e-5, "iterations": 10}, 157, 2123),
+        ("if_lissa", {"depth": 100, "batch": 100}, 135, 1638),
+        ("if_lissa", {"depth": 100, "batch": 10}, 108, 1508),
         ("if_arnoldi", {"damping": 1e-2, "iterations": 50}, 19.2, 603),
         ("if_kfac", {"damping": 1e-2}, 14.7, 667),
         ("astra", {"damping": 1e-3, "iterations": 10}, 202, 1742),

@@ -718,8 +718,9 @@ def _scoring(work: Workload, method: Method, params: dict[str, Scalar]) -> Scori
         case "if_lissa":
             samples = min(n, int(params.get("batch", 100)))
             product = samples * 2.0 * (net.train - net.first)
-            # short products: what they are added to is passed through memory a dozen times
-            adding = 12.0 * FLOAT * p * rate / 10e9
+            # short products: what they are added to is cut, turned and put together again, so that
+            # it passes through memory some forty times
+            adding = 40.0 * FLOAT * p * rate / 10e9
             flops = int(params.get("depth", 100)) * m * (product + adding) + products
             return Scoring(flops, 4.0 * FLOAT * m * p)
         case "if_arnoldi":
