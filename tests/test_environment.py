@@ -67,6 +67,16 @@ def test_what_the_dependencies_need_is_pinned_too() -> None:
     assert len(seen) > 2 * len(DIRECT)  # the walk did go down
 
 
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_each_pin_runs_on_the_oldest_python(name: str) -> None:
+    try:
+        found = importlib.metadata.metadata(name)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{name} is not installed")
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    assert SpecifierSet(found.get("Requires-Python", "")).contains(oldest)
+
+
 def test_conda_gives_the_same_environment() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, last = environment["dependencies"]
