@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.utils.data import TensorDataset
 
 from peer_problem import Problem, read
 from speed_protocol import Message, limit_memory, serve
@@ -37,8 +38,7 @@ def ready(worker: int) -> Message:
 
 def score(worker: int, method: str, params: dict[str, Any], n_test: int, out: str) -> Message:
     """Score all training samples for ``n_test``, (train, test), and save it to ``out``."""
-    inputs, labels = PROBLEM.test[:n_test]
-    problem = replace(PROBLEM, test=type(PROBLEM.test)(inputs, labels))
+    problem = replace(PROBLEM, test=TensorDataset(*PROBLEM.test[:n_test]))
     start = time.perf_counter()
     scores = METHODS[method](problem, **params)
     seconds = time.perf_counter() - start

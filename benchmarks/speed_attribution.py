@@ -77,7 +77,7 @@ class Case:
         settings: Where it can be computed.
         compiles: Whether the other library compiles its code in the first call, which then does not
             count.
-        n_test: Test samples at most, where either side solves for each of them; all if None.
+        few: Where scores are for ``FEW`` test samples only: either side solves for each of them.
     """
 
     method: str
@@ -88,7 +88,7 @@ class Case:
     note: str = ""
     settings: tuple[str, ...] = SETTINGS
     compiles: bool = False
-    n_test: int | None = None
+    few: tuple[str, ...] = ()
 
 
 def _influence(
@@ -99,18 +99,11 @@ def _influence(
     settings: tuple[str, ...] = SETTINGS,
     few: tuple[str, ...] = (),
 ) -> list[Case]:
-    """Return the rows of an influence function: all in one batch, and dattri's batches.
-
-    In the settings ``few`` for ``FEW`` test samples only.
-    """
+    """Return the rows of an influence function: all in one batch, and dattri's batches."""
     return [
-        Case(
-            method, params, "dattri", method, {**theirs, "batch": batch}, note, (name,),
-            n_test=FEW if name in few else None,
-        )
-        for name in settings
+        Case(method, params, "dattri", method, {**theirs, "batch": batch}, note, settings, few=few)
         for batch in (None, 500)
-    ]  # fmt: skip
+    ]
 
 
 DAMPED = {"damping": 5e-3}
@@ -247,7 +240,7 @@ class Side:
 
     def wanted(self) -> bool:
         """Return whether to call it once more."""
-        return not self.stopped and (not self.seconds or sum(self.seconds) < ENOUGH_S)
+        return not self.stopped and sum(self.seconds) <= ENOUGH_S
 
 
 def prepare(name: str, quick: bool, folder: Path) -> Setting:
@@ -306,19 +299,10 @@ def time_case(case: Case, folder: Path, peers_python: str | None, limit: float) 
         limit: Seconds a call of theirs may take; ours takes what it takes.
     """
     setting = Setting.model_validate_json((folder / "setting.json").read_text())
-    n_test = min(case.n_test or setting.dataset.n_test, setting.dataset.n_test)
-    asked: dict[str, Message] = {
-        side: {
-            "method": method,
-            "params": params,
-            "n_test": n_test,
-            "out": str(folder / f"{side}.npy"),
-        }
-        for side, method, params in (
-            ("ours", case.method, case.params),
-            ("peer", case.function, case.peer_params),
-        )
-    }
+    n_test = tested(case, setting)
+    mine: Message = {"method": case.method, "params": case.params, "n_test": n_test}
+    yours: Message = {"method": case.function, "params": case.peer_params, "n_test": n_test}
+    mine["out"], yours["out"] = str(folder / "ours.npy"), str(folder / "peer.npy")
     log = folder / "workers.log"
     log.write_text("")
     common = [str(folder), str(MEMORY_GIB)]
@@ -333,27 +317,32 @@ def time_case(case: Case, folder: Path, peers_python: str | None, limit: float) 
             workers.ask("ready")
     if theirs and case.compiles:
         first = Side()
-        call(theirs, first, limit, **asked["peer"])
+        call(theirs, first, limit, **yours)
         sides["peer"].stopped, sides["peer"].words = first.stopped, first.words
     for _ in range(MOST_ROUNDS):
         # a side that takes long is called less often than the other, whose single calls vary more
         if sides["ours"].wanted():
-            call(own, sides["ours"], None, **asked["ours"])
+            call(own, sides["ours"], None, **mine)
+        if sides["ours"].stopped:
+            break
         if theirs and sides["peer"].wanted():
-            call(theirs, sides["peer"], limit, **asked["peer"])
+            call(theirs, sides["peer"], limit, **yours)
     for workers in (own, theirs):
         if workers:
             workers.close()
     if sides["ours"].stopped:
         raise SystemExit(f"{case.method}: {sides['ours'].words}")
-    if n_test < setting.dataset.n_test:
-        dataset = setting.dataset.model_copy(update={"n_test": n_test})
-        setting = setting.model_copy(update={"dataset": dataset})
     return row(case, setting, sides["ours"], sides["peer"], limit, folder)
 
 
+def tested(case: Case, setting: Setting) -> int:
+    """Return for how many test samples a case is scored."""
+    n_test = setting.dataset.n_test
+    return min(FEW, n_test) if setting.name in case.few else n_test
+
+
 def row(case: Case, setting: Setting, ours: Side, peer: Side, limit: float, folder: Path) -> Row:
-    """Put a row together; the setting has the test samples that were scored."""
+    """Put a row together."""
     mine, notes, agreement = median(ours.seconds), [case.note], ""
     ratios, shown = paired(ours.seconds, peer.seconds), ""
     if peer.stopped == "time":
@@ -385,7 +374,7 @@ def row(case: Case, setting: Setting, ours: Side, peer: Side, limit: float, fold
         agreement=agreement,
         note="; ".join(note for note in notes if note),
         n_train=setting.dataset.n_train,
-        n_test=setting.dataset.n_test,
+        n_test=tested(case, setting),
         threads=cores(),
         machine=machine(),
         torch=version("torch"),

@@ -51,14 +51,18 @@ def test_our_side_runs_alone_and_fills_the_table(speed: ModuleType, tmp_path: Pa
 
 
 def test_fewer_test_samples_are_scored_where_a_case_says_so(
-    speed: ModuleType, folder: Path
+    speed: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = speed.Case("grad_dot", {}, "dattri", "tracin", {}, n_test=7)
+    case = speed.Case("grad_dot", {}, "dattri", "tracin", {}, few=("mnist_lr",))
+    monkeypatch.setattr(speed, "FEW", 7)
     found = speed.time_case(case, folder, None, 60)
     assert (found.n_train, found.n_test) == (600, 7)
     assert np.load(folder / "ours.npy").shape == (600, 7)
-    many = speed.Case("grad_dot", {}, "dattri", "tracin", {}, n_test=500)
-    assert speed.time_case(many, folder, None, 60).n_test == 20  # as many as there are
+    monkeypatch.setattr(speed, "FEW", 500)
+    assert speed.time_case(case, folder, None, 60).n_test == 20  # as many as there are
+    elsewhere = speed.Case("grad_dot", {}, "dattri", "tracin", {}, few=("mnist_mlp",))
+    monkeypatch.setattr(speed, "FEW", 7)
+    assert speed.time_case(elsewhere, folder, None, 60).n_test == 20
 
 
 def test_both_sides_get_the_same_weights(speed: ModuleType, folder: Path) -> None:
