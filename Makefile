@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 PEERS  ?= .venv-peers
 ARGS   ?=
+# a file of config/, without its ending; the default one, config.yaml, if empty
+PANEL  ?=
 # tests side by side; each may start a workflow of its own, with two jobs
 JOBS   ?= 2
 
@@ -18,9 +20,10 @@ export PATH := $(abspath $(BIN)):$(PATH)
 .PHONY: help setup peers results test check docs speed clean
 
 help:
-	@echo 'make results   the tables, the figures and results/report.html'
+	@echo 'make results   the tables, the figures and results/report.html: MNIST + logistic regression'
+	@echo '               (PANEL=all, mnist_mlp, digits, ...: another file of config/; to results/PANEL)'
 	@echo 'make test      the tests                      (ARGS="-k lds" and the like go to pytest)'
-	@echo 'make check     what CI runs: format, lint, types, workflow, documentation, tests'
+	@echo 'make check     what CI runs: format, lint, types, workflow, locked code, documentation, tests'
 	@echo 'make docs      the documentation as a site: build/site/index.html'
 	@echo 'make speed     time it against other libraries ($(PEERS)); docs/speed.md'
 	@echo 'make peers     their environment in $(PEERS), without which some tests are skipped'
@@ -42,7 +45,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 results: $(READY)
-	@$(BIN)/snakemake results --report results/report.html --report-after-run $(ARGS)
+	@$(BIN)/snakemake results $(if $(PANEL),--configfile config/$(PANEL).yaml) \
+	  --report results/report$(addprefix _,$(PANEL)).html --report-after-run $(ARGS)
 
 # The tests against other libraries run where their environment is there, as `make check` sees to.
 test: $(READY)
@@ -54,6 +58,7 @@ check: $(READY) $(PEERSREADY)
 	@$(BIN)/mypy
 	@$(BIN)/snakefmt --check workflow
 	@$(BIN)/snakemake --lint
+	@$(BIN)/leaveout confirm --check
 	@$(MAKE) --no-print-directory docs
 	@$(MAKE) --no-print-directory test
 

@@ -1,4 +1,4 @@
-"""Hold the cost model (leaveout.costs) against the clock: seconds a model, on one thread.
+"""Hold the cost model (leaveout.workflow.costs) against the clock: seconds a model, on one thread.
 
 Usage: python benchmarks/estimates.py [NAME ...]; prints rows of the table in docs/scale.md.
 
@@ -8,6 +8,7 @@ constants were fitted to the settings above the line in CASES; those below it we
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -17,14 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from leaveout import costs
 from leaveout.config import Setting
+from leaveout.data.identity import data_identity
 from leaveout.data.prepare import prepare
 from leaveout.retraining.common import load_data
 from leaveout.retraining.loo import loo_trial
 from leaveout.retraining.subsets import subset_mask
+from leaveout.store.contents import save
 from leaveout.training.engine import train
 from leaveout.training.trials import Trial
+from leaveout.workflow import costs
 
 MNIST = {"name": "mnist", "n_train": 5000, "n_test": 500, "mean": 0.1307, "std": 0.3081}
 DIGITS = {"name": "digits", "n_train": 1500, "n_test": 200, "mean": 0.3053, "std": 0.3760}
@@ -87,7 +90,7 @@ def measure(setting: Setting, folder: Path, models: int) -> dict[str, float]:
     """Return the process time of one model, of a random half and of leave-one-out."""
     path = folder / f"{setting.dataset.name}.safetensors"
     if not path.exists():
-        prepare(setting, path)
+        save(path, prepare(setting), {"key": json.dumps(data_identity(setting))})
     data = load_data(setting, path, "cpu")
     wanted = {
         "lds": [

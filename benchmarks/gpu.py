@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import platform
 import tempfile
 import time
@@ -32,12 +33,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leaveout.artefacts import atomic_path
 from leaveout.config import Setting
+from leaveout.config.subset_file import subset_size
+from leaveout.data.identity import data_identity
 from leaveout.data.prepare import prepare
 from leaveout.retraining.common import Data, load_data
 from leaveout.retraining.loo import loo_trial
 from leaveout.retraining.subsets import subset_mask
+from leaveout.store.artefacts import atomic_path
+from leaveout.store.contents import save
 from leaveout.training.engine import State, train
 from leaveout.training.losses import stacked_targets
 from leaveout.training.trials import Trial
@@ -209,14 +213,14 @@ def measure(case: Case, device: str, folder: Path, peak_size: int) -> list[Row]:
     """Measure a case."""
     setting = case.setting
     path = folder / f"{case.name}-{setting.dataset.n_train}.safetensors"
-    prepare(setting, path)
+    save(path, prepare(setting), {"key": json.dumps(data_identity(setting))})
     here, data = load_data(setting, path, "cpu"), load_data(setting, path, device)
     where = data.train.inputs.device
     dtype = getattr(torch, setting.recipe.precision)
     best = peak(where, dtype, peak_size)
     per_sample = operations(here.build(0), here.train.inputs[0])
     n = setting.dataset.n_train
-    seen = {"LDS": int(n * setting.lds.ratio), "paired LOO": n}
+    seen = {"LDS": subset_size(n, setting.lds.ratio), "paired LOO": n}
     make = {"LDS": lds_trials, "paired LOO": loo_trials}
     rows = []
 

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leaveout import artefacts
-from leaveout.attribution.run import load_task
 from leaveout.attribution.task import Task
 from leaveout.config import Setting
-from leaveout.retraining.common import Samples, load_data
+from leaveout.retraining.common import Samples, load_data, part_of
+from leaveout.scoring.run import load_task
+from leaveout.store import artefacts
 from speed_protocol import Message, limit_memory, reset_peak, resident_mb, serve
 
 FOLDER = Path(sys.argv[1])
@@ -51,13 +51,9 @@ def ready(worker: int) -> Message:
     return {}
 
 
-def _first(samples: Samples, n: int) -> Samples:
-    return Samples(samples.inputs[:n], samples.labels[:n], samples.ids[:n])
-
-
 def score(worker: int, method: str, params: dict[str, Any], n_test: int, out: str) -> Message:
     """Score all training samples for ``n_test``, (train, test), and save it to ``out``."""
-    task = replace(TASK, test=_first(TASK.test, n_test))
+    task = replace(TASK, test=part_of(TASK.test, slice(n_test)))
     start = time.perf_counter()
     scores = torch.cat(list(_blocks(task, method, params)))
     seconds = time.perf_counter() - start
@@ -77,7 +73,7 @@ def scale(worker: int, method: str, params: dict[str, Any], n_train: int, n_test
     """Score ``n_train`` samples, keeping no block, and say how much memory came to be needed."""
     train = _repeated(TASK.train, n_train)
     seen = [replace(t, trained_on=torch.ones(n_train, dtype=torch.bool)) for t in TASK.full]
-    task = replace(TASK, train=train, test=_first(TASK.test, n_test), full=seen)
+    task = replace(TASK, train=train, test=part_of(TASK.test, slice(n_test)), full=seen)
     reset_peak()
     before, start = resident_mb(), time.perf_counter()
     rows = sum(len(block) for block in _blocks(task, method, params))

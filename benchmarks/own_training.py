@@ -16,9 +16,11 @@ import torch
 from torch import nn
 
 from leaveout.config import Setting
+from leaveout.config.subset_file import subset_size
 from leaveout.retraining.common import load_data
 from leaveout.retraining.lds import retrain_lds
 from leaveout.retraining.loo import retrain_loo
+from leaveout.store.contents import save
 from leaveout.training.engine import train
 from leaveout.training.losses import stacked_targets
 from leaveout.training.trials import Trial
@@ -44,16 +46,16 @@ def peak(worker: int, seconds: float) -> Message:
 def lds(worker: int, setting: dict[str, Any], chunk: int) -> Message:
     """Run chunk number ``chunk + worker`` of the first LDS run."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "lds.safetensors"
-        retrain_lds(Setting.model_validate(setting), f"0-{chunk + worker}", DATA, out, "cpu")
+        found = retrain_lds(Setting.model_validate(setting), f"0-{chunk + worker}", DATA, "cpu")
+        save(Path(folder) / "lds.safetensors", found)
     return {}
 
 
 def loo(worker: int, setting: dict[str, Any], chunk: int) -> Message:
     """Run chunk number ``chunk + worker`` of the first LOO run."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "loo.safetensors"
-        retrain_loo(Setting.model_validate(setting), f"0-{chunk + worker}", DATA, out, "cpu")
+        found = retrain_loo(Setting.model_validate(setting), f"0-{chunk + worker}", DATA, "cpu")
+        save(Path(folder) / "loo.safetensors", found)
     return {}
 
 
@@ -94,7 +96,7 @@ def flops(worker: int, setting: dict[str, Any]) -> Message:
         if isinstance(layer, nn.Linear | nn.Conv2d):
             layer.register_forward_hook(count)
     module(data.train.inputs[:1])
-    samples = checked.recipe.epochs * int(checked.dataset.n_train * checked.lds.ratio)
+    samples = checked.recipe.epochs * subset_size(checked.dataset.n_train, checked.lds.ratio)
     return {"flops": samples * (2 * sum(forward) + sum(forward[1:])), "samples": samples}
 
 

@@ -39,13 +39,14 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from leaveout import artefacts
 from leaveout.config import Setting, load_setting
 from leaveout.retraining.models import train_models
+from leaveout.store import artefacts
+from leaveout.store.contents import save
 from speed_protocol import Message, Workers, WorkerStopped
 from speed_retraining import cores, export, machine, write
 
@@ -261,11 +262,13 @@ def prepare(name: str, quick: bool, folder: Path) -> Setting:
     export(setting, folder)
     (folder / "setting.json").write_text(setting.model_dump_json())
     arrays: dict[str, Any] = {}
-    for kind in ("full", "half"):
+    kinds: tuple[Literal["full"], Literal["half"]] = ("full", "half")
+    for kind in kinds:
         parts, number, found = [], 0, 0
         while found < RUNS:
             out = folder / f"{kind}-{number}.safetensors"
-            train_models(setting, kind, str(number), folder / "data.safetensors", out, "cpu")  # type: ignore[arg-type]
+            trained = train_models(setting, kind, str(number), folder / "data.safetensors", "cpu")
+            save(out, trained)
             parts.append(artefacts.read(out, "models"))
             found, number = found + len(parts[-1].tensors["run_id"]), number + 1
         states = [key for key in parts[0].tensors if key.startswith("state.")]

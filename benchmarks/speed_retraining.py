@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import os
 import platform
 import sys
@@ -29,12 +30,15 @@ from typing import Any
 
 import numpy as np
 
-from leaveout import artefacts
-from leaveout.artefacts import atomic_path
-from leaveout.config import CNN, LDS, LOO, MLP, FirstIds, Recipe, Setting, load_setting
+from leaveout.config import CNN, LDS, LOO, MLP, Recipe, Setting, load_setting
+from leaveout.config.sections import FirstIds
 from leaveout.data import sources
+from leaveout.data.identity import data_identity
 from leaveout.data.normalise import normalise
 from leaveout.data.prepare import prepare
+from leaveout.store import artefacts
+from leaveout.store.artefacts import atomic_path
+from leaveout.store.contents import save
 from speed_protocol import Message, Workers
 
 HERE = Path(__file__).resolve().parent
@@ -142,7 +146,7 @@ def _epochs(setting: Setting, epochs: int) -> Setting:
 
 def export(setting: Setting, folder: Path) -> None:
     """Write the data for both sides; the peer gets arrays, and the files torchvision reads."""
-    prepare(setting, folder / "data.safetensors")
+    save(folder / "data.safetensors", prepare(setting), {"key": json.dumps(data_identity(setting))})
     artefact = artefacts.read(folder / "data.safetensors", "data")
     tensors = {
         name: normalise(array, **artefact.meta["pixels"]) if name.endswith("_inputs") else array

@@ -17,13 +17,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaveout.artefacts import atomic_path
 from leaveout.data.fashion_mnist import FASHION_MNIST
 from leaveout.data.idx import read_parts
 from leaveout.data.mnist import MNIST
 from leaveout.data.official import Official
-from leaveout.data.sources import pick
+from leaveout.data.raw import pick
 from leaveout.errors import LeaveoutError
+from leaveout.store.artefacts import atomic_path
 
 SLICED = {"mnist": MNIST, "fashion_mnist": FASHION_MNIST}
 

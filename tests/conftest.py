@@ -6,12 +6,21 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
-from leaveout.config import Setting
+from leaveout.config import CNN, MLP, Linear, Model, Recipe, Setting
+
+if TYPE_CHECKING:  # torch is slow to import, and many tests need none
+    import torch
+    from torch import Tensor
+
+    from leaveout.attribution.task import Task, Trajectory
+    from leaveout.retraining.common import Samples
 
 # Side by side, files are handed out in this order, the rest after them: what takes minutes comes
 # first, or one core waits for the last file of the other. The first waits for Slurm most of its
@@ -22,7 +31,7 @@ LONG = (
     "attribution/test_astra.py",
     "workflow/slurm/",
     "workflow/test_reliability.py",
-    "workflow/test_reuse.py",
+    "workflow/test_resume.py",
     "workflow/test_run.py",
     "workflow/",
     "peers/",
@@ -116,44 +125,21 @@ loo: {ids: [50, 3, 17, 4, 21, 30, 8, 44], replicate: 3, chunk: 4}
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with config and all artefacts of a tiny `mnist_lr`, and Grad-Dot's scores."""
-    from leaveout import cli, plan
-    from leaveout.config import load_setting
+    from leaveout.cli import program as cli
+    from leaveout.workflow.steps import load_plan
 
     root = tmp_path_factory.mktemp("finished")
     (root / "config" / "settings").mkdir(parents=True)
     (root / "config" / "settings" / "mnist_lr.yaml").write_text(HANDED_OVER)
     (root / "config" / "methods.yaml").write_text("grad_dot:\n")
-    setting = load_setting(root / "config" / "settings" / "mnist_lr.yaml")
-
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(cli, "CONFIG", Path("config"))
-
-        def run(line: str) -> None:
-            assert cli.main(line.split()) == 0, line
-
-        data, folder = "results/mnist_lr/data.safetensors", "results/mnist_lr"
-        run(f"prepare --setting mnist_lr --out {data}")
-        common = f"--setting mnist_lr --data {data}"
-        for layer in ("full", "half", "lds", "loo"):
-            paths = []
-            for chunk in plan.chunks(setting, layer):
-                models = layer in ("full", "half")
-                paths.append(
-                    f"{folder}/{'models' if models else 'retrain'}/{layer}/{chunk}.safetensors"
-                )
-                step = f"train --kind {layer}" if models else f"retrain-{layer}"
-                run(f"{step} {common} --chunk {chunk} --out {paths[-1]}")
-            if not models:
-                run(
-                    f"merge-truth --setting mnist_lr --kind {layer} "
-                    f"--out {folder}/truth/{layer}.safetensors {' '.join(paths)}"
-                )
-        scores = f"{folder}/scores/grad_dot/default"
-        run(
-            f"attribute {common} --method grad_dot --full {folder}/models/full/0.safetensors "
-            f"--out {scores}.safetensors --cost {scores}.cost.json"
-        )
+        plan = load_plan({"settings": ["mnist_lr"], "metrics": ["lds", "loo"]}, "config")
+        wanted = {"prepare", "train", "retrain_lds", "retrain_loo", "merge_truth", "attribute"}
+        for job in plan.jobs:
+            if job.step.name in wanted:
+                assert cli.main(job.command()[1:]) == 0, job.line
     return root
 
 
@@ -174,3 +160,104 @@ def run_examples() -> Callable[[str, int], dict[str, Any]]:
         return scope
 
     return run
+
+
+SHAPE, CLASSES, N_TRAIN, N_TEST, RUNS = (1, 4, 4), 3, 24, 7, 3
+MODELS: dict[str, Model] = {
+    "linear": Linear(name="linear"),
+    "mlp": MLP(name="mlp", hidden=(8,), dropout=0.3),
+    "cnn": CNN(name="cnn", channels=(2,), batch_norm=True),
+}
+RECIPE = Recipe(learning_rate=0.2, epochs=6, batch_size=6)
+EPOCHS = {"full": (2, 4, 6), "half": (6,)}
+RATES = {"full": (0.1, 0.2, 0.4), "half": (0.2,)}
+
+
+def _samples(n: int, seed: int, dtype: torch.dtype) -> Samples:
+    """Three overlapping clouds."""
+    import torch
+
+    from leaveout.retraining.common import Samples
+
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((CLASSES, *SHAPE))
+    labels = rng.integers(CLASSES, size=n)
+    inputs = 0.5 * centres[labels] + rng.standard_normal((n, *SHAPE))
+    ids = np.arange(n, dtype=np.int64)
+    return Samples(torch.from_numpy(inputs).to(dtype), torch.from_numpy(labels), ids)
+
+
+@pytest.fixture(scope="session")
+def make_task() -> Callable[..., Task]:
+    """Return a function that trains full and half models and wraps them in a task.
+
+    It trains once: methods leave a task as it was.
+    """
+    import torch
+
+    from leaveout.attribution.task import Task, Trajectory
+    from leaveout.models.build import initialise
+    from leaveout.training.engine import train
+    from leaveout.training.trials import Trial
+
+    @cache
+    def make(
+        name: str = "linear", dtype: torch.dtype = torch.float64, n_train: int = N_TRAIN
+    ) -> Task:
+        train_set, test_set = _samples(n_train, 0, dtype), _samples(N_TEST, 1, dtype)
+
+        def build(seed: int) -> torch.nn.Module:
+            return initialise(MODELS[name], SHAPE, CLASSES, seed)
+
+        def trained(kind: str, run: int, kept: np.ndarray | None) -> Trajectory:
+            trial = Trial(0, ("t", kind, run), kept=kept)
+            (found,) = train(
+                build, [trial], train_set.inputs, train_set.labels, RECIPE, EPOCHS[kind]
+            )
+            seen = torch.ones(n_train, dtype=torch.bool)
+            if kept is not None:
+                seen = torch.zeros_like(seen).index_fill_(0, torch.from_numpy(kept), True)
+            return Trajectory(
+                trial=trial,
+                states=[{k: v[0].detach() for k, v in s.items()} for s in found.snapshots],
+                epochs=EPOCHS[kind],
+                learning_rates=RATES[kind],
+                trained_on=seen,
+            )
+
+        halves = [
+            np.sort(np.random.default_rng(run).permutation(n_train)[: n_train // 2])
+            for run in range(RUNS)
+        ]
+        full = [trained("full", run, None) for run in range(RUNS)]
+        half = [trained("half", run, kept) for run, kept in enumerate(halves)]
+        module = build(0).to(dtype).eval().requires_grad_(False)
+        return Task("t", 0, module, train_set, test_set, full, half, build, RECIPE)
+
+    return make
+
+
+@pytest.fixture(params=MODELS)
+def task(request: pytest.FixtureRequest, make_task: Callable[..., Task]) -> Task:
+    return make_task(request.param)
+
+
+@pytest.fixture(scope="session")
+def gradients() -> Callable[..., np.ndarray]:
+    """Return a function that differentiates each sample's loss by itself: (samples, parameters)."""
+    import torch
+    from torch.nn import functional
+
+    def one_by_one(task: Task, state: dict[str, Tensor], part: Samples) -> np.ndarray:
+        rows = []
+        for x, y in zip(part.inputs, part.labels, strict=True):
+            named: dict[str, Any] = {
+                n: state[n].clone().requires_grad_() for n, _ in task.module.named_parameters()
+            }
+            outputs = torch.func.functional_call(task.module, {**state, **named}, (x[None],))
+            loss = functional.cross_entropy(outputs, y[None])
+            found = torch.autograd.grad(loss, list(named.values()))
+            rows.append(np.concatenate([g.numpy().ravel() for g in found]))
+        return np.stack(rows)
+
+    return one_by_one

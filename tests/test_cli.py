@@ -8,19 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from leaveout import artefacts, cli
+from leaveout.cli import program as cli
+from leaveout.store import artefacts
+from leaveout.workflow.steps import STEPS
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = (
-    "prepare", "train", "retrain-lds", "retrain-loo", "retrain-pbrf", "merge-truth", "attribute",
-    "evaluate", "table", "table-page", "cost-table", "tidy-table", "rank-table",
-    "published-table", "figure", "restore", "publish", "plan",
-    "export", "import", "schema", "lds-width", "width-figure",
-    "explain", "grid-figure", "quality-figure", "examples-figure", "self-influence-figure",
-    "damping", "damping-figure", "self-influence", "start-page", "setup-page",
-    "predict", "retrain-brittleness", "evaluate-brittleness", "brittleness-table",
-    "brittleness-figure", "subgroups", "subgroups-table",
-)  # fmt: skip
+OTHERS = ("restore", "publish", "plan", "confirm", "explain", "export", "import", "schema")
+COMMANDS = (*(step.command for step in STEPS.values()), *OTHERS)
 
 SETTING = """
 dataset: {name: digits, n_train: 30, n_test: 6}
@@ -72,57 +66,59 @@ def files(folder: Path) -> set[str]:
 TRAIN = "--setting tiny --data data.safetensors"
 
 
+FULL, LDS = "--full full.safetensors", "--truth lds.safetensors --bootstrap 20"
+
+
 def test_the_steps_one_after_the_other(folder: Path, prepared: Main) -> None:
     for line in (
         f"train {TRAIN} --kind full --chunk 0 --out full.safetensors",
         f"retrain-lds {TRAIN} --chunk 0-0 --out lds0.safetensors",
         f"retrain-lds {TRAIN} --chunk 1-0 --out lds1.safetensors --threads 2",
-        "merge-truth --setting tiny --kind lds --out lds.safetensors lds0.safetensors "
+        "merge-truth --setting tiny --truth lds --out lds.safetensors --chunks lds0.safetensors "
         "lds1.safetensors",
-        f"attribute {TRAIN} --method if_explicit --params damping=0.1 --full full.safetensors "
+        f"attribute {TRAIN} {FULL} --method if_explicit --params damping=0.1 "
         "--out s.safetensors --cost s.json",
-        f"attribute {TRAIN} --method grad_dot --full full.safetensors "
-        "--out d.safetensors --cost d.json",
-        f"retrain-pbrf {TRAIN} --chunk 0-0 --full full.safetensors --out pbrf0.safetensors",
-        f"retrain-pbrf {TRAIN} --chunk 1-0 --full full.safetensors --out pbrf1.safetensors",
-        "merge-truth --setting tiny --kind pbrf --out pbrf.safetensors pbrf0.safetensors "
+        f"attribute {TRAIN} {FULL} --method grad_dot --out d.safetensors --cost d.json",
+        f"retrain-pbrf {TRAIN} {FULL} --chunk 0-0 --out pbrf0.safetensors",
+        f"retrain-pbrf {TRAIN} {FULL} --chunk 1-0 --out pbrf1.safetensors",
+        "merge-truth --setting tiny --truth pbrf --out pbrf.safetensors --chunks pbrf0.safetensors "
         "pbrf1.safetensors",
         "evaluate --setting tiny --metric pbrf --method if_explicit --truth pbrf.safetensors "
-        "--out pbrf.csv --bootstrap 20 s.safetensors",
-        "evaluate --setting tiny --metric lds --method if_explicit --truth lds.safetensors "
-        "--out lds.csv --bootstrap 20 s.safetensors",
-        "evaluate --setting tiny --metric lds_variance --method if_explicit "
-        "--truth lds.safetensors --out variance.csv --bootstrap 20 s.safetensors",
-        "evaluate --setting tiny --metric lds_kendall --method if_explicit "
-        "--truth lds.safetensors --out kendall.csv --bootstrap 20 s.safetensors",
-        f"predict {TRAIN} --full full.safetensors --out predictions.safetensors",
+        "--out pbrf.csv --bootstrap 20 --scores s.safetensors",
+        f"evaluate --setting tiny --metric lds --method if_explicit {LDS} --out lds.csv "
+        "--draws lds.draws.safetensors --scores s.safetensors",
+        f"evaluate --setting tiny --metric lds_variance --method if_explicit {LDS} "
+        "--out variance.csv --scores s.safetensors",
+        f"evaluate --setting tiny --metric lds_kendall --method if_explicit {LDS} "
+        "--out kendall.csv --scores s.safetensors",
+        f"predict {TRAIN} {FULL} --out predictions.safetensors",
         f"retrain-brittleness {TRAIN} --method grad_dot --predictions predictions.safetensors "
-        "--out b.safetensors d.safetensors",
+        "--out b.safetensors --scores d.safetensors",
         "evaluate-brittleness --setting tiny --method grad_dot --bootstrap 20 --out b.csv "
-        "b.safetensors",
-        "brittleness-table --out flips.csv b.csv",
-        "brittleness-figure --out flips.svg b.csv",
-        "subgroups --setting tiny --metric lds --truth lds.safetensors --data data.safetensors "
-        "--predictions predictions.safetensors --bootstrap 20 --out groups.csv lds.csv "
-        "s.safetensors --methods if_explicit",
-        "subgroups-table --out subgroups.csv groups.csv",
-        "lds-width --setting tiny --truth lds.safetensors --compare grad_dot if_explicit "
-        "--out width.csv --bootstrap 20 s.safetensors d.safetensors",
+        "--retrained b.safetensors",
+        "brittleness-table --out flips.csv --csvs b.csv",
+        "brittleness-figure --out flips.svg --csvs b.csv",
+        f"subgroups --setting tiny --metric lds {LDS} --data data.safetensors --predictions "
+        "predictions.safetensors --out groups.csv --csvs lds.csv --scores s.safetensors "
+        "--methods if_explicit",
+        "subgroups-table --out subgroups.csv --csvs groups.csv",
+        f"lds-width --setting tiny {LDS} --compare grad_dot if_explicit --out width.csv "
+        "--scores s.safetensors d.safetensors",
         "width-figure --setting tiny --table width.csv --out width.svg",
-        f"damping {TRAIN} --metric lds --method if_explicit --out damping.csv s.safetensors "
-        "--full full.safetensors",
-        "damping-figure --metric lds --out damping.svg lds.csv --dampings damping.csv",
-        "table --metric lds --published published.csv --out table.csv lds.csv "
-        "--dampings damping.csv",
-        f"attribute {TRAIN} --method if_explicit --params damping=1 --full full.safetensors "
+        f"damping {TRAIN} {FULL} --metric lds --method if_explicit --out damping.csv "
+        "--scores s.safetensors",
+        "damping-figure --metric lds --out damping.svg --csvs lds.csv --dampings damping.csv",
+        "table --metric lds --published published.csv --out table.csv --csvs lds.csv "
+        "--dampings damping.csv --draws lds.draws.safetensors",
+        f"attribute {TRAIN} {FULL} --method if_explicit --params damping=1 "
         "--out t.safetensors --cost t.json",
-        "evaluate --setting tiny --metric lds --method if_explicit --truth lds.safetensors "
-        "--out both.csv --bootstrap 20 t.safetensors s.safetensors",
-        "grid-figure --metric lds --out grids.svg both.csv",
-        "cost-table --out cost.csv s.json t.json",
+        f"evaluate --setting tiny --metric lds --method if_explicit {LDS} --out both.csv "
+        "--scores t.safetensors s.safetensors --cost t.json s.json --costs both.json",
+        "grid-figure --metric lds --out grids.svg --csvs both.csv",
+        "cost-table --out cost.csv --costs both.json --quality both.csv",
         "quality-figure --metric lds --table table.csv --costs cost.csv --out quality.svg",
-        f"examples-figure {TRAIN} --truth pbrf.safetensors --out examples.svg s.safetensors "
-        "t.safetensors --csvs both.csv",
+        f"examples-figure {TRAIN} --truth pbrf.safetensors --out examples.svg --csvs both.csv "
+        "--scores s.safetensors t.safetensors",
     ):
         status, errors = prepared(line)
         assert status == 0, errors
@@ -137,7 +133,7 @@ def test_the_steps_one_after_the_other(folder: Path, prepared: Main) -> None:
     assert (folder / "subgroups.csv").read_text().count(",confidence,") == 3
 
 
-ATTRIBUTE = f"attribute {TRAIN} --full full.safetensors --out out.safetensors --cost c.json"
+ATTRIBUTE = f"attribute {TRAIN} {FULL} --out out.safetensors --cost c.json"
 
 
 @pytest.mark.parametrize(
@@ -166,19 +162,15 @@ ATTRIBUTE = f"attribute {TRAIN} --full full.safetensors --out out.safetensors --
             ["data.safetensors: it is of kind 'data', expected 'models'"],
         ),
         (
-            "retrain-lds --setting tiny --data gone.safetensors --chunk 0-0 --out out.safetensors",
-            ["gone.safetensors: no such file", "snakemake gone.safetensors"],
+            "retrain-lds --setting tiny --data results/tiny/data.safetensors --chunk 0-0 "
+            "--out out.safetensors",
+            ["data.safetensors: no such file", "snakemake results/tiny/data.safetensors"],
         ),
         (
             "retrain-lds --setting tyni --data data.safetensors --chunk 0-0 --out out.safetensors",
             ["tyni.yaml: no such file", "did you mean 'tiny'"],
         ),
         (f"{ATTRIBUTE} --method grad_dto", ["unknown method 'grad_dto'", "grad_dot"]),
-        (
-            f"damping {TRAIN} --metric lds --method grad_dot --out out.safetensors "
-            "s.safetensors --full full.safetensors",
-            ["grad_dot has no damping to choose", "Methods that have: if_explicit"],
-        ),
         (
             f"{ATTRIBUTE} --method if_explicit --params dampnig=7",
             ["if_explicit has no grid point 'dampnig=7'", "did you mean 'damping'", "damping=0.1"],
@@ -187,11 +179,12 @@ ATTRIBUTE = f"attribute {TRAIN} --full full.safetensors --out out.safetensors --
         (f"{ATTRIBUTE} --method grad_dot", ["full.safetensors: no such file"]),
         (
             "lds-width --setting tiny --truth gone.safetensors --compare grad_dot if_explicit "
-            "--out out.csv s.safetensors",
+            "--out out.csv --scores data.safetensors",
             ["gone.safetensors: no such file"],
         ),
         (
-            "merge-truth --setting tiny --kind lds --out out.safetensors data.safetensors",
+            "merge-truth --setting tiny --truth lds --out out.safetensors "
+            "--chunks data.safetensors",
             ["data.safetensors: it is of kind 'data', expected 'lds-chunk'"],
         ),
     ],
@@ -206,6 +199,20 @@ def test_a_fault_of_the_user_is_one_line_status_1_and_no_file(
     assert errors.count("\n") == 1
     for part in parts:
         assert part in errors
+    assert files(folder) == before
+
+
+def test_a_method_without_a_damping_has_none_to_choose(folder: Path, prepared: Main) -> None:
+    for line in (
+        f"train {TRAIN} --kind full --chunk 0 --out full.safetensors",
+        f"attribute {TRAIN} {FULL} --method grad_dot --out d.safetensors",
+    ):
+        assert prepared(line)[0] == 0
+    before = files(folder)
+    line = f"damping {TRAIN} {FULL} --metric lds --method grad_dot --out d.csv --scores"
+    status, errors = prepared(f"{line} d.safetensors")
+    assert status == 1
+    assert "grad_dot has no damping to choose" in errors
     assert files(folder) == before
 
 
@@ -225,7 +232,10 @@ def test_damaged_data(folder: Path, prepared: Main, damage: str) -> None:
     status, errors = prepared(f"retrain-lds {TRAIN} --chunk 0-0 --out out.safetensors")
     assert status == 1
     assert errors.startswith("leaveout retrain-lds: data.safetensors: ")
-    assert "Delete the file and run the same command again" in errors
+    remedy = (
+        "Expected is a file that" if damage == "empty" else "Make it anew with the command that"
+    )
+    assert remedy in errors
     assert errors.count("\n") == 1
     assert files(folder) == before
 
@@ -285,7 +295,7 @@ def test_usage_errors_are_status_2(line: str, capsys: pytest.CaptureFixture[str]
 
 def leaveout(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "leaveout.cli", *arguments],
+        [sys.executable, "-m", "leaveout", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -313,11 +323,23 @@ def test_a_device_that_is_none_is_named(folder: Path) -> None:
     assert done.stderr.endswith("argument --device: 'gpu' is neither cpu nor cuda\n")
 
 
-def test_help_needs_no_heavy_module() -> None:
+@pytest.mark.parametrize("words", ["--help", "retrain-lds --help", "plan --help"])
+def test_help_needs_no_heavy_module(words: str) -> None:
     code = (
         "import sys; from leaveout import cli\n"
-        "try: cli.main(['--help'])\n"
+        f"try: cli.main({words.split()})\n"
         "except SystemExit: print(*[m for m in ('torch', 'pandas', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == ""
+
+
+def test_what_was_not_planned_is_one_line_and_no_file(folder: Path, prepared: Main) -> None:
+    """A job of a run is told what the run was planned with, and that run is over."""
+    before = files(folder)
+    line = f"retrain-lds {TRAIN} --chunk 0-0 --out out.safetensors --plan 0123456789abcdef"
+    status, errors = prepared(line)
+    assert status == 1
+    assert errors.startswith("leaveout retrain-lds: .snakemake/leaveout/plan-0123456789abcdef.json")
+    assert errors.count("\n") == 1
+    assert files(folder) == before

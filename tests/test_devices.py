@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from leaveout.cli import main
+from leaveout.cli.program import main
 from leaveout.devices import claim
 from leaveout.errors import LeaveoutError
 
@@ -115,8 +115,8 @@ def test_a_command_on_a_gpu_sees_the_one_it_has_taken(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that it is put back
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     seen = []
-    run = "leaveout.cli._train"
-    monkeypatch.setattr(run, lambda args: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES")))
+    run = "leaveout.workflow.run.run"
+    monkeypatch.setattr(run, lambda *job: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES")))
     options = {"setting": "tiny", "kind": "full", "chunk": "0", "data": "d", "out": "o"}
     arguments = [f"--{name}={value}" for name, value in options.items()]
     assert main(["train", *arguments, f"--device={device}"]) == 0

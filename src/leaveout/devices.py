@@ -64,3 +64,14 @@ def claim(environment: Mapping[str, str], locks: Path | None = None) -> str | No
                 os.close(other)
             return name  # the lock is held until the process, which leaves it open, ends
         time.sleep(0.2)
+
+
+def check(name: str) -> str:
+    """Return a device's name.
+
+    Raises:
+        ValueError: It is neither ``cpu`` nor ``cuda``.
+    """
+    if name not in ("cpu", "cuda"):
+        raise ValueError(f"{name!r} is neither cpu nor cuda")
+    return name

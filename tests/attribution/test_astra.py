@@ -29,8 +29,8 @@ def test_it_tends_to_the_inverse(task: Any, gradients: Any, kind: str, damping: 
     expected = exact(task, h, damping, kind)
 
     def after(iterations: int) -> float:
-        found = astra.inverse_products(
-            task, torch.from_numpy(h), damping=damping, iterations=iterations, curvature=kind
+        found = astra.inverse(task, damping=damping, iterations=iterations, curvature=kind)(
+            torch.from_numpy(h)
         )
         return float(np.linalg.norm(found.numpy() - expected) / np.linalg.norm(expected))
 
@@ -59,7 +59,7 @@ def test_some_iterations_are_nearer_than_ekfac(make_task: Any, gradients: Any, n
 def test_scores_are_products(make_task: Any, gradients: Any) -> None:
     task = make_task("mlp")
     g, h = (gradients(task, task.full[0].final, part) for part in (task.train, task.test))
-    solved = astra.inverse_products(task, torch.from_numpy(h), damping=0.1, iterations=7).numpy()
+    solved = astra.inverse(task, damping=0.1, iterations=7)(torch.from_numpy(h)).numpy()
     found = torch.cat([*astra.attribute(task, damping=0.1, iterations=7)]).numpy()
     np.testing.assert_allclose(found, g @ solved.T, atol=1e-10)
 
@@ -75,16 +75,16 @@ def test_mini_batches_are_drawn_by_identity_and_come_near(make_task: Any, gradie
     task = make_task("mlp")
     h = torch.from_numpy(gradients(task, task.full[0].final, task.test))
     options: dict[str, Any] = {"damping": 0.1, "iterations": 60, "batch": 16}
-    found = astra.inverse_products(task, h, **options)
+    found = astra.inverse(task, **options)(h)
     expected = torch.from_numpy(exact(task, h.numpy(), 0.1, "gauss_newton"))
     # two thirds of the samples a step: noise of some per cent stays
     assert (found - expected).norm() < 0.2 * expected.norm()
     turned = torch.arange(len(task.train.ids) - 1, -1, -1)
     part = task.train
     backwards = Samples(part.inputs[turned], part.labels[turned], part.ids[turned.numpy()].copy())
-    again = astra.inverse_products(replace(task, train=backwards), h, **options)
+    again = astra.inverse(replace(task, train=backwards), **options)(h)
     torch.testing.assert_close(again, found)
-    other = astra.inverse_products(replace(task, seed=1), h, **options)
+    other = astra.inverse(replace(task, seed=1), **options)(h)
     assert (other - found).norm() > 1e-4 * found.norm()
 
 

@@ -78,7 +78,7 @@ def test_the_start_is_the_settings_and_does_not_matter_once_converged(make_task:
 def test_the_products_are_those_of_the_scores(task: Any, gradients: Any) -> None:
     g, h = (gradients(task, task.full[0].final, p) for p in (task.train, task.test))
     given = {"damping": 0.1, "iterations": 9, "projections": 5}
-    solved = if_arnoldi.inverse_products(task, torch.from_numpy(h), **given)
+    solved = if_arnoldi.inverse(task, **given)(torch.from_numpy(h))
     np.testing.assert_allclose(scores(task, **given), g @ solved.numpy().T, atol=1e-10)
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from leaveout.attribution import if_ekfac, if_kfac, kronecker
+from leaveout.attribution import if_ekfac, if_kfac
+from leaveout.curvature import kronecker
 from leaveout.curvature.hessian import hessian
 from leaveout.errors import LeaveoutError
 from leaveout.retraining.common import Samples
@@ -76,10 +77,10 @@ def test_scores_are_products_with_solved_gradients(
     """Factored or formed: the same numbers; and self-influence is the diagonal."""
     task = make_task(name)
     g, h = (gradients(task, task.full[0].final, part) for part in (task.train, task.test))
-    solved = method.inverse_products(task, torch.from_numpy(h), damping=1e-2).numpy()
+    solved = method.inverse(task, damping=1e-2)(torch.from_numpy(h)).numpy()
     np.testing.assert_allclose(scores(method, task, damping=1e-2), g @ solved.T, atol=1e-10)
     assert np.linalg.norm(solved - h / 1e-2) > 0.1 * np.linalg.norm(solved)
-    solved = method.inverse_products(task, torch.from_numpy(g), damping=1e-2).numpy()
+    solved = method.inverse(task, damping=1e-2)(torch.from_numpy(g)).numpy()
     found = method.self_influence(task, damping=1e-2).numpy()
     np.testing.assert_allclose(found, (g * solved).sum(1), atol=1e-10)
 
@@ -93,7 +94,7 @@ def test_blocks_and_batches_do_not_matter(make_task: Any, monkeypatch: pytest.Mo
             patch.setattr(kronecker, "VECTOR_BYTES", 2500)
             patch.setattr(kronecker, "TRAIN_BYTES", 2500)
             patch.setattr("leaveout.attribution.task.BLOCK_BYTES", 7 * 8 * 5)
-            assert len(list(kronecker.task_samples(task, "true").batches)) > 3
+            assert len(list(if_kfac.fisher_samples(task, "true").batches)) > 3
             cut = scores(if_ekfac, task, damping=1e-3)
         np.testing.assert_allclose(cut, whole, atol=1e-9 * np.abs(whole).max())
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from leaveout.attribution import if_explicit
-from leaveout.attribution.if_lissa import attribute, inverse_products
+from leaveout.attribution.if_lissa import attribute, inverse
 from leaveout.curvature.hessian import hessian
 from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.retraining.common import Samples
@@ -49,10 +49,7 @@ def test_mini_batches_are_right_in_the_mean(make_task: Any) -> None:
     matrix = hessian(task.module, task.full[0].final, task.train.inputs, task.train.labels)
     expected = (2 * v - v @ matrix / 3) / 3
     draws = torch.stack(
-        [
-            inverse_products(replace(task, seed=seed), v, depth=1, batch=6, scaling=3.0)
-            for seed in range(144)
-        ]
+        [inverse(replace(task, seed=seed), depth=1, batch=6, scaling=3.0)(v) for seed in range(144)]
     )
     errors = (draws.mean(0) - expected) / (draws.std(0) / 12).clamp_min(1e-12)
     assert draws.std(0).max() > 1e-3

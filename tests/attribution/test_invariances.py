@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from leaveout.attribution.self_influence import self_influence
 from leaveout.attribution.task import Task, Trajectory
 from leaveout.config import Method, load_methods
 from leaveout.errors import NotComputableError
 from leaveout.retraining.common import Samples
+from leaveout.scoring.self_influence import self_influence
 
 METHODS = load_methods(Path(__file__).parents[2] / "config" / "methods.yaml")
 # Sizes that fit a handful of samples and parameters.
@@ -187,6 +187,6 @@ def test_self_influence_is_the_diagonal(
         return  # draws for the pairs there are, others for others
     expected = usual(method, task, on_train=True).diagonal()
     module = importlib.import_module(method.module)
-    monkeypatch.setattr("leaveout.attribution.self_influence.block_size", lambda *_: size)
+    monkeypatch.setattr("leaveout.scoring.self_influence.block_size", lambda *_: size)
     found = torch.from_numpy(self_influence(module, task, middle(method), []))
     close(found.to(expected), expected, 1e-5)  # stored in float32

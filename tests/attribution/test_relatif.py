@@ -124,8 +124,8 @@ def test_both_solve_the_same_system(make_task: Any) -> None:
     task = make_task("linear")
     v = torch.randn(3, 51, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
-        if_cg.inverse_products(task, v, damping=0.5, iterations=60),
-        if_explicit.inverse_products(task, v, damping=0.5),
+        if_cg.inverse(task, damping=0.5, iterations=60)(v),
+        if_explicit.inverse(task, damping=0.5)(v),
         # residuals of 1e-7 |v|, over the damping
         atol=2e-6,
         rtol=0,

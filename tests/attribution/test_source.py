@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leaveout.attribution import source
 from leaveout.attribution.if_explicit import attribute as if_explicit
-from leaveout.attribution.kronecker import task_samples
+from leaveout.attribution.if_kfac import fisher_samples
 from leaveout.attribution.source import Scale, Segment, segment_vectors
 from leaveout.attribution.task import Task
 from leaveout.config import Recipe
@@ -87,9 +87,9 @@ def test_a_long_segment_is_the_influence_function() -> None:
 
 def dense(task: Task, states: list[Any]) -> np.ndarray:
     """EK-FAC of all these states, as one matrix: of the samples of each, taken for one set."""
-    one = task_samples(task, "true")
+    one = fisher_samples(task, "true")
     calls = [
-        task_samples(replace(task, full=[replace(task.full[0], states=[s])]), "true")
+        fisher_samples(replace(task, full=[replace(task.full[0], states=[s])]), "true")
         for s in states
     ]
 

@@ -9,7 +9,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from leaveout.config import MLP, Dataset, Linear, Recipe, Setting
+from leaveout.config import MLP, Linear, Recipe, Setting
+from leaveout.config.sections import Dataset
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COLUMNS = (

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, jacrev
 
-from leaveout.curvature import ggn
-from leaveout.curvature.ggn import gauss_newton_products
+from leaveout.curvature import ggn, hvp
+from leaveout.curvature.ggn import gauss_newton_map
 from leaveout.curvature.hvp import hessian_products
+from leaveout.curvature.kinds import curvature_products
 
 
 def explicit(problem: Any) -> Tensor:
@@ -40,18 +41,24 @@ def vectors(problem: Any, count: int = 7) -> Tensor:
 def test_products_with_the_explicit_matrix_however_they_are_cut(
     problem: Any, monkeypatch: pytest.MonkeyPatch, by_hand: bool, samples: int, count: int
 ) -> None:
-    monkeypatch.setattr(ggn, "at_once", lambda _: (samples, count))
+    for module in (ggn, hvp):
+        monkeypatch.setattr(module, "at_once", lambda _: (samples, count))
     v = vectors(problem)
-    found = gauss_newton_products(
-        problem.module, problem.state, problem.inputs, problem.labels, v, by_hand
+    arguments = (problem.module, problem.state, problem.inputs, problem.labels)
+    products = (
+        curvature_products("gauss_newton", *arguments, uses=len(v))
+        if by_hand
+        else gauss_newton_map(*arguments)
     )
+    found = products(v)
     torch.testing.assert_close(found, v @ explicit(problem), atol=1e-10, rtol=0)
 
 
 def test_it_is_the_hessian_where_outputs_are_linear_and_nowhere_else(problem: Any) -> None:
     v = vectors(problem)
-    arguments = (problem.module, problem.state, problem.inputs, problem.labels, v)
-    one, other = gauss_newton_products(*arguments), hessian_products(*arguments)
+    arguments = (problem.module, problem.state, problem.inputs, problem.labels)
+    one = curvature_products("gauss_newton", *arguments, uses=len(v))(v)
+    other = hessian_products(*arguments, v)
     linear = len(list(problem.module.parameters())) == 2
     assert torch.allclose(one, other, atol=1e-10) == linear
     assert linear or (one - other).norm() > 0.05 * other.norm()
@@ -60,8 +67,8 @@ def test_it_is_the_hessian_where_outputs_are_linear_and_nowhere_else(problem: An
 def test_labels_do_not_matter_and_nothing_given_is_changed(problem: Any) -> None:
     v = vectors(problem)
     before = [v.clone(), *(value.clone() for value in problem.state.values())]
-    arguments = (problem.module, problem.state, problem.inputs)
-    one = gauss_newton_products(*arguments, problem.labels, v)
-    other = gauss_newton_products(*arguments, 2 - problem.labels, v)
+    arguments = ("gauss_newton", problem.module, problem.state, problem.inputs)
+    one = curvature_products(*arguments, problem.labels, uses=len(v))(v)
+    other = curvature_products(*arguments, 2 - problem.labels, uses=len(v))(v)
     assert torch.equal(one, other)
     assert all(map(torch.equal, [v, *problem.state.values()], before))

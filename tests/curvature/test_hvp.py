@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from leaveout.curvature import hvp
-from leaveout.curvature.hvp import hessian_products, split
+from leaveout.curvature.hvp import hessian_map, hessian_products, split
 
 
 def vectors(problem: Any, count: int = 7) -> Tensor:
@@ -22,9 +22,8 @@ def test_products_with_the_explicit_hessian_however_they_are_cut(
 ) -> None:
     monkeypatch.setattr(hvp, "at_once", lambda _: (samples, count))
     v = vectors(problem)
-    found = hessian_products(
-        problem.module, problem.state, problem.inputs, problem.labels, v, by_hand
-    )
+    arguments = (problem.module, problem.state, problem.inputs, problem.labels)
+    found = hessian_products(*arguments, v) if by_hand else hessian_map(*arguments)(v)
     torch.testing.assert_close(found, v @ problem.explicit(), atol=1e-10, rtol=0)
 
 

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from leaveout.curvature import hvp, softmax_hvp
-from leaveout.curvature.hvp import hessian_map
 from leaveout.curvature.kinds import curvature_products
 from leaveout.curvature.softmax_hvp import matrix_products, prepare_matrices, worthwhile
 from leaveout.training.stack import Layer
@@ -107,5 +106,6 @@ def test_matrices_are_for_many_samples_and_uses_and_bounded_memory(
 def test_other_modules_take_no_matrices(problem: Any) -> None:
     size = sum(p.numel() for p in problem.module.parameters())
     arguments = (problem.module, problem.state, problem.inputs, problem.labels)
-    found = hessian_map(*arguments, uses=MANY)(torch.eye(size, dtype=torch.float64)[:5])
+    products = curvature_products("hessian", *arguments, uses=MANY)
+    found = products(torch.eye(size, dtype=torch.float64)[:5])
     torch.testing.assert_close(found, problem.explicit()[:5], atol=1e-10, rtol=0)

@@ -11,7 +11,7 @@ import pytest
 
 from leaveout.data import hub as hub_source
 from leaveout.data import sources
-from leaveout.data.sources import RawDataset
+from leaveout.data.raw import RawDataset
 from leaveout.errors import LeaveoutError
 
 ARRAYS = ("train_inputs", "train_labels", "test_inputs", "test_labels", "train_id", "test_id")

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaveout import artefacts
 from leaveout.config import Setting
 from leaveout.data import mnist, slices
 from leaveout.data.prepare import prepare
+from leaveout.store import artefacts
+from leaveout.store.contents import save
 
 MNIST = {"name": "mnist", "n_train": 40, "n_test": 7, "mean": 0.1307, "std": 0.3081}
 
@@ -17,8 +18,7 @@ MNIST = {"name": "mnist", "n_train": 40, "n_test": 7, "mean": 0.1307, "std": 0.3
 def test_pixels_stay_the_bytes_of_their_source(
     make_setting: Callable[..., Setting], tmp_path: Path
 ) -> None:
-    prepare(make_setting(dataset=MNIST), tmp_path / "data.safetensors")
-    found = artefacts.read(tmp_path / "data.safetensors", "data")
+    found = read(make_setting(dataset=MNIST), tmp_path / "data.safetensors")
     train, test = slices.read_slice(mnist.MNIST)
     assert found.tensors["train_inputs"].dtype == np.uint8
     np.testing.assert_array_equal(found.tensors["train_inputs"], train.images[:40])
@@ -30,7 +30,7 @@ def test_pixels_stay_the_bytes_of_their_source(
 
 
 def read(setting: Setting, path: Path) -> artefacts.Artefact:
-    prepare(setting, path)
+    save(path, prepare(setting))
     return artefacts.read(path, "data")
 
 
@@ -106,7 +106,6 @@ def test_pixels_keep_their_own_type(
         return raw
 
     monkeypatch.setattr(digits, "load", retyped)
-    prepare(make_setting(), tmp_path / "data.safetensors")
-    found = artefacts.read(tmp_path / "data.safetensors", "data")
+    found = read(make_setting(), tmp_path / "data.safetensors")
     assert found.tensors["train_inputs"].dtype == found.tensors["test_inputs"].dtype == dtype
     np.testing.assert_array_equal(found.tensors["train_inputs"], load(30, 6).train_inputs)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from leaveout.data import sources
@@ -50,19 +49,6 @@ def test_unknown_names_are_answered_with_the_known(name, source, message):
 def test_sizes_out_of_range(n_train, n_test, message):
     with pytest.raises(LeaveoutError, match=message):
         sources.load("mnist", "bundled", n_train, n_test)
-
-
-def test_relabel_and_pick_against_loops():
-    labels = np.random.default_rng(0).integers(0, 10, 300)
-    for classes in ((2, 4), (4, 2), (9, 0, 3, 5)):
-        kept = sources.pick(labels, classes, 40, "it", "n_train", "")
-        naive = [i for i in range(300) if labels[i] in classes][:40]
-        assert kept.tolist() == naive
-        found = sources.relabel(labels[kept], classes)
-        assert found.tolist() == [classes.index(labels[i]) for i in naive]
-        assert found.dtype == np.int64
-    assert sources.pick(labels, None, 3, "it", "n_train", "").tolist() == [0, 1, 2]
-    assert sources.relabel(labels, None).tolist() == labels.tolist()
 
 
 def test_bundled_mnist_needs_neither_torch_nor_a_client():

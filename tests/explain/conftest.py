@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from leaveout import cli, commands, stamps
+from leaveout.cli import program as cli
 from leaveout.explain import explain
-from leaveout.workflow import Plan
+from leaveout.store import stamps
+from leaveout.workflow.step import Job
+from leaveout.workflow.steps import load_plan
 
 ROOT = Path(__file__).parents[2]
 SETTING = """\
@@ -43,10 +45,9 @@ bootstrap: 20
 Explain = Callable[..., dict[str, Any]]
 
 
-def steps() -> list[Any]:
+def jobs(config: Path) -> list[Job]:
     """Return today's jobs in the working folder."""
-    values = yaml.safe_load(Path("config/config.yaml").read_text())
-    return Plan.load(values, Path("config")).steps("config/published.csv")
+    return load_plan(yaml.safe_load(config.read_text()), Path("config")).jobs
 
 
 @pytest.fixture(scope="session")
@@ -63,11 +64,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        for step in steps():
-            if Path(step.outputs[0]).suffix in (".safetensors", ".csv"):
-                words = commands.command(step)
-                assert words, step.key
-                assert cli.main(words[1:]) == 0
+        for job in jobs(Path("config/config.yaml")):
+            if Path(job.makes[0]).suffix in (".safetensors", ".csv"):
+                assert cli.main(job.command()[1:]) == 0, job.line
     finally:
         os.chdir(before)
     return folder
@@ -93,16 +92,29 @@ def told() -> Explain:
     """Return a function that explains a number of the working folder."""
 
     def told(table: str, row: str | None, column: str | None = None, **more: Any) -> dict[str, Any]:
-        settings: dict[str, Any] = {
-            "folder": Path("config"),
-            "sources": "config/published.csv",
-            **more,
-        }
-        answer = explain(Path(table), row, column, **settings)
+        answer = explain(Path(table), row, column, folder=Path("config"), **more)
         assert json.loads(json.dumps(answer)) == answer
         return answer
 
     return told
+
+
+@pytest.fixture
+def make() -> Callable[[Path, str], None]:
+    """Return a function that makes a file of a configuration, and what is missing for it."""
+
+    def make(config: Path, wanted: str) -> None:
+        makers = {path: job for job in jobs(config) for path in job.makes}
+
+        def visit(path: str) -> None:
+            if path in makers and not Path(path).is_file():
+                for name in makers[path].reads:
+                    visit(name)
+                assert cli.main(makers[path].command()[1:]) == 0, makers[path].line
+
+        visit(wanted)
+
+    return make
 
 
 @pytest.fixture

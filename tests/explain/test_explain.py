@@ -10,22 +10,27 @@ import subprocess
 import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from leaveout import artefacts, cli, plan
-from leaveout.config import load_setting
-from leaveout.digest import code_digest
+from leaveout.cli import program as cli
+from leaveout.config import load_yaml
 from leaveout.errors import LeaveoutError
 from leaveout.explain.streams import streams
 from leaveout.explain.tables import METRICS, TABLES
 from leaveout.explain.text import as_text
+from leaveout.store import artefacts, stamps
 from leaveout.training.trials import Trial
+from leaveout.workflow import lock
+from leaveout.workflow.lock import method_version, step_version
+from leaveout.workflow.plan import Plan
+from leaveout.workflow.steps import STEPS, load_plan
 
 Explain = Callable[..., dict[str, Any]]
-LDS, WIDTH = "results/lds_table.csv", "results/tiny/metrics/lds_width.csv"
+LDS, WIDTH = "results/lds_table.csv", "results/tiny/lds_width.csv"
 DATA, FULL = "results/tiny/data.safetensors", "results/tiny/models/full/0.safetensors"
 TRUTH = "results/tiny/truth/lds.safetensors"
 SCORES = [
@@ -48,6 +53,10 @@ def rows(path: str | Path) -> list[dict[str, str]]:
 def entry(answer: dict[str, Any], path: str) -> dict[str, Any]:
     (found,) = (file for file in answer["files"] if file["path"] == path)
     return dict(found)
+
+
+def plan() -> Plan:
+    return load_plan(load_yaml(Path("config/config.yaml")), "config")
 
 
 def good(answer: dict[str, Any]) -> bool:
@@ -155,14 +164,20 @@ def test_half_models_and_base_models_are_in_the_chain(here: Path, told: Explain)
 def test_costs(here: Path, told: Explain) -> None:
     table = "results/cost_table.csv"
     cost = "results/tiny/scores/if_explicit/damping=1.cost.json"
+    costs = "results/tiny/metrics/lds/if_explicit.costs.json"
     own = "method=if_explicit,params=damping=1,what=score"
     answer = told(table, own)
-    assert {file["path"] for file in answer["files"]} == {table, cost, DATA, FULL}
+    assert {file["path"] for file in answer["files"]} == {table, costs, cost, DATA, FULL}
     assert answer["machine"]["cost"]["wall_s"] == float(answer["cell"])
+    assert good(answer)
     answer = told(table, own.replace("score", "self_influence"), "peak_rss_mb")
-    assert entry(answer, table)["inputs"] == [
+    auc = "results/tiny/metrics/auc/if_explicit.costs.json"
+    assert entry(answer, table)["inputs"] == [auc]
+    assert entry(answer, auc)["inputs"] == [
         "results/tiny/self_influence/if_explicit/damping=1.cost.json"
     ]
+    answer = told(table, own, "loo_chosen")
+    assert entry(answer, table)["inputs"] == ["results/tiny/metrics/loo/if_explicit.csv"]
     check = told(table, own, check=True)["check"]
     assert (check["done"], check["why"][:15]) == (False, "it was measured")
 
@@ -174,7 +189,11 @@ def test_the_chain_of_a_width(here: Path, told: Explain) -> None:
     assert good(answer)
 
 
-@pytest.mark.parametrize("table", [f"results/{m}_table.csv" for m in METRICS] + [WIDTH])
+@pytest.mark.parametrize(
+    "table",
+    [f"results/{m}_table.csv" for m in METRICS]
+    + [WIDTH, "results/tidy.csv", "results/rank_table.csv"],
+)
 def test_computed_again_every_row_is_the_same(here: Path, told: Explain, table: str) -> None:
     count = len(rows(table))
     for number in {1, count // 2 + 1, count}:
@@ -209,11 +228,14 @@ def test_seeds_are_those_of_the_trainings(here: Path, told: Explain) -> None:
 
 def test_code_is_that_of_today(here: Path, told: Explain) -> None:
     code = {e["step"]: e for e in told(LDS, "method=if_explicit")["code"]}
-    for step in ("prepare", "full", "lds", "truth", "attribute", "evaluate", "table"):
-        assert code[step]["code"] == code[step]["today"] == code_digest(plan.CODE[step])
-    own = code_digest("leaveout.attribution.if_explicit")
-    assert code["method if_explicit"]["code"] == code["method if_explicit"]["today"] == own
-    assert code["full"]["commits"] == [artefacts.read(FULL).meta["commit"]]
+    steps = ("prepare", "train", "retrain_lds", "merge_truth", "attribute", "evaluate", "table")
+    for step in steps:
+        assert code[step]["code"] == code[step]["today"] == step_version(STEPS[step])
+    method = plan().methods["if_explicit"]
+    own = code["method if_explicit"]
+    assert own["code"] == own["today"] == method_version(method)
+    assert own["module"] == "leaveout.attribution.if_explicit"
+    assert code["train"]["commits"] == [artefacts.read(FULL).meta["commit"]]
 
 
 def test_the_steps_make_the_number_anew(copy: Path, told: Explain) -> None:
@@ -348,6 +370,109 @@ def test_the_configuration_that_made_a_table_is_found(copy: Path, told: Explain)
     assert "bootstrap: 20 -> 30" in entry(named, "results/tiny/metrics/lds/grad_dot.csv")["stale"]
 
 
+def test_the_table_of_a_named_configuration(
+    copy: Path, told: Explain, make: Callable[[Path, str], None]
+) -> None:
+    """It lies in a folder of its own, and so does what it measures otherwise."""
+    text = "name: tiny\nsettings: [tiny]\nmethods: [grad_dot, if_explicit]\nmetrics: [lds]\n"
+    Path("config/other.yaml").write_text(f"{text}bootstrap: 10\n")
+    table, metric = "results/tiny/lds_table.csv", "results/tiny/tiny/metrics/lds/if_explicit.csv"
+    for path in (table, "results/tiny/tidy.csv"):
+        make(Path("config/other.yaml"), path)
+    answer = told(table, "method=if_explicit", check=True)
+    assert (answer["config"], answer["config_note"]) == ("config/other.yaml", "")
+    assert entry(answer, table)["inputs"] == [metric]
+    assert entry(answer, metric)["inputs"] == [TRUTH, *SCORES]
+    assert good(answer)
+    assert answer["check"]["same"]
+    assert told(LDS, "method=if_explicit")["config"] == "config/config.yaml"
+    # the name is a setting's too, and says nothing of which files a row is made from
+    rows_of = told("results/tiny/tidy.csv", "3", check=True)
+    assert METRIC not in {file["path"] for file in rows_of["files"]}
+    assert rows_of["check"]["same"]
+    # a table that no configuration makes is followed by its stamp all the same
+    Path("config/other.yaml").unlink()
+    answer = told(table, "method=if_explicit")
+    assert "no configuration of config makes this row" in answer["config_note"]
+    assert answer["broken"] == []
+    assert entry(answer, metric)["stale"] == "no job of today's configuration makes it"
+    assert entry(answer, TRUTH)["stale"] is None
+
+
+def test_a_published_file_without_a_stamp_of_its_own_goes_by_the_plan(
+    copy: Path, told: Explain
+) -> None:
+    whole = told(LDS, "method=if_explicit")
+    index = {}
+    for path in (LDS, METRIC):
+        found = stamps.read(path)
+        assert found is not None
+        index[path] = {"key": found.key, "spec": found.spec, "sha256": found.sha256}
+        stamps.beside(path).unlink()
+    stamps.PUBLISHED.parent.mkdir(parents=True)
+    stamps.PUBLISHED.write_text(json.dumps(index))
+    gone = [*chunks("lds"), FULL, *SCORES]
+    for path in gone:
+        Path(path).unlink()
+    answer = told(LDS, "method=if_explicit")
+    assert [f["path"] for f in answer["files"]] == [f["path"] for f in whole["files"]]
+    assert {f["path"] for f in answer["files"] if not f["there"]} == set(gone)
+    assert answer["broken"] == []
+    assert all(file["stale"] is None for file in answer["files"])
+    assert answer["seeds"] == whole["seeds"]
+    # of other code or configuration: nobody knows what it was made from, and nobody says so
+    setting = Path("config/settings/tiny.yaml")
+    setting.write_text(setting.read_text().replace("epochs: 2", "epochs: 3"))
+    answer = told(LDS, "method=if_explicit")
+    for path in SCORES:
+        assert entry(answer, path)["key"] is None
+        assert entry(answer, path)["stale"].startswith("it is not known what was read")
+    assert FULL not in [file["path"] for file in answer["files"]]
+
+
+def test_versions_then_and_today(
+    copy: Path, told: Explain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = told(LDS, "method=if_explicit")
+    (then,) = (e["code"] for e in before["code"] if e["step"] == "train")
+    assert "no configuration" not in as_text(before)
+    for today, edited in (("7", False), ("7+0123456789abcdef", True)):
+        monkeypatch.setitem(lock._FOUND, ("steps", "train"), today)
+        answer = told(LDS, "method=if_explicit")
+        (code,) = (e for e in answer["code"] if e["step"] == "train")
+        assert (code["code"], code["today"], code["edited"]) == (then, today, edited)
+        assert entry(answer, FULL)["stale"] == "edited code"
+        (line,) = re.findall(r"^  train .*\n(?:    .*\n)*", as_text(answer), re.M)
+        assert f"version {then}  today {today}" in line
+        assert ("edited since it was confirmed" in " ".join(line.split())) is edited
+
+
+def test_what_a_table_is_made_from_is_not_what_today_s_configuration_says(
+    copy: Path, told: Explain
+) -> None:
+    """A table that is made again whole is compared only if it would be the same one."""
+    table = "results/rank_table.csv"
+    assert told(table, "1", check=True)["check"]["same"]
+    config = Path("config/config.yaml")
+    config.write_text(config.read_text().replace("methods: all", "methods: [grad_dot]"))
+    check = told(table, "1", check=True)["check"]
+    assert not check["done"]
+    assert "makes another results/rank_table.csv (of other files)" in check["why"]
+    config.write_text(config.read_text().replace("bootstrap: 20", "bootstrap: 30"))
+    check = told(WIDTH, "1", "kind", check=True)["check"]
+    assert not check["done"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "why"), [("lds", "with a run that diverged"), ("pbrf", "that did not converge")]
+)
+def test_what_was_left_out(here: Path, told: Explain, metric: str, why: str) -> None:
+    answer = told(f"results/{metric}_table.csv", "1")
+    assert "left out" not in as_text(answer)
+    answer["samples"]["unconverged"] = 2
+    assert f"left out: 2 {why}" in " ".join(as_text(answer).split())
+
+
 # ---- rows, columns, tables
 
 
@@ -427,7 +552,7 @@ def test_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("more", [[], ["--check"]])
 def test_no_torch_is_loaded(here: Path, more: list[str]) -> None:
     code = (
-        "import sys; from leaveout import cli;"
+        "import sys; from leaveout.cli import program as cli;"
         f"cli.main(['explain', {LDS!r}, '--row', '2', *sys.argv[1:]]);"
         "print(*sorted(m for m in sys.modules if '.' not in m), file=sys.stderr)"
     )
@@ -493,11 +618,19 @@ def test_where_files_came_from(copy: Path, told: Explain) -> None:
 
 
 def test_seeds_of_unpaired_and_paired_subsets(here: Path) -> None:
-    setting = load_setting("config/settings/tiny.yaml")
+    today = plan()
+    setting = today.settings["tiny"]
     for pairing, identity in (("none", ("tiny", "lds", 0, 0)), ("drop", ("tiny", "full", 0))):
         own = setting.model_copy(
             update={"lds": setting.lds.model_copy(update={"pairing": pairing})}
         )
-        found = streams([json.loads(plan.train_key(own, "lds", "0-0"))])
+        job = replace(today, settings={"tiny": own}).job(
+            "retrain_lds", {"setting": "tiny", "chunk": "0-0"}
+        )
+        found = streams([(json.loads(job.key), job)])
         (trained,) = (s for s in found["streams"] if "first" in s)
         assert trained["first_seed"] == Trial(3, identity).init_seed()
+        # whose first training it was, only the job knows
+        unknown = streams([(json.loads(job.key), None)])["streams"]
+        assert [s["what"] for s in unknown] == [s["what"] for s in found["streams"]]
+        assert not any("first" in s for s in unknown)

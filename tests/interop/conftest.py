@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,18 +11,18 @@ from leaveout.metrics.evaluate import evaluate
 
 
 @pytest.fixture
-def values(finished: Path, tmp_path: Path) -> Callable[[str, Path], dict[str, float]]:
+def values(finished: Path) -> Callable[[str, Path], dict[str, float]]:
     """Return a function that measures Grad-Dot's scores against a truth: truth -> value."""
 
     def measure(metric: str, truth: Path) -> dict[str, float]:
         score = finished / "results/mnist_lr/scores/grad_dot/default.safetensors"
-        out = tmp_path / "measured.csv"
-        evaluate(
-            metric, truth, [score], out,
+        made = evaluate(
+            metric, truth, [score], [],
             setting="mnist_lr", method="grad_dot", root_seed=4, bootstrap=10,
         )  # fmt: skip
-        with out.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["half"] == "all"]
+        rows = [
+            row for row in csv.DictReader(io.StringIO(str(made["csv"]))) if row["half"] == "all"
+        ]
         return {row["truth"]: float(row["value"]) for row in rows}
 
     return measure

@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import leaveout
-from leaveout import artefacts
 from leaveout.errors import LeaveoutError
+from leaveout.store import artefacts
 
 RESULTS = Path("results/mnist_lr")
 KEYS = {

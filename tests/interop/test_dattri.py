@@ -9,12 +9,12 @@ import pytest
 import torch
 from scipy.stats import pearsonr, spearmanr
 
-from leaveout import artefacts
-from leaveout.artefacts import Artefact
 from leaveout.config import load_setting
 from leaveout.errors import LeaveoutError
 from leaveout.interop import dattri, files
 from leaveout.interop.transfer import import_truth
+from leaveout.store import artefacts
+from leaveout.store.artefacts import Artefact
 
 RESULTS = Path("results/mnist_lr")
 Values = Callable[[str, Path], dict[str, float]]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from leaveout import artefacts, cli
+from leaveout.cli import program as cli
+from leaveout.store import artefacts
 
 DOCS = Path(__file__).parents[2] / "docs" / "peers.md"
 
@@ -32,7 +33,7 @@ def test_the_commands_run_and_lose_nothing(
     again = "--setting mnist_lr --metric lds --method grad_dot --out build/ours.csv"
     scores = "results/mnist_lr/scores/grad_dot/default.safetensors"
     truth = "results/mnist_lr/truth/lds.safetensors"
-    assert cli.main(f"evaluate {again} --truth {truth} {scores}".split()) == 0
+    assert cli.main(f"evaluate {again} --truth {truth} --scores {scores}".split()) == 0
     tables = []
     for name in ("grad_dot", "ours"):
         with Path(f"build/{name}.csv").open(newline="") as file:

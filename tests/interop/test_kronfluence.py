@@ -8,11 +8,11 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from leaveout import artefacts
 from leaveout.config import load_setting
 from leaveout.errors import LeaveoutError
 from leaveout.interop import files, kronfluence
 from leaveout.interop.transfer import import_truth
+from leaveout.store import artefacts
 
 LDS = "results/mnist_lr/truth/lds.safetensors"
 DATA = "results/mnist_lr/data.safetensors"

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from leaveout import artefacts, cli
+from leaveout.cli import program as cli
 from leaveout.interop import files
+from leaveout.store import artefacts
 
 RESULTS = Path("results/mnist_lr")
 Main = Callable[..., tuple[int, str]]
@@ -58,8 +59,9 @@ def test_what_was_exported_is_imported_and_evaluated(main: Main, tmp_path: Path)
         assert main(*IMPORT, *source)[0] == 0
         score = RESULTS / "scores/grad_dot/default.safetensors"
         csv = tmp_path / f"{library}.csv"
-        evaluate = ("--method", "grad_dot", "--truth", out, "--bootstrap", 10, "--out", csv, score)
-        assert main("evaluate", "--setting", "mnist_lr", "--metric", "lds", *evaluate)[0] == 0
+        evaluate = ("--method", "grad_dot", "--truth", out, "--scores", score, "--bootstrap", 10)
+        named = ("--setting", "mnist_lr", "--metric", "lds", "--out", csv)
+        assert main("evaluate", *named, *evaluate)[0] == 0
     assert (tmp_path / "dattri.csv").read_text() == (tmp_path / "kronfluence.csv").read_text()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from leaveout import artefacts
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.auc import (
     auc,
@@ -22,6 +22,7 @@ from leaveout.metrics.auc import (
 )
 from leaveout.metrics.evaluate import COLUMNS
 from leaveout.seeds import generator
+from leaveout.store import artefacts
 
 RNG = np.random.default_rng(0)
 POSITIVE = RNG.permutation(np.arange(200) < 30)
@@ -62,6 +63,24 @@ def test_perfect_wrong_and_random() -> None:
     error = np.sqrt((200 + 1) / (12 * 30 * 170))
     assert abs(np.mean(values) - 0.5) < 4 * error / 20
     assert np.std(values) == pytest.approx(error, rel=0.15)
+
+
+def test_a_score_that_is_nan_has_no_rank_and_leaves_none() -> None:
+    score = RNG.standard_normal(200) + 1.5 * POSITIVE
+    for positive in (True, False):  # of either class
+        broken = score.copy()
+        broken[np.flatnonzero(positive == POSITIVE)[3]] = np.nan
+        assert np.isnan(auc(broken, POSITIVE))
+    assert np.isnan(auc(np.full(200, np.nan), POSITIVE))
+    # a replicate that does not draw it has a value, as if it were not there
+    counts = RNG.integers(3, size=(200, 40))
+    found = weighted_auc(broken, POSITIVE, counts)
+    missed = counts[np.isnan(broken)][0] == 0
+    assert 5 < missed.sum() < 25
+    np.testing.assert_array_equal(np.isfinite(found), missed)
+    known = np.isfinite(broken)
+    expected = weighted_auc(broken[known], POSITIVE[known], counts[known])
+    np.testing.assert_array_equal(found[missed], expected[missed])
 
 
 def test_neither_order_nor_a_rising_function_of_the_scores_changes_it() -> None:
@@ -136,22 +155,26 @@ def write_scores(path: Path, label: str, score: NDArray[Any], order: Any, **more
 
 
 def run(folder: Path, data: Path, scores: list[Path], **more: Any) -> list[dict[str, str]]:
-    out = folder / "out.csv"
     asked = {"setting": "toy", "method": "m", "root_seed": 0, "bootstrap": 20, **more}
-    replicates = evaluate_auc(data, scores, out, **asked)
-    with out.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    found = evaluate_auc(data, scores, [], **asked)
+    rows = list(csv.DictReader(io.StringIO(found["csv"])))
     assert tuple(rows[0]) == COLUMNS
-    for row in rows:
-        if (row["truth"], row["half"]) == ("mean", "report"):
-            drawn = replicates[row["params"]]
-            assert drawn.shape == (asked["bootstrap"],)
-            np.testing.assert_allclose(
-                bootstrap_interval(drawn),
-                (float(row["ci_low"]), float(row["ci_high"])),
-                atol=1e-6,  # written to six decimals
-            )
-    assert replicates.keys() == {row["params"] for row in rows}
+    draws = found["draws"]
+    (row,) = (
+        row for row in rows
+        if (row["truth"], row["half"], row["params"]) == ("mean", "report", draws.facts["label"])
+    )  # fmt: skip
+    drawn = draws.tensors["replicate"].astype(np.float64)
+    assert drawn.shape == (asked["bootstrap"],)
+    np.testing.assert_allclose(
+        bootstrap_interval(drawn),
+        (float(row["ci_low"]), float(row["ci_high"])),
+        atol=1e-6,  # written to six decimals
+    )
+    assert draws.facts["points"].keys() == {row["params"] for row in rows}
+    if len(scores) > 1:  # each grid point has its own draws, whichever is chosen
+        for score in scores:
+            run(folder, data, [score], **more)
     return rows
 
 

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import csv
+import io
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from leaveout import artefacts
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.brittleness import COLUMNS, evaluate_brittleness, wilson
+from leaveout.store import artefacts
 
 TESTS, SIZES, RUNS = 12, 2, 3
 DIMS = {
@@ -39,12 +40,10 @@ def arrays(seed=0):
 
 
 def measured(tmp_path, tensors, **meta):
-    path, out = tmp_path / "b.safetensors", tmp_path / "b.csv"
+    path = tmp_path / "b.safetensors"
     header = {"setting": "toy", "method": "grad_dot", "label": "a=1", "chosen_by": "lds"}
     artefacts.write(path, "brittleness", tensors, DIMS, header | meta)
-    evaluate_brittleness(path, out, **NAMES)
-    with out.open(newline="") as handle:
-        return list(csv.DictReader(handle))
+    return list(csv.DictReader(io.StringIO(evaluate_brittleness(path, **NAMES))))
 
 
 @pytest.mark.parametrize(("flipped", "n"), [(0, 7), (7, 7), (3, 50), (1, 1)])

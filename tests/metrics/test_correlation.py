@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from leaveout.errors import LeaveoutError
 from leaveout.metrics import correlation
 from leaveout.metrics.correlation import (
     TopK,
@@ -102,3 +103,9 @@ def test_standardise_gives_zero_mean_unit_variance_and_zeros_where_it_cannot():
     z = standardise(x)
     np.testing.assert_allclose([z[:, 0].mean(), z[:, 0].var()], [0, 1], atol=1e-15)
     assert not z[:, 1:].any()
+
+
+@pytest.mark.parametrize("kind", ["pearson", "spearman", "kendall", TopK(2)])
+def test_arrays_of_two_shapes_are_refused_and_not_broadcast(kind):
+    with pytest.raises(LeaveoutError, match=r"of one shape: \(9, 4\), \(9, 1\)"):
+        correlate(kind, np.ones((9, 4)), np.ones((9, 1)))

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from leaveout import artefacts
+from leaveout.data.halves import chosen, split
 from leaveout.errors import LeaveoutError
 from leaveout.metrics import evaluate as evaluate_module
 from leaveout.metrics import uncertainty
-from leaveout.metrics.evaluate import COLUMNS, evaluate, split
+from leaveout.metrics.draws import read_draws
+from leaveout.metrics.evaluate import COLUMNS, evaluate
 from leaveout.metrics.lds import lds
 from leaveout.metrics.loo import loo
 from leaveout.metrics.pbrf import pbrf
 from leaveout.retraining.layout import PBRF_DIMS
+from leaveout.store import artefacts, contents
 
 TRAIN, TEST, UNITS = 40, 24, 30
 TRAIN_ID = np.arange(100, 100 + TRAIN)
@@ -104,14 +108,15 @@ def write_score(path, score, label="default", train_id=TRAIN_ID, test_id=TEST_ID
     return path
 
 
+def rows_of(found):
+    """Return the rows of what a metric returned."""
+    return list(csv.DictReader(io.StringIO(found["csv"])))
+
+
 def run(tmp_path, metric, tensors, *scores, bootstrap=50, seed=3, method="grad_dot", **meta):
     path = write_truth(tmp_path / f"{metric}.safetensors", metric, tensors, **meta)
-    out = tmp_path / "out.csv"
-    evaluate(
-        metric, path, scores, out, setting="toy", method=method, root_seed=seed, bootstrap=bootstrap
-    )
-    with out.open(newline="") as handle:
-        return list(csv.DictReader(handle))
+    asked = {"setting": "toy", "method": method, "root_seed": seed, "bootstrap": bootstrap}
+    return rows_of(evaluate(metric, path, scores, [], **asked))
 
 
 def cell(rows, truth, half, params="default"):
@@ -186,27 +191,183 @@ def test_order_of_rows_in_any_file_changes_nothing(tmp_path, truth, metric):
 def test_the_replicates_returned_are_those_of_the_value_shown(tmp_path, truth, metric):
     path = write_truth(tmp_path / "truth.safetensors", metric, truth[metric])
     noise = np.random.default_rng(1).normal(size=(TRAIN, TEST))
-    scores = [
-        write_score(tmp_path / "a", truth["score"] + noise, "a"),
-        write_score(tmp_path / "b", truth["score"] + 2 * noise, "b"),
-    ]
-    out = tmp_path / "out.csv"
+    scores = {
+        "a": write_score(tmp_path / "a", truth["score"] + noise, "a"),
+        "b": write_score(tmp_path / "b", truth["score"] + 2 * noise, "b"),
+    }
     asked = {"setting": "toy", "root_seed": 3, "bootstrap": 60}
-    found = evaluate(metric, path, scores, out, method="grad_dot", **asked)
-    with out.open(newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    assert list(found) == ["a", "b"]
-    for label, replicates in found.items():
+    both = evaluate(metric, path, [*scores.values()], [], method="grad_dot", **asked)
+    rows = rows_of(both)
+    assert list(both["draws"].facts["points"]) == ["a", "b"]
+    found = {}
+    for label, score in scores.items():
+        alone = evaluate(metric, path, [score], [], method="grad_dot", **asked)["draws"]
+        assert alone.facts["label"] == label
+        found[label] = replicates = alone.tensors["replicate"]
         row = cell(rows, "mean", "report", label)
-        low, high = uncertainty.interval(replicates, float(row["value"]))
+        low, high = uncertainty.interval(replicates.astype(np.float64), float(row["value"]))
         assert replicates.shape == (60,)
         assert low == pytest.approx(float(row["ci_low"]), abs=2e-6)  # written to six decimals
         assert high == pytest.approx(float(row["ci_high"]), abs=2e-6)
+    # beside other grid points, the chosen one has the same
+    draws = both["draws"]
+    np.testing.assert_array_equal(draws.tensors["replicate"], found[draws.facts["label"]])
     # another method that says the same is resampled alike, and what both have in common cancels
     other = write_score(tmp_path / "c", truth["score"] + noise, "x", method="other")
-    again = evaluate(metric, path, [other], out, method="other", **asked)
-    np.testing.assert_array_equal(again["x"], found["a"])
+    again = evaluate(metric, path, [other], [], method="other", **asked)["draws"]
+    np.testing.assert_array_equal(again.tensors["replicate"], found["a"])
     assert (found["a"] - found["b"]).std() < np.hypot(found["a"].std(), found["b"].std())
+
+
+def test_what_is_returned_is_saved_and_read_again(tmp_path, truth):
+    path = write_truth(tmp_path / "truth.safetensors", "lds", truth["lds"])
+    scores = [write_score(tmp_path / f"{k}", truth["score"], f"d={k}", seed=k) for k in (2, 1)]
+    costs = []
+    for k in (2, 1):
+        costs.append(tmp_path / f"{k}.cost.json")
+        record = {"setting": "toy", "method": "grad_dot", "params": f"d={k}", "wall_s": 0.5 * k}
+        costs[-1].write_text(json.dumps(record))
+    asked = {"setting": "toy", "method": "grad_dot", "root_seed": 3, "bootstrap": 20}
+    found = evaluate("lds", path, scores, costs, **asked)
+    assert list(found) == ["csv", "draws", "costs"]
+    assert json.loads(found["costs"]) == [json.loads(cost.read_text()) for cost in costs]
+    assert json.loads(evaluate("lds", path, scores, [], **asked)["costs"]) == []
+    contents.save(tmp_path / "out.csv", found["csv"])
+    assert chosen(tmp_path / "out.csv") == "d=2"  # the first of equals
+    contents.save(tmp_path / "draws", found["draws"], {"commit": "c"})
+    draws = read_draws(tmp_path / "draws")
+    assert (draws.setting, draws.metric, draws.method, draws.label) == (
+        "toy",
+        "lds",
+        "grad_dot",
+        "d=2",
+    )
+    assert {label: point["seed"] for label, point in draws.points.items()} == {
+        "d=2": "2",
+        "d=1": "1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not readable JSON"),
+        ("[]", "not the record of a cost"),
+        ('{"setting": "toy", "method": "other"}', "its method is 'other', expected 'grad_dot'"),
+        ('{"method": "grad_dot"}', "its setting is None, expected 'toy'"),
+        (None, "no such file"),
+    ],
+)
+def test_a_cost_that_does_not_fit_is_named(tmp_path, truth, text, message):
+    path = write_truth(tmp_path / "truth.safetensors", "lds", truth["lds"])
+    score, cost = write_score(tmp_path / "a", truth["score"]), tmp_path / "a.cost.json"
+    if text is not None:
+        cost.write_text(text)
+    asked = {"setting": "toy", "method": "grad_dot", "root_seed": 3, "bootstrap": 5}
+    with pytest.raises(LeaveoutError, match=rf"a\.cost\.json: {message}"):
+        evaluate("lds", path, [score], [cost], **asked)
+
+
+@pytest.mark.parametrize("metric", ["lds", "lds_variance", "lds_kendall"])
+def test_a_run_that_diverged_is_named_and_its_subset_left_out_and_counted(tmp_path, truth, metric):
+    tensors = truth["lds"] | {"target": np.repeat(truth["lds"]["target"], 2, axis=1)}
+    tensors["target"] += np.random.default_rng(3).normal(size=tensors["target"].shape)
+    tensors["subset_id"] = 10 + np.arange(UNITS)
+    broken = tensors | {"target": tensors["target"].copy()}
+    broken["target"][4, 1] = np.nan
+    broken["target"][20, 0], broken["target"][20, 2] = np.inf, np.nan
+    kept = np.delete(np.arange(UNITS), [4, 20])
+    fewer = {
+        name: array[kept] if dims_of("lds", name)[0] == "subset" else array
+        for name, array in tensors.items()
+    }
+    score = write_score(tmp_path / "a", truth["score"])
+    asked = {"setting": "toy", "method": "grad_dot", "root_seed": 3, "bootstrap": 20}
+    found, expected = (
+        rows_of(evaluate(metric, write_truth(tmp_path / "t", "lds", of), [score], [], **asked))
+        for of in (broken, fewer)
+    )
+    note = "left out 2 of 30 subsets, without a finite outcome: 14 (run 1), 30 (run 0), 30 (run 2)"
+    for row, other in zip(found, expected, strict=True):
+        assert (row["n_samples"], row["n_unconverged"], row["n_nan"]) == ("28", "2", "0")
+        assert np.isfinite(float(row["value"]))
+        # the same as if they had never been trained
+        notes = "; ".join(filter(None, (other["ceiling_note"], note)))
+        assert row == other | {"ceiling_note": notes, "n_unconverged": "2"}
+
+
+def test_a_removed_samples_run_that_diverged_is_left_out_too(tmp_path, truth):
+    tensors = truth["loo"] | {
+        name: truth["loo"][name].copy() for name in ("target", "replicate_target")
+    }
+    tensors["target"][6], tensors["replicate_target"][5] = np.nan, np.nan  # ids 106 and 110
+    rows = run(tmp_path, "loo", tensors, write_score(tmp_path / "a", truth["score"]))
+    kept, again = np.delete(np.arange(TRAIN), 6), np.delete(np.arange(TRAIN // 2), 5)
+    fewer = {
+        name: array[again if name.startswith("replicate_") else kept]
+        if "removed" in dims_of("loo", name)[0]
+        else array
+        for name, array in tensors.items()
+    }
+    expected = run(tmp_path, "loo", fewer, tmp_path / "a")
+    note = (
+        "left out 1 of 40 removed samples, without a finite outcome: 106 (run 0); left out 1 of 20 "
+        "removed samples with a second run, without a finite outcome: 110 (run 0)"
+    )
+    assert rows == [row | {"ceiling_note": note, "n_unconverged": "1"} for row in expected]
+    assert (rows[0]["n_samples"], rows[0]["n_nan"]) == ("39", "0")
+    assert float(rows[0]["value"]) > 0.3
+
+
+@pytest.mark.parametrize("metric", ["lds", "loo"])
+def test_where_all_diverged_all_is_undefined_and_the_reason_is_there(tmp_path, truth, metric):
+    tensors = truth[metric] | {"target": np.full_like(truth[metric]["target"], np.nan)}
+    rows = run(tmp_path, metric, tensors, write_score(tmp_path / "a", truth["score"]))
+    count, what = (30, "subsets") if metric == "lds" else (40, "removed samples")
+    for row in rows:
+        assert {row[name] for name in ("value", "ci_low", "ci_high", "ceiling")} == {"nan"}
+        assert (row["n_samples"], row["n_unconverged"]) == ("0", str(count))
+        assert row["n_nan"] == row["n_test"]
+        assert (
+            f"left out {count} of {count} {what}, without a finite outcome" in row["ceiling_note"]
+        )
+
+
+def test_one_run_has_no_ceiling_and_what_was_left_out_is_said_as_well(tmp_path, truth):
+    tensors = truth["lds"] | {"target": truth["lds"]["target"][:, :1].copy()}
+    tensors["target"][0] = np.nan
+    (row, *_) = run(tmp_path, "lds", tensors, write_score(tmp_path / "a", truth["score"]))
+    assert row["ceiling_note"] == (
+        "one run of each subset; two or more give a ceiling; left out 1 of 30 subsets, without a "
+        "finite outcome: 0 (run 0)"
+    )
+
+
+@pytest.mark.parametrize("metric", ["lds", "lds_kendall", "loo", "loo_topk"])
+def test_no_interval_leaves_the_limits_of_its_correlation(tmp_path, metric):
+    rng = np.random.default_rng(4)
+    units, tests = (10, 5) if metric[:3] == "lds" else (12, 5)
+    score = rng.normal(size=(units, tests))
+    ids = {"train_id": np.arange(units), "test_id": np.arange(tests)}
+    noise = 0.05 * rng.normal(size=(units, 2, tests))
+    if metric[:3] == "lds":
+        mask = np.eye(units, dtype=np.uint8)  # a subset predicts what its one sample says
+        tensors = {"target": -score[:, None] + noise, "mask": mask, "subset_id": np.arange(units)}
+    else:
+        tensors = {
+            "target": score[:, None] + noise,
+            "full_target": np.zeros((2, tests)),
+            "removed_id": np.arange(units),
+        }
+    path = write_truth(tmp_path / "t", metric[:3], tensors | ids)
+    scored = write_score(tmp_path / "a", score, train_id=np.arange(units), test_id=np.arange(tests))
+    asked = {"setting": "toy", "method": "grad_dot", "root_seed": 3, "bootstrap": 200, "top_k": 3}
+    rows = rows_of(evaluate(metric, path, [scored], [], **asked))
+    highs = [float(row["ci_high"]) for row in rows]
+    assert max(highs) == 1  # without the limit it would be more
+    for row in rows:
+        assert float(row["ci_low"]) <= float(row["value"]) <= float(row["ci_high"])
+        assert not float(row["ceiling_high"]) > 1
 
 
 @pytest.mark.parametrize("metric", ["lds", "loo", "pbrf"])
@@ -480,12 +641,12 @@ def test_wrong_inputs_are_errors_that_name_the_file(tmp_path, truth):
         run(tmp_path, "pbrf", {k: v for k, v in truth["pbrf"].items() if k != "converged"}, score)
     with pytest.raises(LeaveoutError, match="gone: no such file"):
         run(tmp_path, "lds", truth["lds"], tmp_path / "gone")
+    asked = {"setting": "toy", "method": "m", "root_seed": 0, "bootstrap": 5}
     with pytest.raises(LeaveoutError, match="unknown 'auc'"):
-        evaluate("auc", score, [score], tmp_path / "o", setting="toy", method="m", root_seed=0)
+        evaluate("auc", score, [score], [], **asked)
     loo_truth = write_truth(tmp_path / "truth", "loo", truth["loo"])
     with pytest.raises(LeaveoutError, match="kind 'loo', expected 'lds'"):
-        evaluate("lds", loo_truth, [score], tmp_path / "o", setting="toy", method="m", root_seed=0)
-    assert not (tmp_path / "o").exists()
+        evaluate("lds", loo_truth, [score], [], **asked)
 
 
 @pytest.fixture
@@ -509,11 +670,9 @@ def unsteady():
 
 def evaluate_variance(tmp_path, tensors, score, **options):
     path = write_truth(tmp_path / "truth", "lds", tensors)
-    out = tmp_path / "out.csv"
-    evaluate("lds_variance", path, [write_score(tmp_path / "s", score)], out, setting="toy",
-             method="grad_dot", root_seed=3, bootstrap=30, **options)  # fmt: skip
-    with out.open(newline="") as handle:
-        return list(csv.DictReader(handle))
+    scores = [write_score(tmp_path / "s", score)]
+    asked = {"setting": "toy", "method": "grad_dot", "root_seed": 3, "bootstrap": 30}
+    return rows_of(evaluate("lds_variance", path, scores, [], **asked, **options))
 
 
 def test_lds_variance_finds_the_samples_that_steady_training(tmp_path, unsteady):
@@ -568,12 +727,9 @@ def test_variants_differ_in_the_correlation_alone(tmp_path, truth, metric):
     base = metric[:3]
     noisy = truth["score"] + np.random.default_rng(1).normal(size=(TRAIN, TEST))
     path = write_truth(tmp_path / f"{base}.safetensors", base, truth[base])
-    out = tmp_path / "out.csv"
     score = write_score(tmp_path / "a", noisy)
-    evaluate(metric, path, [score], out, setting="toy", method="grad_dot", root_seed=3,
-             bootstrap=50, top_k=5)  # fmt: skip
-    with out.open(newline="") as handle:
-        rows = list(csv.DictReader(handle))
+    asked = {"setting": "toy", "method": "grad_dot", "root_seed": 3, "bootstrap": 50, "top_k": 5}
+    rows = rows_of(evaluate(metric, path, [score], [], **asked))
     tensors = truth[base]
     outcome = -tensors["target"] if base == "lds" else tensors["target"] - tensors["full_target"]
     x = tensors["mask"] @ noisy if base == "lds" else noisy
@@ -590,11 +746,9 @@ def test_variants_differ_in_the_correlation_alone(tmp_path, truth, metric):
 
 def test_constant_scores_have_the_top_k_of_chance(tmp_path, truth):
     path = write_truth(tmp_path / "loo.safetensors", "loo", truth["loo"])
-    scores, out = [write_score(tmp_path / "a", np.zeros((TRAIN, TEST)))], tmp_path / "out.csv"
+    scores = [write_score(tmp_path / "a", np.zeros((TRAIN, TEST)))]
     names = {"setting": "toy", "method": "grad_dot", "root_seed": 3, "bootstrap": 20}
-    evaluate("loo_topk", path, scores, out, top_k=10, **names)
-    with out.open(newline="") as handle:
-        row = cell(list(csv.DictReader(handle)), "mean", "all")
+    row = cell(rows_of(evaluate("loo_topk", path, scores, [], top_k=10, **names)), "mean", "all")
     assert (row["value"], row["n_nan"], row["n_constant"]) == ("0.250000", "0", "0")
     with pytest.raises(LeaveoutError, match="40 samples were left out; the 40 that matter most"):
-        evaluate("loo_topk", path, scores, out, top_k=40, **names)
+        evaluate("loo_topk", path, scores, [], top_k=40, **names)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from leaveout.errors import LeaveoutError
 from leaveout.metrics.lds import lds, predictions
 
 
@@ -49,6 +52,14 @@ def test_one_bad_score_undoes_its_own_column_only():
     result = lds(score, mask, target)
     assert np.isnan(result).tolist() == [False, True, True, False, False, False]
     np.testing.assert_array_equal(result[[0, 3, 4, 5]], clean[[0, 3, 4, 5]])
+
+
+@pytest.mark.parametrize("shape", [(25, 1), (25,), (6, 25), (24, 6), (25, 2, 6)])
+def test_a_target_of_another_shape_is_refused_and_not_broadcast(shape):
+    rng, score, mask = draw(5)
+    message = f"(subset, test) = (25, 6), as mask and score have, got shape {shape}"
+    with pytest.raises(LeaveoutError, match=re.escape(message)):
+        lds(score, mask, rng.normal(size=shape))
 
 
 @pytest.mark.parametrize("size", [1, 7, 29, 30])

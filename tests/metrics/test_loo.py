@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pytest
 from scipy import stats
 
+from leaveout.errors import LeaveoutError
 from leaveout.metrics.loo import loo, outcomes
 
 
@@ -21,6 +25,15 @@ def test_sign_removing_a_helpful_sample_raises_the_loss():
     score, full = rng.normal(size=(40, 5)), rng.random(5)
     np.testing.assert_allclose(loo(score, full + 3 * score, full), 1.0, atol=1e-12)
     np.testing.assert_allclose(loo(score, full - 3 * score, full), -1.0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("target", "full"), [((40, 1), (5,)), ((40, 5), (1,)), ((40, 5), (1, 5)), ((5, 40), (40,))]
+)
+def test_losses_of_another_shape_are_refused_and_not_broadcast(target, full):
+    message = re.escape(f"(test,) = (5,); got shapes {target} and {full}")
+    with pytest.raises(LeaveoutError, match=message):
+        loo(np.ones((40, 5)), np.ones(target), np.ones(full))
 
 
 def test_every_run_is_compared_with_its_own_full_run():

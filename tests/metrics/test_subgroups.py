@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import csv
+import io
 
 import numpy as np
 import pytest
 
-from leaveout import artefacts
+from leaveout.data.halves import split
 from leaveout.errors import LeaveoutError
 from leaveout.metrics import subgroups as module
-from leaveout.metrics.evaluate import evaluate, split
+from leaveout.metrics.evaluate import evaluate
 from leaveout.metrics.lds import lds
 from leaveout.metrics.subgroups import COLUMNS, THIRDS, groups, subgroups
 from leaveout.retraining.layout import LDS_DIMS
+from leaveout.store import artefacts, contents
 
 TRAIN, TEST, SUBSETS, RUNS = 20, 24, 15, 2
 TEST_ID = np.arange(50, 50 + TEST)
@@ -53,18 +55,16 @@ def files(tmp_path):
     for method in "ab":
         csvs.append(tmp_path / f"{method}.csv")
         own = [path for (m, _), (path, _) in scores.items() if m == method]
-        evaluate("lds", truth, own, csvs[-1], method=method, **NAMES)
+        contents.save(csvs[-1], evaluate("lds", truth, own, [], method=method, **NAMES)["csv"])
     return tmp_path, truth, csvs, scores, mask, target.mean(axis=1), labels, loss
 
 
 def run(files, **changes):
     folder, truth, csvs, scores, *_ = files
     paths = [path for path, _ in scores.values()]
-    out = folder / "groups.csv"
-    subgroups("lds", truth, folder / "data.safetensors", folder / "said.safetensors", csvs, paths,
-              out, methods=["a", "b"], **NAMES | changes)  # fmt: skip
-    with out.open(newline="") as handle:
-        return list(csv.DictReader(handle))
+    found = subgroups("lds", truth, folder / "data.safetensors", folder / "said.safetensors", csvs,
+                      paths, methods=["a", "b"], **NAMES | changes)  # fmt: skip
+    return list(csv.DictReader(io.StringIO(found)))
 
 
 def test_values_are_means_over_the_members_of_the_reported_half(files, monkeypatch):
@@ -99,13 +99,13 @@ def test_a_subgroup_of_all_has_the_metrics_own_interval(files, monkeypatch):
         lambda labels, confidence, among: [module.Group("class", "all", "", among)],
     )  # fmt: skip
     own = [path for (method, _), (path, _) in files[3].items() if method == "a"]
-    evaluate("lds", files[1], own, files[2][0], method="a", **NAMES | {"bootstrap": 1000})
+    found = evaluate("lds", files[1], own, [], method="a", **NAMES | {"bootstrap": 1000})
+    contents.save(files[2][0], found["csv"])
     first = run(files, bootstrap=1000)[0]
-    with files[2][0].open(newline="") as handle:
-        (own,) = (
-            row for row in csv.DictReader(handle)
-            if (row["params"], row["truth"], row["half"]) == ("p=2", "mean", "report")
-        )  # fmt: skip
+    (own,) = (
+        row for row in csv.DictReader(io.StringIO(found["csv"]))
+        if (row["params"], row["truth"], row["half"]) == ("p=2", "mean", "report")
+    )  # fmt: skip
     assert first["value"] == own["value"]
     widths = [float(row["ci_high"]) - float(row["ci_low"]) for row in (first, own)]
     # ends of 1000 draws are known to about 4% of the width each

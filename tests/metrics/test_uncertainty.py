@@ -12,6 +12,7 @@ from leaveout.metrics.correlation import TopK, correlate
 from leaveout.metrics.uncertainty import (
     ceiling,
     interval,
+    limits,
     means,
     replicate_correlations,
     replicate_sums,
@@ -156,6 +157,21 @@ def test_interval_is_the_percentiles_recentred_on_the_estimate():
     assert interval(replicates, 60.0) == pytest.approx((12.5, 107.5))
     assert np.isnan(interval(replicates, np.nan)).all()
     assert np.isnan(interval(np.full(5, np.nan), 1.0)).all()
+
+
+def test_an_end_beyond_the_limits_is_put_on_them_and_no_other_moves():
+    replicates = np.append(np.linspace(0.2, 1.0, 101), np.nan)
+    for estimate in (0.1, 0.6, 0.9):
+        low, high = interval(replicates, estimate)
+        assert interval(replicates, estimate, limits("pearson")) == (low, min(high, 1.0))
+        assert interval(replicates, -estimate, limits("kendall"))[1] == interval(
+            replicates, -estimate
+        )[1]  # fmt: skip
+        assert interval(replicates, estimate, limits(TopK(3))) == (max(low, 0.0), min(high, 1.0))
+    assert high > 1
+    assert np.isnan(interval(replicates, np.nan, limits("spearman"))).all()
+    assert ceiling(0.9, replicates, 2)[2] == 1.0
+    assert ceiling(0.9, replicates, 2, "kendall")[2] == 1.0
 
 
 @pytest.mark.slow

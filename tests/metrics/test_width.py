@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import warnings
 
@@ -8,12 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leaveout import artefacts
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.correlation import correlate
 from leaveout.metrics.evaluate import evaluate
 from leaveout.metrics.uncertainty import interval, resample_counts
 from leaveout.metrics.width import COLUMNS, TARGETS, Split, grid, lds_width, measure
+from leaveout.store import artefacts
 
 TRAIN, TEST, SUBSETS = 30, 20, 25
 TRAIN_ID, TEST_ID, SUBSET_ID = np.arange(100, 100 + TRAIN), np.arange(7, 7 + TEST), np.arange(25)
@@ -47,12 +48,8 @@ def write(folder, target, mask, scores, order=None, **more):
 
 
 def run(folder, truth, scores, compare=("good", "poor"), bootstrap=40, seed=3):
-    out = folder / "width.csv"
-    lds_width(
-        truth, scores, out, setting="toy", compare=compare, root_seed=seed, bootstrap=bootstrap
-    )
-    with out.open(newline="") as handle:
-        return list(csv.DictReader(handle))
+    asked = {"setting": "toy", "compare": compare, "root_seed": seed, "bootstrap": bootstrap}
+    return list(csv.DictReader(io.StringIO(lds_width(truth, scores, **asked))))
 
 
 def row(rows, method, subsets, runs, kind="measured"):
@@ -93,10 +90,9 @@ def test_with_all_subsets_the_rows_are_the_tables(tmp_path, bank):
     assert tuple(rows[0]) == COLUMNS
     values = {}
     for method, paths in (("good", scores[:1]), ("poor", scores[1:])):
-        evaluate("lds", truth, paths, tmp_path / "e.csv", setting="toy", method=method,
-                 root_seed=3, bootstrap=40)  # fmt: skip
-        with (tmp_path / "e.csv").open(newline="") as handle:
-            cells = [r for r in csv.DictReader(handle) if r["params"] != "damping=1"]
+        asked = {"setting": "toy", "method": method, "root_seed": 3, "bootstrap": 40}
+        text = evaluate("lds", truth, paths, [], **asked)["csv"]
+        cells = [r for r in csv.DictReader(io.StringIO(text)) if r["params"] != "damping=1"]
         mean, single = (
             next(r for r in cells if (r["truth"], r["half"]) == (truth_of, "report"))
             for truth_of in ("mean", "single")
@@ -235,7 +231,6 @@ def test_what_does_not_fit_is_named(tmp_path, bank):
     truth, paths = write(tmp_path, target[:2], mask[:2], scores)
     with pytest.raises(LeaveoutError, match=r"lds\.safetensors: it has 2 subsets"):
         run(tmp_path, truth, paths)
-    assert not (tmp_path / "width.csv").exists()
 
 
 def test_scores_of_the_ground_truths_own_models_are_refused(tmp_path, bank):
@@ -250,6 +245,34 @@ def test_three_subsets_are_enough_to_say_something(tmp_path, bank):
         warnings.simplefilter("error")
         rows = run(tmp_path, *write(tmp_path, target[:3], mask[:3], scores))
     assert {r["subsets"] for r in rows if r["kind"] == "measured"} == {"3"}
+
+
+def test_a_subset_with_a_run_that_diverged_is_left_out_and_noted(tmp_path, bank):
+    target, mask, scores = bank
+    broken = target.copy()
+    broken[5, 2] = np.nan
+    rows = run(tmp_path, *write(tmp_path, broken, mask, scores))
+    kept = np.delete(np.arange(SUBSETS), 5)
+    expected = run(tmp_path, *write(tmp_path, target, mask, scores, {"subset": kept}))
+    note = "left out 1 of 25 subsets, without a finite outcome: 5 (run 2)"
+    for found, other in zip(rows, expected, strict=True):
+        assert found == other | ({"note": note} if found["kind"] == "measured" else {})
+    truth, paths = write(tmp_path, broken[3:6], mask[3:6], scores)
+    with pytest.raises(LeaveoutError, match=r"it has 2 subsets \(left out 1 of 3 subsets"):
+        run(tmp_path, truth, paths)
+
+
+def test_intervals_keep_to_the_limits_of_correlations_and_of_differences():
+    rng = np.random.default_rng(3)
+    truth = rng.normal(size=(10, 5))
+    runs = truth + 0.1 * rng.normal(size=(2, 10, 5))
+    counts, tests = resample_counts(rng, 10, 200), resample_counts(rng, 5, 200)
+    got = measure([truth, -truth], runs, counts, tests)
+    for r in (1, 2):
+        assert (got.high[r][:, 0] == 1).all()  # without the limits, these are beyond
+        assert (got.low[r][:, 1] == -1).all()
+        assert (got.high[r][:, 2] == 2).all()
+        assert got.ceilings[r][2] <= 1
 
 
 def test_needed_is_the_least_number_of_subsets_for_a_width():

@@ -15,12 +15,12 @@ import torch
 from torch.utils.data import DataLoader
 
 import leaveout
-from leaveout import artefacts
 from leaveout.config import load_setting
 from leaveout.errors import LeaveoutError
 from leaveout.interop import files
 from leaveout.interop.transfer import export, import_truth
 from leaveout.metrics.evaluate import evaluate
+from leaveout.store import artefacts
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 

@@ -13,8 +13,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from leaveout import artefacts
 from leaveout.metrics.evaluate import COLUMNS
+from leaveout.store import artefacts
 
 
 @pytest.fixture

@@ -36,8 +36,7 @@ def cells(page: str) -> tuple[list[str], list[dict[str, str]]]:
 @pytest.fixture
 def page(tmp_path: Path) -> str:
     (tmp_path / "t.csv").write_text(PANEL)
-    table_page("lds", tmp_path / "t.csv", tmp_path / "t.html")
-    return (tmp_path / "t.html").read_text()
+    return table_page("lds", tmp_path / "t.csv")
 
 
 def test_what_matters_comes_first_and_nothing_is_left_out(page: str) -> None:
@@ -75,6 +74,31 @@ def test_numbers_are_sorted_as_numbers(page: str) -> None:
     assert "<td>0.33</td>" in page  # what is shown is its own key
 
 
+def test_the_page_opens_with_the_best_first_and_says_so(tmp_path: Path) -> None:
+    head, *_ = PANEL.splitlines()
+    lines = [
+        ",".join([setting, method, "default", value, *[""] * (head.count(",") - 3)])
+        for setting, method, value in (
+            *(("a", "random", "0.01"), ("a", "none", "nan"), ("a", "low", "-0.2")),
+            *(("a", "best", "0.9"), ("b", "random", "0.02"), ("b", "equal", "0.9")),
+        )
+    ]
+    (tmp_path / "t.csv").write_text("\n".join([head, *lines]) + "\n")
+    page = table_page("lds", tmp_path / "t.csv")
+    order = [row["method"] for row in cells(page)[1]]
+    assert order == ["best", "equal", "random", "random", "low", "none"]
+    sorted_by = re.findall(r"<th scope='col'[^>]*aria-sort='descending'><button.*?>(.*?)<", page)
+    assert sorted_by == ["value"]
+    # a table of ranks, or an unknown one, stays as it is
+    for name in ("rank", "brand_new"):
+        page = table_page(name, tmp_path / "t.csv")
+        assert "aria-sort='" not in page
+        rows = re.findall(r"<tr>(.*?)</tr>", page.split("<tbody>")[1])
+        assert [re.findall(r"random|none|low|best|equal", row)[0] for row in rows] == [
+            *("random", "none", "low", "best", "random", "equal"),
+        ]
+
+
 def test_columns_are_aligned_and_hidden_by_their_places(page: str) -> None:
     kinds = re.findall(r"<th scope='col'([^>]*)>", page)
     numbers = [k for k, kind in enumerate(kinds, 1) if re.search(r"\bn\b", kind)]
@@ -91,21 +115,19 @@ def test_a_page_needs_nothing_from_elsewhere(page: str) -> None:
 
 def test_one_setting_is_said_once_and_any_table_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join(PANEL.splitlines()[:2]) + "\n")
-    table_page("lds", tmp_path / "t.csv", tmp_path / "t.html")
-    page = (tmp_path / "t.html").read_text()
+    page = table_page("lds", tmp_path / "t.csv")
     assert "Setting: a." in page
     assert cells(page)[0][:3] == ["method", "value", "95% interval"]
     (tmp_path / "u.csv").write_text("who,p_low,p_high,when\nx,1,2,now\n")
-    table_page("brand_new", tmp_path / "u.csv", tmp_path / "u.html")
-    first, rows = cells((tmp_path / "u.html").read_text())
+    first, rows = cells(table_page("brand_new", tmp_path / "u.csv"))
     assert first == ["who", "p interval", "when"]
     assert rows == [{"who": "x", "p interval": "1 to 2", "when": "now"}]
 
 
 def test_of_ranks_and_costs_the_lowest_is_sorted_first(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("method,rank,value,wall_s,who\nx,1,2,3,y\n")
-    table_page("new", tmp_path / "t.csv", tmp_path / "t.html")
-    heads = re.findall(r"<th scope='col'([^>]*)>.*?>(\w[^<]*)<", (tmp_path / "t.html").read_text())
+    page = table_page("new", tmp_path / "t.csv")
+    heads = re.findall(r"<th scope='col'([^>]*)>.*?>(\w[^<]*)<", page)
     assert [head for kind, head in heads if "low" in kind] == ["rank", "wall s"]
 
 
@@ -123,9 +145,8 @@ def test_removals_stand_beside_those_of_random_samples(tmp_path: Path) -> None:
         "random_loss_change": "0.0014", "margin_change": "-1.5", "n_test": "50", "n_nan": "0",
     }  # fmt: skip
     none = ours | {"method": "magic", "flipped": "nan", "not_computed": "memory: 96 GB"}
-    page = tmp_path / "t.html"
-    table_page("brittleness", written(tmp_path / "t.csv", TABLE_COLUMNS, ours, none), page)
-    first, rows = cells(page.read_text())
+    page = table_page("brittleness", written(tmp_path / "t.csv", TABLE_COLUMNS, ours, none))
+    first, rows = cells(page)
     assert {name: rows[0][name] for name in first} == {
         "method": "grad_dot", "taken out": "50", "flipped": "0.24", "95% interval":
         "0.143 to 0.374", "flipped by random": "0.02", "change of loss": "0.512",
@@ -142,9 +163,8 @@ def test_subgroups_say_of_what(tmp_path: Path) -> None:
         "n_test": "30",
     }  # fmt: skip
     third = row | {"metric": "loo", "setting": "b", "group_by": "confidence", "group": "low"}
-    page = tmp_path / "t.html"
-    table_page("subgroups", written(tmp_path / "t.csv", subgroups.COLUMNS, row, third), page)
-    first, rows = cells(page.read_text())
+    page = table_page("subgroups", written(tmp_path / "t.csv", subgroups.COLUMNS, row, third))
+    first, rows = cells(page)
     assert [rows[1][name] for name in first] == [
         *("grad_dot", "b", "loo", "confidence", "low", "0.3", "0.2 to 0.4", "30"),
     ]  # fmt: skip
@@ -159,8 +179,6 @@ def test_pages_name_columns_that_their_tables_have() -> None:
 
 def test_an_empty_table_and_a_missing_one(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("setting,method,value\n")
-    table_page("lds", tmp_path / "t.csv", tmp_path / "t.html")
-    assert cells((tmp_path / "t.html").read_text())[1] == []
+    assert cells(table_page("lds", tmp_path / "t.csv"))[1] == []
     with pytest.raises(LeaveoutError, match=r"none\.csv: no such file"):
-        table_page("lds", tmp_path / "none.csv", tmp_path / "x.html")
-    assert not (tmp_path / "x.html").exists()
+        table_page("lds", tmp_path / "none.csv")

@@ -9,6 +9,7 @@ import yaml
 from leaveout.errors import LeaveoutError
 from leaveout.reporting.published import COLUMNS, published_table, read_causes
 from leaveout.reporting.tables import PUBLISHED_COLUMNS, Row, read_csv
+from leaveout.store.contents import save
 
 Measured = Callable[..., tuple[Path, Path]]
 CONFIG = Path(__file__).parents[2] / "config"
@@ -42,7 +43,7 @@ def table(tmp_path: Path) -> Callable[..., list[Row]]:
 
     def make(*csvs: Path, out: str = "out.csv") -> list[Row]:
         given = (tmp_path / "published.csv", tmp_path / "causes.yaml")
-        published_table(csvs, *given, tmp_path / out)
+        save(tmp_path / out, published_table(csvs, *given))
         rows = read_csv(tmp_path / out, COLUMNS)
         assert not rows or tuple(rows[0]) == COLUMNS
         return rows

@@ -57,7 +57,7 @@ def drawn(tmp_path, saved):
     """Return a function that draws and gives the figure, as matplotlib has it."""
 
     def draw(metric="lds", **options):
-        quality_figure(metric, *make(tmp_path, **options), tmp_path / "a.svg")
+        quality_figure(metric, *make(tmp_path, **options))
         return saved.pop()
 
     return draw
@@ -118,12 +118,12 @@ def test_many_methods_are_named_without_overlap(drawn, check_labels):
 
 def test_the_same_tables_give_the_same_bytes(tmp_path):
     tables = make(tmp_path)
-    for name in ("a.svg", "b.svg"):
-        quality_figure("lds", *tables, tmp_path / name)
-    content = (tmp_path / "a.svg").read_bytes()
-    assert content == (tmp_path / "b.svg").read_bytes()
-    assert b"dc:date" not in content
-    texts = [e.text for e in ElementTree.fromstring(content).iter() if e.tag.endswith("}text")]
+    content = quality_figure("lds", *tables)
+    assert content == quality_figure("lds", *tables)
+    assert "dc:date" not in content
+    texts = [
+        e.text for e in ElementTree.fromstring(content.encode()).iter() if e.tag.endswith("}text")
+    ]
     assert {*DOTS, "noise ceiling: 0.900", "others", "influence functions"} <= {*texts}
 
 
@@ -148,9 +148,7 @@ def test_tables_that_do_not_fit_are_refused(tmp_path):
     table, costs = make(tmp_path)
     short = write(tmp_path / "short.csv", (*COST_COLUMNS, "what"), [])
     with pytest.raises(LeaveoutError, match=r"short\.csv: no cost of toy grad_dot damping=1"):
-        quality_figure("lds", table, short, tmp_path / "a.svg")
+        quality_figure("lds", table, short)
     empty = write(tmp_path / "empty.csv", PANEL_COLUMNS, [])
     with pytest.raises(LeaveoutError, match=r"empty\.csv: it has no rows"):
-        quality_figure("lds", empty, costs, tmp_path / "a.svg")
-    with pytest.raises(LeaveoutError, match=r"a\.xyz: cannot draw"):
-        quality_figure("lds", table, costs, tmp_path / "a.xyz")
+        quality_figure("lds", empty, costs)

@@ -9,6 +9,7 @@ import numpy as np
 from leaveout.metrics.ranking import compare
 from leaveout.reporting.ranks import RANK_COLUMNS, rank_table
 from leaveout.reporting.tables import Row, read_csv
+from leaveout.store.contents import save
 
 Measured = Callable[..., tuple[Path, Path]]
 DRAWS = 300
@@ -16,7 +17,7 @@ DRAWS = 300
 
 def table(tmp_path: Path, *made: tuple[Path, Path]) -> list[Row]:
     csvs, draws = zip(*made, strict=True)
-    rank_table(csvs, draws, tmp_path / "rank.csv")
+    save(tmp_path / "rank.csv", rank_table(csvs, draws))
     rows = read_csv(tmp_path / "rank.csv", RANK_COLUMNS)
     assert tuple(rows[0]) == RANK_COLUMNS
     return rows

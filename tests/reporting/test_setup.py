@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import yaml
 
-from leaveout import artefacts, plan
-from leaveout.config import Setting
+from leaveout.config import Config, Setting
+from leaveout.config.defaults import resolved
 from leaveout.reporting.setup import setup_page
+from leaveout.store import artefacts
+from leaveout.workflow.plan import Plan
+from leaveout.workflow.steps import STEPS
 
 VALUES = {
     "name": "small",
@@ -40,9 +43,8 @@ def page(tmp_path: Path) -> str:
         made(tmp_path / "two.safetensors", "0123456789abcdef0123-dirty", "2.13"),
         made(tmp_path / "three.safetensors", "fedcba9876543210fedc", "2.14"),
     ]
-    out = tmp_path / "setup.html"
-    setup_page([Setting.model_validate(VALUES)], paths, tmp_path / "costs.csv", out)
-    return out.read_text().replace(f"{tmp_path}/", "")
+    page = setup_page([Setting.model_validate(VALUES)], paths, tmp_path / "costs.csv")
+    return page.replace(f"{tmp_path}/", "")
 
 
 def rows(page: str, table: int) -> list[list[str]]:
@@ -83,15 +85,22 @@ def test_the_configuration_has_its_defaults_and_no_source(page: str) -> None:
     assert Setting.model_validate({"name": "small", **values}) == Setting.model_validate(VALUES)
 
 
+def setup_key(setting: Setting) -> str:
+    plan = Plan(
+        Config(settings=(setting.name,)), {setting.name: setting}, {setting.name: {}}, STEPS
+    )
+    return plan.job("setup_page", {}).key
+
+
 def test_the_key_is_what_is_shown() -> None:
-    key = plan.setup_key([Setting.model_validate(VALUES)])
+    key = setup_key(Setting.model_validate(VALUES))
     elsewhere = VALUES | {"dataset": {**VALUES["dataset"], "source": "hub"}}  # type: ignore[dict-item]
-    assert plan.setup_key([Setting.model_validate(elsewhere)]) == key
+    assert setup_key(Setting.model_validate(elsewhere)) == key
     longer = VALUES | {"full": {"runs": 3}}
-    assert plan.setup_key([Setting.model_validate(longer)]) != key
+    assert setup_key(Setting.model_validate(longer)) != key
 
 
 def test_a_users_own_subsets_are_named_and_not_listed(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("1 2\n2 3\n3 4\n")
     own = VALUES | {"lds": {"subsets": str(tmp_path / "mine.txt")}}
-    assert plan.resolved(Setting.model_validate(own))["lds"]["subsets"] == "3 of mine.txt"
+    assert resolved(Setting.model_validate(own))["lds"]["subsets"] == "3 of mine.txt"

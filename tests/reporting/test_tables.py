@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaveout import artefacts
-from leaveout.damping import COLUMNS as DAMPING_COLUMNS
+from leaveout.config.damping import COLUMNS as DAMPING_COLUMNS
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.evaluate import COLUMNS
 from leaveout.reporting.tables import (
@@ -19,6 +18,8 @@ from leaveout.reporting.tables import (
     panel_table,
     read_csv,
 )
+from leaveout.store import artefacts
+from leaveout.store.contents import save
 
 COMMITTED = Path(__file__).parents[2] / "config" / "published.csv"
 
@@ -69,7 +70,7 @@ def published(tmp_path):
 
 def table(tmp_path, published, *csvs, metric="lds"):
     out = tmp_path / "table.csv"
-    panel_table(metric, csvs, published, out)
+    save(out, panel_table(metric, csvs, published))
     rows = read_csv(out, PANEL_COLUMNS)
     assert tuple(rows[0]) == PANEL_COLUMNS
     return rows
@@ -133,7 +134,7 @@ def test_what_is_chosen_without_retraining_is_reported_on_the_same_half(
     dampings = write(tmp_path / "d.csv", DAMPING_COLUMNS, rows)
     out = tmp_path / "table.csv"
     csvs = [metric_csv(tmp_path / "a.csv", "if_cg", cells), other]
-    panel_table("lds", csvs, published, out, [dampings])
+    save(out, panel_table("lds", csvs, published, [dampings]))
     row, plain = read_csv(out, PANEL_COLUMNS)
     assert (row["params"], row["value"]) == ("damping=1", "0.4100")  # as ever
     names = ("params", "value", "ci_low", "ci_high")
@@ -220,8 +221,7 @@ def test_malformed_metrics_are_errors_that_name_the_file(tmp_path, published):
     def fails(text, match, *more):
         bad.write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(LeaveoutError, match=match):
-            panel_table("lds", [*more, bad], published, tmp_path / "out.csv")
-        assert not (tmp_path / "out.csv").exists()
+            panel_table("lds", [*more, bad], published)
 
     fails("", "bad.csv: no column setting")
     fails("\n".join([lines[0].replace("value", "val"), *lines[1:]]), "bad.csv: no column value")
@@ -236,7 +236,7 @@ def test_malformed_metrics_are_errors_that_name_the_file(tmp_path, published):
     fails(good.read_text(), "bad.csv: m of toy is given twice", good)
     fails("\n".join(line for line in lines if "report" not in line), "no full set of rows")
     with pytest.raises(LeaveoutError, match=r"gone\.csv: no such file"):
-        panel_table("lds", [tmp_path / "gone.csv"], published, tmp_path / "out.csv")
+        panel_table("lds", [tmp_path / "gone.csv"], published)
 
 
 def test_malformed_published_values_are_named(tmp_path):
@@ -244,7 +244,7 @@ def test_malformed_published_values_are_named(tmp_path):
     published.write_text("panel,setting,metric,method,value\n")
     path = metric_csv(tmp_path / "a.csv", "m", {"default": {}})
     with pytest.raises(LeaveoutError, match=r"p\.csv: no column source"):
-        panel_table("lds", [path], published, tmp_path / "out.csv")
+        panel_table("lds", [path], published)
 
 
 def test_committed_published_values_are_whole():
@@ -263,24 +263,59 @@ def test_cost_table_keeps_order_and_names_what_is_missing(tmp_path):
         if device != "cpu":
             cost["peak_device_mb"] = 12.5
         paths.append(tmp_path / f"{k}.cost.json")
-        paths[-1].write_text(json.dumps(cost | {"note": "left out"}))
+        paths[-1].write_text(json.dumps([cost | {"note": "left out"}]))
     out = tmp_path / "cost.csv"
-    cost_table(paths, out)
+    save(out, cost_table(paths))
     rows = read_csv(out, COST_COLUMNS)
     assert [row["device"] for row in rows] == ["cpu", "a GPU"]
     assert [row["peak_device_mb"] for row in rows] == ["", "12.5"]
     assert "note" not in rows[0]
     for text, match in (
         ("{", "bad.json: not readable JSON"),
-        ("[]", "bad.json: no key setting"),
-        (json.dumps(dict.fromkeys(COST_COLUMNS[1:])), "bad.json: no key setting"),
+        ("{}", "bad.json: not a list of costs"),
+        ("[[]]", "bad.json, record 0: no key setting"),
+        (json.dumps([dict.fromkeys(COST_COLUMNS[1:])]), "bad.json, record 0: no key setting"),
     ):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(LeaveoutError, match=match):
-            cost_table([tmp_path / "bad.json"], tmp_path / "none.csv")
+            cost_table([tmp_path / "bad.json"])
     with pytest.raises(LeaveoutError, match=r"gone\.json: no such file"):
-        cost_table([tmp_path / "gone.json"], tmp_path / "none.csv")
-    assert not (tmp_path / "none.csv").exists()
+        cost_table([tmp_path / "gone.json"])
+
+
+def test_costs_of_scores_that_metrics_share_stand_once_in_the_order_of_the_plan(tmp_path):
+    def file(name, *records):
+        keys = ("setting", "method", "params", "what", "wall_s")
+        filled = [
+            dict.fromkeys(COST_COLUMNS, 1) | dict(zip(keys, record, strict=True))
+            for record in records
+        ]
+        (tmp_path / name).write_text(json.dumps(filled))
+        return tmp_path / name
+
+    paths = [
+        file("lds-b", ("s1", "b", "d=2", "score", 1), ("s1", "b", "d=1", "score", 2)),
+        file("lds-a", ("s1", "a", "", "score", 3)),
+        file("lds-b2", ("s2", "b", "d=2", "score", 4)),
+        file("lds-a2", ("s2", "a", "", "score", 5)),
+        # made later, when the scores had been made anew: the first record counts
+        file("loo-b", ("s1", "b", "d=2", "score", 90), ("s1", "b", "d=1", "score", 90)),
+        file("loo-a", ("s1", "a", "", "score", 90)),
+        file("auc-b", ("s1", "b", "d=2", "self_influence", 6)),
+        file("auc-a", ("s1", "a", "", "self_influence", 7)),
+    ]
+    save(tmp_path / "cost.csv", cost_table(paths))
+    rows = read_csv(tmp_path / "cost.csv", (*COST_COLUMNS, "what"))
+    assert [tuple(row[k] for k in ("setting", "what", "method", "params")) for row in rows] == [
+        ("s1", "score", "b", "d=2"),
+        ("s1", "score", "b", "d=1"),
+        ("s1", "score", "a", ""),
+        ("s1", "self_influence", "b", "d=2"),
+        ("s1", "self_influence", "a", ""),
+        ("s2", "score", "b", "d=2"),
+        ("s2", "score", "a", ""),
+    ]
+    assert [row["wall_s"] for row in rows] == ["1", "2", "3", "6", "7", "4", "5"]
 
 
 def test_the_table_says_how_a_point_was_chosen_and_what_made_its_scores(tmp_path, published):
@@ -298,7 +333,7 @@ def test_the_table_says_how_a_point_was_chosen_and_what_made_its_scores(tmp_path
     meta = {"setting": "toy", "metric": "lds", "method": "if_cg", "label": "d=2", "points": points}
     artefacts.write(draws, "draws", {"replicate": np.zeros(2)}, {"replicate": ("draw",)}, meta)
     out = tmp_path / "table.csv"
-    panel_table("lds", paths, published, out, draws=[draws])
+    save(out, panel_table("lds", paths, published, draws=[draws]))
     rows = read_csv(out, PANEL_COLUMNS)
     assert [row["chosen_how"] for row in rows] == [
         "largest value of 2 on the other half of the samples",
@@ -322,21 +357,21 @@ def test_beside_a_cost_stands_what_it_buys(tmp_path):
         metric_csv(tmp_path / "auc.csv", "if_cg", {"d=1": {}}, metric="auc"),
     ]
     costs = []
-    for params, what in (("d=2", ""), ("d=1", ""), ("d=1", "self_influence"), ("d=9", "")):
+    for params, what in (("d=2", ""), ("d=1", ""), ("d=9", ""), ("d=1", "self_influence")):
         cost = dict.fromkeys(COST_COLUMNS, 1) | {"setting": "toy", "method": "if_cg"}
         costs.append(tmp_path / f"{params}{what}.cost.json")
         costs[-1].write_text(
-            json.dumps(cost | {"params": params} | ({"what": what} if what else {}))
+            json.dumps([cost | {"params": params} | ({"what": what} if what else {})])
         )
     out = tmp_path / "cost.csv"
-    cost_table(costs, out, csvs)
+    save(out, cost_table(costs, csvs))
     names = ("lds", "lds_ci_low", "lds_ci_high", "lds_ceiling", "lds_chosen", "auc", "auc_chosen")
     found = [tuple(row[name] for name in names) for row in read_csv(out, (*COST_COLUMNS, *names))]
     assert found == [
         ("0.9000", "0.8000", "1.0000", "0.8000", "no", "", ""),
         ("0.4100", "0.3100", "0.5100", "0.8000", "yes", "", ""),
-        ("", "", "", "", "", "0.5000", "yes"),
         ("",) * 7,  # of no metric's grid
+        ("", "", "", "", "", "0.5000", "yes"),
     ]
     with out.open() as handle:
         columns = handle.readline().strip().split(",")

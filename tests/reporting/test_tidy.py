@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from leaveout.damping import COLUMNS as DAMPING_COLUMNS
+from leaveout.config.damping import COLUMNS as DAMPING_COLUMNS
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.evaluate import COLUMNS
 from leaveout.reporting.tables import PANEL_COLUMNS, panel_table, read_csv
 from leaveout.reporting.tidy import TIDY_COLUMNS, tidy_table
+from leaveout.store.contents import save
 
 Measured = Callable[..., tuple[Path, Path]]
 CELLS = {
@@ -43,7 +44,7 @@ def test_it_holds_every_row_and_what_each_protocol_chose(
     csvs, draws = zip(*made, strict=True)
     dampings = [damping_csv(tmp_path / "d.csv", "d=3")]
     out = tmp_path / "tidy.csv"
-    tidy_table(csvs, draws, dampings, out)
+    save(out, tidy_table(csvs, draws, dampings))
     rows = read_csv(out, TIDY_COLUMNS)
     assert tuple(rows[0]) == TIDY_COLUMNS
     # what the metrics' files hold is all there, as it stands there
@@ -75,8 +76,9 @@ def test_the_numbers_of_the_panels_table_are_found_in_it(
     path, draws = measured("if_cg", CELLS)
     dampings = [damping_csv(tmp_path / "d.csv", "d=3")]
     (tmp_path / "published.csv").write_text("panel,setting,metric,method,value,source\n")
-    panel_table("lds", [path], tmp_path / "published.csv", tmp_path / "t.csv", dampings, [draws])
-    tidy_table([path], [draws], dampings, tmp_path / "tidy.csv")
+    table = panel_table("lds", [path], tmp_path / "published.csv", dampings, [draws])
+    save(tmp_path / "t.csv", table)
+    save(tmp_path / "tidy.csv", tidy_table([path], [draws], dampings))
     (panel,) = read_csv(tmp_path / "t.csv", PANEL_COLUMNS)
     rows = read_csv(tmp_path / "tidy.csv", TIDY_COLUMNS)
     for prefix, chosen, truth, half in (
@@ -93,8 +95,7 @@ def test_the_numbers_of_the_panels_table_are_found_in_it(
 def test_a_file_given_twice_or_malformed_is_named(measured: Measured, tmp_path: Path) -> None:
     path, draws = measured("if_cg", CELLS)
     with pytest.raises(LeaveoutError, match="if_cg of toy is given twice"):
-        tidy_table([path, path], [draws], [], tmp_path / "tidy.csv")
+        tidy_table([path, path], [draws], [])
     path.write_text(",".join(COLUMNS) + "\n")
     with pytest.raises(LeaveoutError, match=r"toy-lds-if_cg\.csv: expected"):
-        tidy_table([path], [draws], [], tmp_path / "tidy.csv")
-    assert not (tmp_path / "tidy.csv").exists()
+        tidy_table([path], [draws], [])

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from leaveout import artefacts
+from job_keys import prepare_key
 from leaveout.config import Setting
 from leaveout.data.prepare import prepare
 from leaveout.models.build import initialise
+from leaveout.store import artefacts
+from leaveout.store.contents import save
 from leaveout.training.reference import train_one
 from leaveout.training.trials import Trial
 
@@ -20,7 +22,7 @@ from leaveout.training.trials import Trial
 @pytest.fixture(scope="session")
 def data(make_setting: Callable[..., Setting], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "data.safetensors"
-    prepare(make_setting(), path)
+    save(path, prepare(make_setting()), {"key": prepare_key(make_setting())})
     return path
 
 

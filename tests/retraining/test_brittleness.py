@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaveout import artefacts
 from leaveout.config import ConfigError, Setting
+from leaveout.data.halves import split
 from leaveout.errors import LeaveoutError
-from leaveout.metrics.halves import split
 from leaveout.retraining.brittleness import drawn_tests, most_helpful, retrain_brittleness
 from leaveout.retraining.models import train_models
 from leaveout.retraining.predictions import predict
+from leaveout.store import artefacts
+from leaveout.store.contents import save
 
 Make = Callable[..., Setting]
 ASKED = {"n_test": 9, "k": (2, 5), "runs": 2}
@@ -31,8 +32,8 @@ def said(setting: Setting, data: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("said")
     paths = [folder / f"{name}.safetensors" for name in "01"]
     for name, path in zip("01", paths, strict=True):
-        train_models(setting, "full", name, data, path, "cpu")
-    predict(setting, data, paths, folder / "said.safetensors", "cpu")
+        save(path, train_models(setting, "full", name, data, "cpu"))
+    save(folder / "said.safetensors", predict(setting, data, paths, "cpu"))
     return folder / "said.safetensors"
 
 
@@ -56,12 +57,10 @@ def test_outcomes_are_of_models_trained_without_the_top_samples(
 ) -> None:
     score = np.random.default_rng(5).normal(size=(30, 6))
     path = write_score(tmp_path / "s.safetensors", data, score)
-    out = tmp_path / "b.safetensors"
-    retrain_brittleness(setting, "m", data, said, [path], None, out, "cpu")
-    found = artefacts.read(out, "brittleness")
+    found = retrain_brittleness(setting, "m", data, said, [path], None, "cpu")
     arrays, full = found.tensors, artefacts.read(said).tensors
-    assert found.meta["chosen_by"] == "only one"
-    assert found.meta["not_computed"] is None
+    assert found.facts["chosen_by"] == "only one"
+    assert found.facts["not_computed"] is None
     right = full["margin"][:2].mean(axis=0) > 0
     report = split(full["test_id"], "tiny", setting.seed)["report"]
     assert sorted(arrays["test_id"]) == full["test_id"][right & report].tolist()
@@ -81,7 +80,7 @@ def test_outcomes_are_of_models_trained_without_the_top_samples(
                 odds = np.log(np.expm1(losses[test]))
                 assert arrays["margin"][t, s, run] >= -odds - 1e-4
                 assert arrays["margin"][t, s, run] <= -odds + np.log(9) + 1e-4
-    names = found.meta["trainings"]["models"]
+    names = found.facts["trainings"]["models"]
     assert len(set(names)) == arrays["loss"].size
     assert all(name.startswith("full:") and " on " in name for name in names)
 
@@ -101,18 +100,14 @@ def test_lds_chooses_the_scores_on_the_other_half(
         csv.writer(handle).writerows(
             [("params", "truth", "half", "value"), *((p, "mean", "select", v) for p, v in rows)]
         )
-    out = tmp_path / "out.safetensors"
     for by, label, why in ((table, "b", "lds"), (None, "a", "first of the grid")):
-        retrain_brittleness(setting, "m", data, said, paths, by, out, "cpu")
-        found = artefacts.read(out)
-        assert (found.meta["label"], found.meta["chosen_by"]) == (label, why)
+        found = retrain_brittleness(setting, "m", data, said, paths, by, "cpu")
+        assert (found.facts["label"], found.facts["chosen_by"]) == (label, why)
         test = np.flatnonzero(
             artefacts.read(said).tensors["test_id"] == found.tensors["test_id"][0]
         )
         top = np.argsort(-scores["ab".index(label)][:, test[0]])[:5]
         np.testing.assert_array_equal(found.tensors["removed_id"][0], top)
-        wanted = {*map(str, (data, said, *paths)), *([str(by)] if by else [])}
-        assert {*found.meta["inputs"]} == wanted
 
 
 def test_ties_are_broken_alike_for_all_methods_and_nested(setting: Setting) -> None:
@@ -147,29 +142,26 @@ def test_where_there_are_no_scores_nothing_is_trained(
     meta = {"not_computed": {"reason": "time", "detail": "x"}} if broken != "nan" else {}
     score[4] = np.nan
     path = write_score(tmp_path / "s.safetensors", data, score, **meta)
-    out = tmp_path / "b.safetensors"
-    retrain_brittleness(setting, "m", data, said, [path], None, out, "cpu")
-    found = artefacts.read(out)
+    found = retrain_brittleness(setting, "m", data, said, [path], None, "cpu")
     assert np.isnan(found.tensors["margin"]).all()
     assert (found.tensors["removed_id"] == -1).all()
-    assert found.meta["trainings"]["models"] == []
-    assert found.meta["not_computed"] == meta.get("not_computed")
+    assert found.facts["trainings"]["models"] == []
+    assert found.facts["not_computed"] == meta.get("not_computed")
 
 
 def test_what_does_not_fit_together_is_refused(
     setting: Setting, make_setting: Make, data: Path, said: Path, tmp_path: Path
 ) -> None:
     path = write_score(tmp_path / "s.safetensors", data, np.zeros((30, 6)))
-    out = tmp_path / "b.safetensors"
     with pytest.raises(ConfigError, match="tiny: it has no section `brittleness`"):
-        retrain_brittleness(make_setting(), "m", data, said, [path], None, out, "cpu")
+        retrain_brittleness(make_setting(), "m", data, said, [path], None, "cpu")
     with pytest.raises(LeaveoutError, match="its method is not 'other'"):
-        retrain_brittleness(setting, "other", data, said, [path], None, out, "cpu")
+        retrain_brittleness(setting, "other", data, said, [path], None, "cpu")
     with pytest.raises(LeaveoutError, match="give each grid point once"):
-        retrain_brittleness(setting, "m", data, said, [path, path], None, out, "cpu")
+        retrain_brittleness(setting, "m", data, said, [path, path], None, "cpu")
     read = artefacts.read(path)
     artefacts.write(
         path, "score", read.tensors | {"train_id": read.tensors["train_id"] + 1}, DIMS, read.meta
     )
     with pytest.raises(LeaveoutError, match="its train ids are not those of"):
-        retrain_brittleness(setting, "m", data, said, [path], None, out, "cpu")
+        retrain_brittleness(setting, "m", data, said, [path], None, "cpu")

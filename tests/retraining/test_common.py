@@ -8,23 +8,29 @@ import numpy as np
 import pytest
 import torch
 
-from leaveout import artefacts
-from leaveout.artefacts import CorruptArtefactError
+from job_keys import prepare_key
 from leaveout.config import Setting
 from leaveout.data import sources
 from leaveout.data.prepare import prepare
 from leaveout.errors import LeaveoutError
-from leaveout.retraining.common import load_data, train_targets
+from leaveout.retraining.common import Samples, load_data, part_of, train_targets
+from leaveout.store import artefacts
+from leaveout.store.artefacts import CorruptArtefactError
+from leaveout.store.contents import save
 from leaveout.training.trials import Trial
 
 Make = Callable[..., Setting]
+
+
+def write(setting: Setting, path: Path) -> None:
+    save(path, prepare(setting), {"key": prepare_key(setting)})
 
 
 def test_inputs_are_normalised_to_the_bit(make_setting: Make, tmp_path: Path) -> None:
     setting = make_setting(
         dataset={"name": "mnist", "n_train": 30, "n_test": 5, "mean": 0.1307, "std": 0.3081}
     )
-    prepare(setting, tmp_path / "data.safetensors")
+    write(setting, tmp_path / "data.safetensors")
     data = load_data(setting, tmp_path / "data.safetensors", "cpu")
     raw = sources.load("mnist", "bundled", 30, 5)
     for samples, pixels in ((data.train, raw.train_inputs), (data.test, raw.test_inputs)):
@@ -33,6 +39,12 @@ def test_inputs_are_normalised_to_the_bit(make_setting: Make, tmp_path: Path) ->
         assert samples.inputs.dtype == torch.float32
         assert samples.inputs.numpy().tobytes() == expected.tobytes()
         assert samples.inputs.shape == expected.shape
+
+
+def test_data_that_do_not_say_what_they_are_are_refused(make_setting: Make, tmp_path: Path) -> None:
+    save(tmp_path / "data", prepare(make_setting()))
+    with pytest.raises(LeaveoutError, match="it was prepared from None"):
+        load_data(make_setting(), tmp_path / "data", "cpu")
 
 
 def test_data_without_its_scale_are_refused(make_setting: Make, data: Path, tmp_path: Path) -> None:
@@ -57,7 +69,7 @@ def test_data_of_another_setting_is_refused(
 
 def test_noise_of_another_seed_is_refused(make_setting: Make, tmp_path: Path) -> None:
     noise = {"label_noise": {"fraction": 0.1}}
-    prepare(make_setting(dataset=noise), tmp_path / "data")
+    write(make_setting(dataset=noise), tmp_path / "data")
     load_data(make_setting(dataset=noise, name="other"), tmp_path / "data", "cpu")
     with pytest.raises(LeaveoutError, match="it was prepared from"):
         load_data(make_setting(dataset=noise, seed=4), tmp_path / "data", "cpu")
@@ -88,3 +100,12 @@ def test_diverged_models_are_kept_and_counted(
     assert found.shape == (3, 6)
     assert np.isnan(found).any(axis=1).all()
     assert "3 of 3 models diverged" in capsys.readouterr().err
+
+
+def test_a_part_of_samples_keeps_them_together() -> None:
+    samples = Samples(torch.arange(10.0)[:, None], torch.arange(10) % 3, np.arange(10) + 100)
+    for rows, expected in ((slice(2, 5), [2, 3, 4]), ([7, 0, 7], [7, 0, 7])):
+        part = part_of(samples, rows)
+        assert part.inputs[:, 0].tolist() == expected
+        assert part.labels.tolist() == [i % 3 for i in expected]
+        assert part.ids.tolist() == [100 + i for i in expected]

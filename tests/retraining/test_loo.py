@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaveout import artefacts
+from job_keys import prepare_key, train_key
 from leaveout.config import Setting
 from leaveout.data.prepare import prepare
-from leaveout.plan import chunks
+from leaveout.retraining.items import chunks
 from leaveout.retraining.loo import loo_trial, retrain_loo
 from leaveout.retraining.truth import merge_truth
+from leaveout.store import artefacts
+from leaveout.store.contents import save
 
 Make = Callable[..., Setting]
 MLP = {"name": "mlp", "hidden": [6], "dropout": 0.2}
@@ -21,13 +23,11 @@ MLP = {"name": "mlp", "hidden": [6], "dropout": 0.2}
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("pairing", ["mask", "drop", "none"])
 def test_targets_are_the_losses_without_each_sample(
-    make_setting: Make, data: Path, tmp_path: Path, alone: Any, pairing: str, shuffle: bool
+    make_setting: Make, data: Path, alone: Any, pairing: str, shuffle: bool
 ) -> None:
     setting = make_setting(model=MLP, loo={"pairing": pairing, "shuffle": shuffle})
     for name, wanted in chunks(setting, "loo").items():
-        out = tmp_path / f"{name}.safetensors"
-        retrain_loo(setting, name, data, out, "cpu")
-        found = artefacts.read(out, "loo-chunk").tensors
+        found = retrain_loo(setting, name, data, "cpu").tensors
         run = wanted[0][1]
         assert found["removed_id"].tolist() == [i for i, _ in wanted]
         assert found["run_id"].tolist() == [run]
@@ -50,13 +50,12 @@ def test_with_some_classes_the_ids_are_the_official_ones(
     make_setting: Make, tmp_path: Path
 ) -> None:
     setting = make_setting(dataset={"classes": (3, 8)}, loo={"ids": (2, 29), "replicate": 1})
-    prepare(setting, tmp_path / "data")
+    save(tmp_path / "data", prepare(setting), {"key": prepare_key(setting)})
     train_id = artefacts.read(tmp_path / "data").tensors["train_id"]
     paths = [tmp_path / "0-0", tmp_path / "1-0"]
     for path in paths:
-        retrain_loo(setting, path.name, tmp_path / "data", path, "cpu")
-    merge_truth(setting, "loo", paths, tmp_path / "truth")
-    found = artefacts.read(tmp_path / "truth").tensors
+        save(path, retrain_loo(setting, path.name, tmp_path / "data", "cpu"))
+    found = merge_truth(setting, "loo", paths).tensors
     assert found["removed_id"].tolist() == [train_id[2], train_id[29]]
     assert found["replicate_removed_id"].tolist() == [train_id[2]]
     assert (found["train_id"] == train_id).all()
@@ -64,14 +63,12 @@ def test_with_some_classes_the_ids_are_the_official_ones(
 
 
 def test_pairing_takes_initialisation_and_order_out_of_the_difference(
-    make_setting: Make, data: Path, tmp_path: Path
+    make_setting: Make, data: Path
 ) -> None:
     spread = {}
     for pairing in ("mask", "none"):
         setting = make_setting(loo={"pairing": pairing, "chunk": 5})
-        out = tmp_path / f"{pairing}.safetensors"
-        retrain_loo(setting, "0-0", data, out, "cpu")
-        found = artefacts.read(out).tensors
+        found = retrain_loo(setting, "0-0", data, "cpu").tensors
         spread[pairing] = np.abs(found["target"] - found["full_target"]).mean()
     assert spread["mask"] < spread["none"] / 2
 
@@ -81,16 +78,18 @@ def test_a_nudged_second_run_is_the_first_one_all_but_for_rounding(
     make_setting: Make, data: Path, tmp_path: Path, pairing: str
 ) -> None:
     made: dict[str, list[artefacts.Artefact]] = {}
+    keys = []
     for second in ("seed", "nudge"):
         loo = {"pairing": pairing, "chunk": 5, "replicate": 5, "second": second}
         setting = make_setting(model=MLP, loo=loo)
         paths = [tmp_path / f"{second}{name}" for name in ("0-0", "1-0")]
         for path in paths:
-            retrain_loo(setting, path.name.removeprefix(second), data, path, "cpu")
-        merge_truth(setting, "loo", paths, tmp_path / second)
+            save(path, retrain_loo(setting, path.name.removeprefix(second), data, "cpu"))
+        save(tmp_path / second, merge_truth(setting, "loo", paths))
         made[second] = [artefacts.read(path) for path in (*paths, tmp_path / second)]
+        keys.append([train_key(setting, "loo", name) for name in ("0-0", "1-0")])
     (first, again, truth), (same, other, _) = made["nudge"], made["seed"]
-    assert first.meta["key"] == same.meta["key"]  # the first run is not concerned
+    assert keys[0][0] == keys[1][0]  # the first run is not concerned
     for name in ("target", "full_target"):
         np.testing.assert_array_equal(first.tensors[name], same.tensors[name])
         moved = np.abs(again.tensors[name] - first.tensors[name])
@@ -102,30 +101,26 @@ def test_a_nudged_second_run_is_the_first_one_all_but_for_rounding(
     assert sum(name.endswith(" nudged") for name in names["models"]) == 5
 
 
-def test_chunks_change_no_target(make_setting: Make, data: Path, tmp_path: Path) -> None:
+def test_chunks_change_no_target(make_setting: Make, data: Path) -> None:
     targets = []
     for chunk, count in ((5, 1), (2, 3)):
         setting = make_setting(model=MLP, loo={"chunk": chunk})
         parts = []
         for number in range(count):
-            out = tmp_path / f"{chunk}-{number}.safetensors"
-            retrain_loo(setting, f"0-{number}", data, out, "cpu")
-            parts.append(artefacts.read(out).tensors["target"])
+            parts.append(retrain_loo(setting, f"0-{number}", data, "cpu").tensors["target"])
         targets.append(np.concatenate(parts))
     np.testing.assert_allclose(targets[1], targets[0], atol=1e-5)
 
 
 def test_ids_are_looked_up_and_not_taken_for_positions(
-    make_setting: Make, data: Path, shuffled: Path, tmp_path: Path
+    make_setting: Make, data: Path, shuffled: Path
 ) -> None:
     setting = make_setting(
         loo={"chunk": 5, "replicate": 0}, recipe={"batch_size": 30, "epochs": 5}
     )  # one batch: the order of samples cannot matter
     outs = []
     for path in (data, shuffled):
-        out = tmp_path / f"{path.stem}-loo.safetensors"
-        retrain_loo(setting, "0-0", path, out, "cpu")
-        outs.append(artefacts.read(out).tensors["target"])
+        outs.append(retrain_loo(setting, "0-0", path, "cpu").tensors["target"])
     np.testing.assert_allclose(outs[1], outs[0], atol=1e-5)
     assert np.abs(np.diff(outs[0], axis=0)).max(axis=1).min() > 1e-3
 

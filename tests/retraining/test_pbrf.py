@@ -10,13 +10,14 @@ import torch
 from torch.func import functional_call, grad, hessian
 from torch.nn import functional
 
-from leaveout import artefacts
-from leaveout.artefacts import CorruptArtefactError
 from leaveout.config import Setting
 from leaveout.models.build import initialise
-from leaveout.plan import base_chunk, chunks
+from leaveout.retraining.items import base_chunk, chunks
 from leaveout.retraining.models import train_models
 from leaveout.retraining.pbrf import retrain_pbrf
+from leaveout.store import artefacts
+from leaveout.store.artefacts import CorruptArtefactError
+from leaveout.store.contents import save
 
 Make = Callable[..., Setting]
 CNN = {"name": "cnn", "channels": [2], "batch_norm": True}
@@ -35,21 +36,17 @@ def trained(
             folder = tmp_path_factory.mktemp("full")
             made[key] = {n: folder / f"{n}.safetensors" for n in chunks(setting, "full")}
             for name, path in made[key].items():
-                train_models(setting, "full", name, data, path, "cpu")
+                save(path, train_models(setting, "full", name, data, "cpu"))
         return made[key]
 
     return full
 
 
-def solve(
-    setting: Setting, data: Path, models: dict[str, Path], folder: Path
-) -> list[dict[str, np.ndarray]]:
-    found = []
-    for name in chunks(setting, "pbrf"):
-        out = folder / f"{name}.safetensors"
-        retrain_pbrf(setting, name, data, models[base_chunk(setting, name)], out, "cpu")
-        found.append(artefacts.read(out, "pbrf-chunk").tensors)
-    return found
+def solve(setting: Setting, data: Path, models: dict[str, Path]) -> list[Any]:
+    return [
+        retrain_pbrf(setting, name, data, models[base_chunk(setting, name)], "cpu").tensors
+        for name in chunks(setting, "pbrf")
+    ]
 
 
 def minimum(
@@ -99,14 +96,14 @@ def minimum(
 
 @pytest.mark.parametrize("model", [{"name": "linear"}, CNN], ids=["linear", "cnn"])
 def test_targets_are_the_losses_at_the_minimum(
-    make_setting: Make, data: Path, tmp_path: Path, trained: Any, model: dict[str, Any]
+    make_setting: Make, data: Path, trained: Any, model: dict[str, Any]
 ) -> None:
     # where a net has a ReLU, the damping keeps the minimum off its kinks
     asked = {"ids": (4, 20), "replicate": 1, "tolerance": 1e-5}
     damping = 0.1 if model["name"] == "linear" else 3.0
     setting = make_setting(model=model, pbrf={**asked, "damping": damping})
     models = trained(setting)
-    parts = solve(setting, data, models, tmp_path)
+    parts = solve(setting, data, models)
     assert [part["run_id"].tolist() for part in parts] == [[0], [1]]
     assert [part["point_id"].tolist() for part in parts] == [[4, 20], [4]]
     for run, part in enumerate(parts):
@@ -122,23 +119,20 @@ def test_targets_are_the_losses_at_the_minimum(
             assert np.abs(moved - full).max() > 1e-3
 
 
-def test_chunks_change_no_target(
-    make_setting: Make, data: Path, tmp_path: Path, trained: Any
-) -> None:
+def test_chunks_change_no_target(make_setting: Make, data: Path, trained: Any) -> None:
     targets = []
     for size in (1, 5):
         setting = make_setting(pbrf={"chunk": size, "replicate": 0, "tolerance": 1e-8})
-        (tmp_path / str(size)).mkdir()
-        parts = solve(setting, data, trained(setting), tmp_path / str(size))
+        parts = solve(setting, data, trained(setting))
         targets.append(np.concatenate([part["target"] for part in parts]))
     np.testing.assert_allclose(targets[1], targets[0], atol=1e-6)
 
 
 def test_ids_are_looked_up_and_not_taken_for_positions(
-    make_setting: Make, data: Path, shuffled: Path, tmp_path: Path, trained: Any
+    make_setting: Make, data: Path, shuffled: Path, trained: Any
 ) -> None:
     setting = make_setting(pbrf={"chunk": 5, "replicate": 0, "tolerance": 1e-8})
-    one, other = (solve(setting, path, trained(setting), tmp_path)[0] for path in (data, shuffled))
+    one, other = (solve(setting, path, trained(setting))[0] for path in (data, shuffled))
     np.testing.assert_allclose(other["target"], one["target"], atol=1e-6)
     assert np.abs(np.diff(one["target"], axis=0)).max(axis=1).min() > 1e-4
 
@@ -146,12 +140,11 @@ def test_ids_are_looked_up_and_not_taken_for_positions(
 def test_points_that_do_not_converge_are_named(
     make_setting: Make,
     data: Path,
-    tmp_path: Path,
     trained: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     setting = make_setting(pbrf={"solver": "sgd", "steps": 2, "chunk": 5, "replicate": 0})
-    (found,) = solve(setting, data, trained(setting), tmp_path)
+    (found,) = solve(setting, data, trained(setting))
     assert found["converged"].tolist() == [0] * 5
     assert found["steps"].tolist() == [2] * 5
     assert (found["gradient_norm"] > setting.pbrf.tolerance * found["initial_norm"]).all()
@@ -160,12 +153,9 @@ def test_points_that_do_not_converge_are_named(
     assert ": 1, 4, 7, 20, 29. More pbrf.steps" in said
 
 
-def test_a_file_of_other_runs_is_named(
-    make_setting: Make, data: Path, tmp_path: Path, trained: Any
-) -> None:
+def test_a_file_of_other_runs_is_named(make_setting: Make, data: Path, trained: Any) -> None:
     setting = make_setting(pbrf={"chunk": 5})
     models = trained(setting)
     assert base_chunk(setting, "1-0") == "0"
     with pytest.raises(CorruptArtefactError, match=r"it holds the runs \[2\], and not run 1"):
-        retrain_pbrf(setting, "1-0", data, models["1"], tmp_path / "out", "cpu")
-    assert list(tmp_path.iterdir()) == []
+        retrain_pbrf(setting, "1-0", data, models["1"], "cpu")

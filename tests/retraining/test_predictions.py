@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from leaveout import artefacts
 from leaveout.config import Setting
 from leaveout.errors import LeaveoutError
 from leaveout.retraining.models import train_models
 from leaveout.retraining.predictions import margins, predict
+from leaveout.store import artefacts
+from leaveout.store.contents import save
 
 
 def test_margins_are_the_lead_of_the_right_class() -> None:
@@ -28,10 +29,8 @@ def test_full_models_say_what_they_say_alone(
     setting = make_setting(model={"name": "cnn", "channels": (3,), "batch_norm": True})
     paths = [tmp_path / f"{name}.safetensors" for name in "01"]
     for name, path in zip("01", paths, strict=True):
-        train_models(setting, "full", name, data, path, "cpu")
-    out = tmp_path / "said.safetensors"
-    predict(setting, data, paths[::-1], out, "cpu")
-    said = artefacts.read(out, "predictions").tensors
+        save(path, train_models(setting, "full", name, data, "cpu"))
+    said = predict(setting, data, paths[::-1], "cpu").tensors
     labels = artefacts.read(data).tensors["test_labels"]
     np.testing.assert_array_equal(said["label"], labels)
     assert said["run_id"].tolist() == [0, 1, 2]
@@ -42,4 +41,4 @@ def test_full_models_say_what_they_say_alone(
     np.testing.assert_array_equal(right, said["margin"] > 0)
     assert 0 < right.mean() < 1
     with pytest.raises(LeaveoutError, match="full run 0 is in another file too"):
-        predict(setting, data, [paths[0], paths[0]], out, "cpu")
+        predict(setting, data, [paths[0], paths[0]], "cpu")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from leaveout.config import Setting
+from leaveout.config.subset_file import subset_size
 from leaveout.retraining.subsets import subset_mask
 
 Make = Callable[..., Setting]
@@ -17,6 +20,16 @@ def test_size(make_setting: Make, ratio: float, size: int) -> None:
     assert mask.dtype == bool
     assert mask.shape == (30,)
     assert mask.sum() == size
+
+
+def test_a_whole_number_of_samples_is_not_cut_by_rounding(make_setting: Make) -> None:
+    assert int(0.29 * 100) == 28
+    mask = subset_mask(make_setting(dataset={"n_train": 100}, lds={"ratio": 0.29}), "lds", 0)
+    assert mask.sum() == 29
+    for n in (30, 100, 5000):
+        for ratio in np.arange(1, 100) / 100:
+            exact = Fraction(n) * Fraction(f"{ratio:.2f}")
+            assert subset_size(n, float(ratio)) == math.floor(exact)
 
 
 def test_each_is_a_draw_of_its_own(make_setting: Make) -> None:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "workflow" / "profiles"
 
 SNAKEFILE = """
-from leaveout.runlock import acquire
+from leaveout.workflow.runlock import acquire
 
 onstart:
     acquire()
@@ -49,26 +49,6 @@ rule table:
     output: "results/table.csv"
     shell: "cat {input} > {output}"
 """
-
-STUBS = {
-    "sbatch": """\
-echo "$@" >> "$SLURM_STUB/sbatch"
-for last; do :; done
-job=$(wc -l < "$SLURM_STUB/sbatch")
-state=COMPLETED
-bash -c "${last#--wrap=}" > "$SLURM_STUB/$job.out" 2>&1 || state=FAILED
-echo "$job|$state" >> "$SLURM_STUB/states"
-echo "$job"
-""",
-    "squeue": 'cat "$SLURM_STUB/states"',
-    "srun": 'while [[ $1 == -* ]]; do shift; done; exec "$@"',
-    "scontrol": 'echo "MinJobAge               = 300 sec"',
-    "sacct": 'echo "Slurm accounting storage is disabled" >&2; exit 1',
-    "sacctmgr": "echo my_account",
-    "sshare": "exit 1",
-    "sinfo": "exit 1",
-    "scancel": "",
-}
 
 
 def profile(name: str) -> dict[str, object]:
@@ -127,15 +107,9 @@ def wait_for(path: Path, content: set[str]) -> None:
 
 
 @pytest.fixture
-def stubs(clone: Path) -> Path:
+def stubs(clone: Path, slurm_stubs: Callable[[Path], Path]) -> Path:
     """Programs of Slurm's names that run jobs at once."""
-    folder = clone / "bin"
-    folder.mkdir()
-    (clone / "stub").mkdir()
-    for name, code in STUBS.items():
-        (folder / name).write_text(f"#!/usr/bin/env bash\n{code}\n")
-        (folder / name).chmod(0o755)
-    return folder
+    return slurm_stubs(clone)
 
 
 @pytest.fixture

@@ -18,6 +18,18 @@ Run = Callable[..., str]
 Edit = Callable[[Path, str, str], None]
 
 EMBEDDED = "data/published"
+PUBLISH = ("leaveout", "publish", "--configfile", "config/config.yaml")
+
+
+@pytest.fixture(scope="session")
+def modest(once: Callable[[str, Callable[[Path], None]], Path], laid_out: Path, run: Run) -> Path:
+    """A repository that published what this one does: no data, models, scores or chunks."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(laid_out, folder, symlinks=True)
+        assert "published" in run(folder, *PUBLISH)
+
+    return once("published", make)
 
 
 @pytest.fixture
@@ -35,7 +47,7 @@ def test_what_is_published_is_committed_and_small(modest: Path, run: Run) -> Non
     assert run(modest, "git", "status", "--porcelain") == ""
     assert run(modest, "git", "log", "--format=%s").splitlines() == ["Publish results", "Lay out"]
     committed = run(modest, "git", "ls-files", EMBEDDED).splitlines()
-    assert {Path(p).name for p in committed} == objects(modest)
+    assert {Path(p).name for p in committed} == objects(modest) | {"stamps.json"}
     assert "up to date" in run(modest, "dvc", "status")
 
 
@@ -58,30 +70,31 @@ def test_a_clone_opens_the_report_without_computing(
 
 def test_publishing_twice_adds_nothing(mine: Path, run: Run) -> None:
     before = run(mine, "git", "rev-parse", "HEAD")
-    assert "nothing new" in run(mine, "leaveout", "publish")
+    assert "nothing new" in run(mine, *PUBLISH)
     assert run(mine, "git", "rev-parse", "HEAD") == before
 
 
 def test_the_embedded_remote_holds_no_old_results(
-    mine: Path, run: Run, snakemake: Snakemake, edit: Edit
+    mine: Path, run: Run, snakemake: Snakemake
 ) -> None:
     old = objects(mine)
-    edit(mine / "config" / "config.yaml", "bootstrap: 20", "bootstrap: 30")
-    run(mine, "git", "commit", "--quiet", "--all", "--message", "Draw more")
+    with (mine / "config" / "causes.yaml").open("a") as file:  # it concerns one table and its page
+        file.write("  tiny:\n    lds:\n      grad_dot: nobody knows\n")
+    run(mine, "git", "commit", "--quiet", "--all", "--message", "Give a cause")
     assert snakemake(mine)[0] == 0
-    run(mine, "leaveout", "publish", "--message", "Publish with more draws")
+    run(mine, *PUBLISH, "--message", "Publish with a cause")
     new = objects(mine)
     assert new != old
     kept = {p.stem for p in (mine / "results/tiny").rglob("*.safetensors")}
     assert kept  # models and truths are the same: their objects are shared
     assert new & old
     assert len(new) == len(old)
-    assert run(mine, "git", "log", "-1", "--format=%s").strip() == "Publish with more draws"
+    assert run(mine, "git", "log", "-1", "--format=%s").strip() == "Publish with a cause"
 
 
 def refused(run: Run, mine: Path, *arguments: str) -> str:
     before = (mine / "dvc.lock").read_bytes(), objects(mine), run(mine, "git", "rev-parse", "HEAD")
-    said = run(mine, "leaveout", "publish", *arguments, status=1)
+    said = run(mine, *PUBLISH, *arguments, status=1)
     assert "Traceback" not in said
     after = (mine / "dvc.lock").read_bytes(), objects(mine), run(mine, "git", "rev-parse", "HEAD")
     assert after == before
@@ -121,8 +134,8 @@ def test_strangers_are_refused(mine: Path, run: Run) -> None:
 
 
 def test_too_much_is_refused(mine: Path, run: Run, edit: Edit) -> None:
-    source = mine / "src" / "leaveout" / "sharing.py"
-    edit(source, "EMBEDDED_LIMIT = 25_000_000", "EMBEDDED_LIMIT = 1_000")
+    source = mine / "src" / "leaveout" / "workflow" / "sharing.py"
+    edit(source, "EMBEDDED_LIMIT = 30_000_000", "EMBEDDED_LIMIT = 1_000")
     run(mine, "git", "commit", "--quiet", "--all", "--message", "Allow less")
     assert re.search(
         r"0\.\d MB in \d+ files are too much .* the largest is results/", refused(run, mine)
@@ -157,7 +170,7 @@ def test_s3(mine: Path, tmp_path: Path, bucket: str, run: Run, planned: Planned)
         run(mine, "dvc", *arguments)
     run(mine, "git", "commit", "--quiet", "--all", "--message", "Add a remote")
     (mine / "dvc.lock").unlink()
-    run(mine, "leaveout", "publish", "--remote", "store")
+    run(mine, *PUBLISH, "--remote", "store")
     run(tmp_path, "git", "clone", "--quiet", str(mine), "reader")
     reader = tmp_path / "reader"
     shutil.rmtree(reader / EMBEDDED)

@@ -363,7 +363,7 @@ def page(tmp_path: Path) -> Path:
             ",".join(["mnist_lr", f"method_number_{k}", "damping=1", *texts, ".9,0.1", f'"{why}"'])
         )
     (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
-    table_page("lds", tmp_path / "t.csv", tmp_path / "t.html")
+    (tmp_path / "t.html").write_text(table_page("lds", tmp_path / "t.csv"))
     return tmp_path / "t.html"
 
 

@@ -107,25 +107,11 @@ def test_a_killed_run_resumes(
     assert status == 0, output
     assert identity(chunk) == before
     assert f"output: {CHUNKS}/{chunk.name}" not in output
-    for rule in ("prepare_data", "train_models", "attribute"):
+    for rule in ("prepare", "train", "attribute"):
         assert f"rule {rule}:" not in output
     assert contents(clone) == contents(finished)
     assert not list((clone / "results").rglob("*.tmp.*"))
     assert "Nothing to be done" in snakemake(clone)[1]
-
-
-def test_two_runs_from_nothing_agree_whatever_the_cores_and_kills(
-    fresh: Path, finished: Path, start: Start, snakemake: Run, contents: Contents
-) -> None:
-    process = start(fresh, "--cores", "2")
-    wait_for(fresh / "results/tiny/retrain/loo/0-0.safetensors")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=400)
-
-    status, output = snakemake(fresh, "--cores", "1")
-
-    assert status == 0, output
-    assert contents(fresh) == contents(finished)
 
 
 def test_a_second_run_is_refused_while_the_first_works(

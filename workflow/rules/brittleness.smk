@@ -3,125 +3,90 @@
 
 rule predict:
     input:
-        if_needed(
-            "results/{setting}/predictions.safetensors",
-            data="results/{setting}/data.safetensors",
-            full=PLAN.full_models,
-        ),
-        stale=if_stale("results/{setting}/predictions.safetensors"),
+        unpack(reads("predict", "data", "full")),
     output:
         "results/{setting}/predictions.safetensors",
     log:
-        "logs/predict/{setting}.log",
+        log("predict"),
     conda:
-        "../envs/leaveout.yaml"
-    threads: 1
+        ENVIRONMENT
     resources:
-        gpu=GPUS,
-        mem_mb=PLAN.mem_mb("predict"),
-        runtime=PLAN.runtime("predict"),
+        **asks("predict"),
     params:
-        key=PLAN.predict_key,
+        command=command("predict"),
     shell:
-        "leaveout predict --setting {wildcards.setting} --data {input.data:q} --out {output:q} --threads {threads}"
-        " --full {input.full:q} 2> {log:q}"
+        JOB
 
 
 rule retrain_brittleness:
     input:
-        if_needed(
-            "results/{setting}/retrain/brittleness/{method}.safetensors",
-            data="results/{setting}/data.safetensors",
-            predictions="results/{setting}/predictions.safetensors",
-            scores=PLAN.own_scores,
-            chosen_by=PLAN.chosen_by,
-        ),
-        stale=if_stale("results/{setting}/retrain/brittleness/{method}.safetensors"),
+        unpack(reads("retrain_brittleness", "data", "predictions", "scores", "chosen_by")),
     output:
-        "results/{setting}/retrain/brittleness/{method}.safetensors",
+        "<home>/{setting}/retrain/brittleness/{method}.safetensors",
     log:
-        "logs/retrain_brittleness/{setting}-{method}.log",
-    benchmark:
-        "benchmarks/retrain_brittleness/{setting}-{method}.tsv"
+        log("retrain_brittleness"),
     conda:
-        "../envs/leaveout.yaml"
-    threads: 1
+        ENVIRONMENT
     resources:
-        gpu=GPUS,
-        mem_mb=PLAN.mem_mb("brittleness"),
-        runtime=PLAN.runtime("brittleness"),
+        **asks("retrain_brittleness"),
     params:
-        key=PLAN.brittleness_key,
-        chosen_by=lambda wildcards, input: " ".join(
-            f"--chosen-by {quote(path)}" for path in input.chosen_by
-        ),
+        command=command("retrain_brittleness"),
     shell:
-        "leaveout retrain-brittleness --setting {wildcards.setting} --method {wildcards.method} --data {input.data:q}"
-        " --predictions {input.predictions:q} --out {output:q} --threads {threads} {input.scores:q}"
-        " {params.chosen_by} 2> {log:q}"
+        JOB
 
 
 rule evaluate_brittleness:
     input:
-        if_needed(
-            "results/{setting}/metrics/brittleness/{method}.csv",
-            retrained="results/{setting}/retrain/brittleness/{method}.safetensors",
-        ),
-        stale=if_stale("results/{setting}/metrics/brittleness/{method}.csv"),
+        unpack(reads("evaluate_brittleness", "retrained")),
     output:
-        "results/{setting}/metrics/brittleness/{method}.csv",
+        "<home>/{setting}/metrics/brittleness/{method}.csv",
     log:
-        "logs/evaluate_brittleness/{setting}-{method}.log",
+        log("evaluate_brittleness"),
     conda:
-        "../envs/leaveout.yaml"
+        ENVIRONMENT
     resources:
-        mem_mb=PLAN.mem_mb("evaluate"),
-        runtime=PLAN.runtime("evaluate"),
+        **asks("evaluate_brittleness"),
     params:
-        key=PLAN.flips_key,
-        bootstrap=PLAN.config.bootstrap,
+        command=command("evaluate_brittleness"),
     shell:
-        "leaveout evaluate-brittleness --setting {wildcards.setting} --method {wildcards.method}"
-        " --bootstrap {params.bootstrap} --out {output:q} {input.retrained:q} 2> {log:q}"
+        JOB
 
 
-rule make_brittleness_table:
+rule brittleness_table:
     input:
-        csvs=PLAN.brittleness_csvs,
-        stale=if_stale("results/brittleness_table.csv"),
+        unpack(reads("brittleness_table", "csvs")),
     output:
         report(
-            "results/brittleness_table.csv",
+            "<place>/brittleness_table.csv",
             caption="../report/brittleness.rst",
             category="Tables",
             labels={"metric": "brittleness", "shows": "predictions that flip (CSV)"},
         ),
     log:
-        "logs/make_brittleness_table.log",
+        log("brittleness_table"),
     conda:
-        "../envs/leaveout.yaml"
+        ENVIRONMENT
     params:
-        key=PLAN.shown_key("brittleness_table", "brittleness"),
+        command=command("brittleness_table"),
     shell:
-        "leaveout brittleness-table --out {output:q} {input.csvs:q} 2> {log:q}"
+        JOB
 
 
-rule make_brittleness_figure:
+rule brittleness_figure:
     input:
-        csvs=PLAN.brittleness_csvs,
-        stale=if_stale("results/figures/brittleness.svg"),
+        unpack(reads("brittleness_figure", "csvs")),
     output:
         report(
-            "results/figures/brittleness.svg",
+            "<place>/figures/brittleness.svg",
             caption="../report/brittleness.rst",
             category="Figures",
             labels={"metric": "brittleness", "shows": "predictions that flip"},
         ),
     log:
-        "logs/make_brittleness_figure.log",
+        log("brittleness_figure"),
     conda:
-        "../envs/leaveout.yaml"
+        ENVIRONMENT
     params:
-        key=PLAN.shown_key("brittleness_figure", "brittleness"),
+        command=command("brittleness_figure"),
     shell:
-        "leaveout brittleness-figure --out {output:q} {input.csvs:q} 2> {log:q}"
+        JOB

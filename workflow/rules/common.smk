@@ -1,39 +1,51 @@
 # What all rules share. The configuration is checked here; every helper is a one-line call into the package.
+import os
 import sys
 from pathlib import Path
 from shlex import quote
 
 from snakemake.exceptions import WorkflowError
 
-from leaveout import leftovers, orphans, runlock
+from leaveout.config.metric_names import PANELS
 from leaveout.errors import LeaveoutError
-from leaveout.metric_names import PANELS
-from leaveout.workflow import TABLES, Plan
+from leaveout.store import leftovers
+from leaveout.workflow import orphans, runlock
+from leaveout.workflow.plan import RESULTS, named
+from leaveout.workflow.planned import VARIABLE, Planned
+from leaveout.workflow.request import check_folder, check_targets
+from leaveout.workflow.review import refresh
+from leaveout.workflow.rules import Rules
+from leaveout.workflow.steps import load_plan
 
-REPOSITORY = Path(workflow.basedir).parent
+# the folder above the one this file's is in: another workflow's Snakefile can use this one as a module
+REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 CONFIG = "config" if REPOSITORY == Path.cwd() else REPOSITORY / "config"
+AS_MODULE = Path(workflow.basedir) != REPOSITORY / "workflow"
+
+
+def literally(text):
+    """Double the braces of a text: Snakemake fills in what stands between them."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+# What lies here and is not what today's configuration and code make, is made again, wherever it came from. The jobs on a
+# cluster parse this file too, and are told what the run was planned with.
+STALE, SETTLED, DIGEST = {}, frozenset(), os.environ.get(VARIABLE, "")
 try:
-    PLAN = Plan.load(config, CONFIG)
+    PLAN = load_plan(named(config, workflow.config_settings.config or {}), CONFIG)
+    if workflow.is_main_process:
+        check_folder(Path.cwd())
+        if not AS_MODULE:
+            check_targets(sys.argv, RESULTS, {path for job in PLAN.jobs for path in job.makes})
+        REVIEW = refresh(PLAN.jobs, PLAN.config.exact)
+        STALE, SETTLED = REVIEW.stale, REVIEW.settled
+        PLANNED = Planned.of(PLAN.jobs)
+        os.environ[VARIABLE] = DIGEST = PLANNED.digest()
+        if AS_MODULE:  # what the Snakefile does at the start of a run is not done then
+            PLANNED.keep()
 except LeaveoutError as error:
     # what is wrong and what to do, without the places in our code that noticed
     raise WorkflowError(str(error)) from None
-
-# What lies here and is not what today's configuration and code make, is made again, wherever it came from. The jobs on a
-# cluster parse this file too, and are told what to do.
-STALE, SETTLED = {}, frozenset()
-if workflow.is_main_process:
-    from leaveout import freshness
-
-    try:
-        REVIEW = freshness.refresh(PLAN.steps(f"{CONFIG}/published.csv"))
-        STALE, SETTLED = REVIEW.stale, REVIEW.settled
-    except LeaveoutError as error:
-        raise WorkflowError(str(error)) from None
-
-
-def if_stale(output):
-    """Return an input function: a file newer than the output, if that is stale."""
-    return PLAN.if_stale(STALE, output)
 
 
 def settled():
@@ -42,21 +54,23 @@ def settled():
     return frozenset() if forced.forceall or forced.forcerun or forced.forcetargets else SETTLED
 
 
-def if_needed(output, **wanted):
-    """Return named inputs: what is not here is asked for only if the output has to be made.
-
-    Every rule that others feed with such inputs has it, so that a job at rest is never set off by a part of them.
-    """
-    return unpack(PLAN.if_needed(settled, output, wanted))
+RULES = Rules(PLAN, STALE, settled, DIGEST)
+reads, log, asks, command = RULES.reads, RULES.log, RULES.asks, RULES.command
+JOB = "{params.command} 2> {log:q}"
+ENVIRONMENT = literally(str(REPOSITORY / "workflow/envs/leaveout.yaml"))
 
 
-GPUS = 1 if PLAN.config.device == "cuda" else 0
+pathvars:
+    **PLAN.folders,
+
 
 # Jobs find the `leaveout` of the environment Snakemake runs in, activated or not. Where the configuration lies and
-# which device is used decide no result, so they are no parameters: a job must not run again because of them.
+# which device is used decide no result.
 shell.prefix(
-    f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH"
-    f" LEAVEOUT_CONFIG={quote(str(CONFIG))} LEAVEOUT_DEVICE={PLAN.config.device}; "
+    literally(
+        f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH"
+        f" LEAVEOUT_CONFIG={quote(str(CONFIG))} LEAVEOUT_DEVICE={PLAN.config.device}; "
+    )
 )
 
 
@@ -64,7 +78,7 @@ wildcard_constraints:
     setting="|".join(PLAN.settings),
     method="|".join(PLAN.methods),
     metric="|".join(PANELS),
-    table="|".join(PLAN.paged),
+    truth="lds|loo|pbrf",
     kind="full|half",
     chunk=r"\d+(-\d+)?",
     params=r"[^/]+",

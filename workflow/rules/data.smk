@@ -1,19 +1,18 @@
 # Raw data -> prepared split.
 
 
-rule prepare_data:
+rule prepare:
     input:
-        stale=if_stale("results/{setting}/data.safetensors"),
+        unpack(reads("prepare")),
     output:
         "results/{setting}/data.safetensors",
     log:
-        "logs/prepare_data/{setting}.log",
+        log("prepare"),
     conda:
-        "../envs/leaveout.yaml"
+        ENVIRONMENT
     resources:
-        mem_mb=PLAN.mem_mb("prepare"),
-        runtime=PLAN.runtime("prepare"),
+        **asks("prepare"),
     params:
-        key=PLAN.prepare_key,
+        command=command("prepare"),
     shell:
-        "leaveout prepare --setting {wildcards.setting} --out {output:q} 2> {log:q}"
+        JOB

@@ -1,30 +1,85 @@
 # Scores against ground truth, and self-influence against the flips of labels.
 
 
+# both make metrics/auc/METHOD.csv by their patterns; of self-influence, this one does
+ruleorder: evaluate_auc > evaluate
+
+
 rule evaluate:
     input:
-        if_needed(
-            "results/{setting}/metrics/{metric}/{method}.csv",
-            truth=PLAN.truth,
-            scores=PLAN.scores,
-        ),
-        stale=if_stale("results/{setting}/metrics/{metric}/{method}.csv"),
-        stale_draws=if_stale("results/{setting}/metrics/{metric}/{method}.draws.safetensors"),
+        unpack(reads("evaluate", "truth", "scores", "cost")),
     output:
-        csv="results/{setting}/metrics/{metric}/{method}.csv",
-        draws="results/{setting}/metrics/{metric}/{method}.draws.safetensors",
+        out="<home>/{setting}/metrics/{metric}/{method}.csv",
+        draws="<home>/{setting}/metrics/{metric}/{method}.draws.safetensors",
+        costs="<home>/{setting}/metrics/{metric}/{method}.costs.json",
     log:
-        "logs/evaluate/{setting}-{metric}-{method}.log",
+        log("evaluate"),
     conda:
-        "../envs/leaveout.yaml"
+        ENVIRONMENT
     resources:
-        mem_mb=PLAN.mem_mb("evaluate"),
-        runtime=PLAN.runtime("evaluate"),
+        **asks("evaluate"),
     params:
-        key=PLAN.evaluate_key,
-        bootstrap=PLAN.config.bootstrap,
-        top_k=PLAN.config.top_k,
+        command=command("evaluate"),
     shell:
-        "leaveout evaluate --setting {wildcards.setting} --metric {wildcards.metric} --method {wildcards.method}"
-        " --truth {input.truth:q} --bootstrap {params.bootstrap} --top-k {params.top_k} --out {output.csv:q}"
-        " {input.scores:q} 2> {log:q}"
+        JOB
+
+
+rule evaluate_auc:
+    input:
+        unpack(reads("evaluate_auc", "truth", "scores", "cost")),
+    output:
+        out="<home>/{setting}/metrics/auc/{method}.csv",
+        draws="<home>/{setting}/metrics/auc/{method}.draws.safetensors",
+        costs="<home>/{setting}/metrics/auc/{method}.costs.json",
+    log:
+        log("evaluate_auc"),
+    conda:
+        ENVIRONMENT
+    resources:
+        **asks("evaluate_auc"),
+    params:
+        command=command("evaluate_auc"),
+    shell:
+        JOB
+
+
+rule damping:
+    input:
+        unpack(reads("damping", "data", "full", "half", "scores")),
+    output:
+        "<home>/{setting}/damping/{metric}/{method}.csv",
+    log:
+        log("damping"),
+    conda:
+        ENVIRONMENT
+    resources:
+        **asks("damping"),
+    params:
+        command=command("damping"),
+    shell:
+        JOB
+
+
+rule lds_width:
+    input:
+        unpack(reads("lds_width", "truth", "scores")),
+    output:
+        report(
+            "<place>/{setting}/lds_width.csv",
+            caption="../report/width.rst",
+            category="Tables",
+            labels={
+                "metric": "lds",
+                "shows": "{setting}: subsets and runs needed (CSV)",
+            },
+        ),
+    log:
+        log("lds_width"),
+    conda:
+        ENVIRONMENT
+    resources:
+        **asks("lds_width"),
+    params:
+        command=command("lds_width"),
+    shell:
+        JOB

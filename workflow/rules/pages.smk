@@ -1,75 +1,61 @@
-# The report's pages: the one it opens with, each table to be sorted and searched, and what all of it was made by.
+# The report's pages: the one it opens with, each table to be sorted and searched, and what made all of it.
 
 
-rule make_page:
+rule table_page:
     input:
-        table="results/{table}_table.csv",
-        stale=if_stale("results/pages/{table}.html"),
+        unpack(reads("table_page", "csv")),
     output:
         report(
-            "results/pages/{table}.html",
+            "<place>/pages/{table}.html",
             caption="../report/page.rst",
             category="Tables",
             labels={"metric": "{table}", "shows": "to sort and search"},
         ),
     log:
-        "logs/make_page/{table}.log",
+        log("table_page"),
     conda:
-        "../envs/leaveout.yaml"
+        ENVIRONMENT
     params:
-        key=PLAN.page_key,
+        command=command("table_page"),
     shell:
-        "leaveout table-page --name {wildcards.table} --table {input.table:q} --out {output:q} 2> {log:q}"
+        JOB
 
 
-rule make_start:
+rule start_page:
     input:
-        tables=PLAN.panels,
-        ranks="results/rank_table.csv",
-        brittleness=PLAN.brittleness_tables,
-        stale=if_stale("results/pages/start.html"),
+        unpack(reads("start_page", "tables", "ranks", "brittleness")),
     output:
         report(
-            "results/pages/start.html",
+            "<place>/pages/start.html",
             caption="../report/start.rst",
             category="Overview",
             labels={"page": "what was measured, and who wins"},
         ),
     log:
-        "logs/make_start.log",
+        log("start_page"),
     conda:
-        "../envs/leaveout.yaml"
+        ENVIRONMENT
     params:
-        key=PLAN.start_key,
-        settings=list(PLAN.settings),
-        metrics=PLAN.metrics,
-        brittleness=lambda wildcards, input: " ".join(
-            f"--brittleness {quote(path)}" for path in input.brittleness
-        ),
+        command=command("start_page"),
     shell:
-        "leaveout start-page --settings {params.settings} --metrics {params.metrics} --tables {input.tables:q}"
-        " --ranks {input.ranks:q} {params.brittleness} --out {output:q} 2> {log:q}"
+        JOB
 
 
-rule make_setup:
+rule setup_page:
     input:
-        costs="results/cost_table.csv",
-        made=PLAN.made,
-        stale=if_stale("results/pages/setup.html"),
+        unpack(reads("setup_page", "costs", "made")),
     output:
         report(
-            "results/pages/setup.html",
+            "<place>/pages/setup.html",
             caption="../report/setup.rst",
             category="Overview",
             labels={"page": "versions, hardware, configuration"},
         ),
     log:
-        "logs/make_setup.log",
+        log("setup_page"),
     conda:
-        "../envs/leaveout.yaml"
+        ENVIRONMENT
     params:
-        key=PLAN.setup_key,
-        settings=list(PLAN.settings),
+        command=command("setup_page"),
     shell:
-        "leaveout setup-page --settings {params.settings} --costs {input.costs:q} --out {output:q} {input.made:q}"
-        " 2> {log:q}"
+        JOB

@@ -3,108 +3,73 @@
 
 rule retrain_lds:
     input:
-        if_needed(
-            "results/{setting}/retrain/lds/{chunk}.safetensors",
-            data="results/{setting}/data.safetensors",
-        ),
-        stale=if_stale("results/{setting}/retrain/lds/{chunk}.safetensors"),
+        unpack(reads("retrain_lds", "data")),
     output:
         "results/{setting}/retrain/lds/{chunk}.safetensors",
     log:
-        "logs/retrain_lds/{setting}-{chunk}.log",
-    benchmark:
-        "benchmarks/retrain_lds/{setting}-{chunk}.tsv"
+        log("retrain_lds"),
     conda:
-        "../envs/leaveout.yaml"
-    threads: 1
+        ENVIRONMENT
     resources:
-        gpu=GPUS,
-        mem_mb=PLAN.mem_mb("lds"),
-        runtime=PLAN.runtime("lds"),
+        **asks("retrain_lds"),
     params:
-        key=PLAN.train_key("lds"),
+        command=command("retrain_lds"),
     shell:
-        "leaveout retrain-lds --setting {wildcards.setting} --data {input.data:q} --chunk {wildcards.chunk}"
-        " --out {output:q} --threads {threads} 2> {log:q}"
+        JOB
 
 
 rule retrain_loo:
     input:
-        if_needed(
-            "results/{setting}/retrain/loo/{chunk}.safetensors",
-            data="results/{setting}/data.safetensors",
-        ),
-        stale=if_stale("results/{setting}/retrain/loo/{chunk}.safetensors"),
+        unpack(reads("retrain_loo", "data")),
     output:
         "results/{setting}/retrain/loo/{chunk}.safetensors",
     log:
-        "logs/retrain_loo/{setting}-{chunk}.log",
-    benchmark:
-        "benchmarks/retrain_loo/{setting}-{chunk}.tsv"
+        log("retrain_loo"),
     priority: 1  # the longest layer: started first, so that no core idles at the end
     conda:
-        "../envs/leaveout.yaml"
-    threads: 1
+        ENVIRONMENT
     resources:
-        gpu=GPUS,
-        mem_mb=PLAN.mem_mb("loo"),
-        runtime=PLAN.runtime("loo"),
+        **asks("retrain_loo"),
     params:
-        key=PLAN.train_key("loo"),
+        command=command("retrain_loo"),
     shell:
-        "leaveout retrain-loo --setting {wildcards.setting} --data {input.data:q} --chunk {wildcards.chunk}"
-        " --out {output:q} --threads {threads} 2> {log:q}"
+        JOB
 
 
 rule retrain_pbrf:
     input:
-        if_needed(
-            "results/{setting}/retrain/pbrf/{chunk}.safetensors",
-            data="results/{setting}/data.safetensors",
-            full=PLAN.base_model,
-        ),
-        stale=if_stale("results/{setting}/retrain/pbrf/{chunk}.safetensors"),
+        unpack(reads("retrain_pbrf", "data", "full")),
     output:
         "results/{setting}/retrain/pbrf/{chunk}.safetensors",
     log:
-        "logs/retrain_pbrf/{setting}-{chunk}.log",
-    benchmark:
-        "benchmarks/retrain_pbrf/{setting}-{chunk}.tsv"
+        log("retrain_pbrf"),
     conda:
-        "../envs/leaveout.yaml"
-    threads: 1
+        ENVIRONMENT
     resources:
-        gpu=GPUS,
-        mem_mb=PLAN.mem_mb("pbrf"),
-        runtime=PLAN.runtime("pbrf"),
+        **asks("retrain_pbrf"),
     params:
-        key=PLAN.train_key("pbrf"),
+        command=command("retrain_pbrf"),
     shell:
-        "leaveout retrain-pbrf --setting {wildcards.setting} --data {input.data:q} --full {input.full:q}"
-        " --chunk {wildcards.chunk} --out {output:q} --threads {threads} 2> {log:q}"
+        JOB
 
 
 rule merge_truth:
     input:
-        if_needed("results/{setting}/truth/{metric}.safetensors", chunks=PLAN.retrained),
-        stale=if_stale("results/{setting}/truth/{metric}.safetensors"),
+        unpack(reads("merge_truth", "chunks")),
     output:
-        "results/{setting}/truth/{metric}.safetensors",
+        "results/{setting}/truth/{truth}.safetensors",
     log:
-        "logs/merge_truth/{setting}-{metric}.log",
-    wildcard_constraints:
-        metric="lds|loo|pbrf",
+        log("merge_truth"),
     conda:
-        "../envs/leaveout.yaml"
+        ENVIRONMENT
     resources:
-        mem_mb=PLAN.mem_mb("truth"),
-        runtime=PLAN.runtime("truth"),
+        **asks("merge_truth"),
     params:
-        key=PLAN.truth_key,
+        command=command("merge_truth"),
     shell:
-        "leaveout merge-truth --kind {wildcards.metric} --setting {wildcards.setting} --out {output:q} {input.chunks:q} 2> {log:q}"
+        JOB
 
 
 rule truths:
     input:
-        PLAN.truths(),
+        PLAN.files("merge_truth"),

@@ -3,41 +3,27 @@
 
 rule subgroups:
     input:
-        if_needed(
-            "results/{setting}/subgroups/{metric}.csv",
-            truth="results/{setting}/truth/{metric}.safetensors",
-            data="results/{setting}/data.safetensors",
-            predictions="results/{setting}/predictions.safetensors",
-            csvs=PLAN.grouped_csvs,
-            scores=PLAN.grouped_scores,
-        ),
-        stale=if_stale("results/{setting}/subgroups/{metric}.csv"),
+        unpack(reads("subgroups", "truth", "data", "predictions", "csvs", "scores")),
     output:
-        "results/{setting}/subgroups/{metric}.csv",
+        "<place>/subgroups/{setting}/{metric}.csv",
     log:
-        "logs/subgroups/{setting}-{metric}.log",
+        log("subgroups"),
     conda:
-        "../envs/leaveout.yaml"
+        ENVIRONMENT
     resources:
-        mem_mb=PLAN.mem_mb("evaluate"),
-        runtime=PLAN.runtime("evaluate"),
+        **asks("subgroups"),
     params:
-        key=PLAN.subgroups_key,
-        methods=list(PLAN.methods),
-        bootstrap=PLAN.config.bootstrap,
+        command=command("subgroups"),
     shell:
-        "leaveout subgroups --setting {wildcards.setting} --metric {wildcards.metric} --truth {input.truth:q}"
-        " --data {input.data:q} --predictions {input.predictions:q} --bootstrap {params.bootstrap} --out {output:q}"
-        " {input.csvs:q} {input.scores:q} --methods {params.methods} 2> {log:q}"
+        JOB
 
 
-rule make_subgroups_table:
+rule subgroups_table:
     input:
-        csvs=PLAN.subgroup_csvs,
-        stale=if_stale("results/subgroups_table.csv"),
+        unpack(reads("subgroups_table", "csvs")),
     output:
         report(
-            "results/subgroups_table.csv",
+            "<place>/subgroups_table.csv",
             caption="../report/subgroups.rst",
             category="Tables",
             labels={
@@ -46,10 +32,10 @@ rule make_subgroups_table:
             },
         ),
     log:
-        "logs/make_subgroups_table.log",
+        log("subgroups_table"),
     conda:
-        "../envs/leaveout.yaml"
+        ENVIRONMENT
     params:
-        key=PLAN.shown_key("subgroups_table", "subgroups"),
+        command=command("subgroups_table"),
     shell:
-        "leaveout subgroups-table --out {output:q} {input.csvs:q} 2> {log:q}"
+        JOB

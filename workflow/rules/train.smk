@@ -1,33 +1,23 @@
 # Models that methods attribute: full ones, with their trajectories, and ones trained on random halves.
 
 
-rule train_models:
+rule train:
     input:
-        if_needed(
-            "results/{setting}/models/{kind}/{chunk}.safetensors",
-            data="results/{setting}/data.safetensors",
-        ),
-        stale=if_stale("results/{setting}/models/{kind}/{chunk}.safetensors"),
+        unpack(reads("train", "data")),
     output:
         "results/{setting}/models/{kind}/{chunk}.safetensors",
     log:
-        "logs/train_models/{setting}-{kind}-{chunk}.log",
-    benchmark:
-        "benchmarks/train_models/{setting}-{kind}-{chunk}.tsv"
+        log("train"),
     conda:
-        "../envs/leaveout.yaml"
-    threads: 1
+        ENVIRONMENT
     resources:
-        gpu=GPUS,
-        mem_mb=PLAN.mem_mb("models"),
-        runtime=PLAN.runtime("models"),
+        **asks("train"),
     params:
-        key=PLAN.model_key,
+        command=command("train"),
     shell:
-        "leaveout train --kind {wildcards.kind} --setting {wildcards.setting} --data {input.data:q}"
-        " --chunk {wildcards.chunk} --out {output:q} --threads {threads} 2> {log:q}"
+        JOB
 
 
 rule models:
     input:
-        PLAN.all_models(),
+        PLAN.files("train"),

@@ -16,6 +16,7 @@ layers are independent.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,11 +24,7 @@ from torch import Tensor
 from leaveout.attribution.task import Task
 from leaveout.errors import LeaveoutError
 from leaveout.gradients.factors import Factor, gradient_factors
-from leaveout.gradients.per_sample import (
-    gradient_chunks,
-    gradient_products,
-    per_sample_gradients,
-)
+from leaveout.gradients.per_sample import gradient_chunks, solved_products
 
 PAIR_ROWS = 512
 """Training samples paired with all others at once."""
@@ -45,16 +42,16 @@ def attribute(task: Task, *, damping: float) -> Iterator[Tensor]:
     """
     _check(damping)
     state, train = task.full[0].final, task.train
-    right = gradient_factors(task.module, state, task.test.inputs, task.test.labels)
+    test = (task.test.inputs, task.test.labels)
+    right = gradient_factors(task.module, state, *test)
     left = gradient_factors(task.module, state, train.inputs, train.labels) if right else None
     held = len(train.ids) * len(task.test.ids) * train.inputs.element_size() * len(left or [])
     if left and right and held <= task.memory / 2 and _pairs_are_cheaper(left, right):
         yield from _by_pairs(left, right, damping)
         return
-    vectors = per_sample_gradients(task.module, state, task.test.inputs, task.test.labels)
-    solved = inverse_products(task, vectors, damping=damping)
-    for block in task.train_blocks():
-        yield gradient_products(task.module, state, block.inputs, block.labels, solved)
+    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
+    solve = partial(inverse_products, task, damping=damping)
+    yield from solved_products(task.module, state, solve, blocks, test)
 
 
 def inverse_products(task: Task, vectors: Tensor, *, damping: float) -> Tensor:

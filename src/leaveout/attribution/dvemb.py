@@ -10,18 +10,17 @@ Cost: training twice more, and two products of the batch's gradients with n_test
 Memory: one or, with momentum, two n_test x parameters matrices, and the states of one epoch.
 Approximated: the Hessian, by G. The products are taken from the end, on the test gradients, which
 gives the same scores as embeddings of all training samples in all parameters, without the paper's
-random projection. Momentum and weight decay, which the paper has not, are followed exactly
-(G in place of the Hessian in the update of weights and momentum). Batch norm is in evaluation mode:
-in a batch's statistics a sample has no gradient of its own.
+random projection. Momentum and weight decay, which the paper does not cover, are followed exactly
+(G replaces the Hessian in the update of weights and momentum). Batch norm is in evaluation mode: in
+training mode samples share the batch's statistics, and no sample has a gradient of its own.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from leaveout.attribution.magic import unrolled
 from leaveout.attribution.task import Task
-from leaveout.curvature.unroll import final_gradients, unroll, unroll_bytes
-from leaveout.training.replay import Replay
 
 
 def attribute(task: Task) -> Tensor:
@@ -37,8 +36,4 @@ def attribute(task: Task) -> Tensor:
         NotComputableError: It would take too long or too much memory, or the run was trained in
             bfloat16.
     """
-    train, test = task.train, task.test
-    task.need(unroll_bytes(task.module, task.recipe, train.inputs, len(test.ids)), "its adjoints")
-    replay = Replay(task.build, task.full[0].trial, train.inputs, train.labels, task.recipe)
-    final = final_gradients(task.module, replay.final, test.inputs, test.labels)
-    return unroll(replay, final, "outer", task.seconds).neg_()
+    return unrolled(task, task.full[0].trial, "outer")

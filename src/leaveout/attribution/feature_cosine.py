@@ -5,7 +5,7 @@ Explanations, arXiv:2006.04528 ("cos, last hidden layer").
 Formula: score[i, j] = <f_i, f_j> / (|f_i| |f_j|), f what the last linear layer sees at the final
 state of full run 0; for a linear model, the inputs.
 Cost: one forward pass a sample, and one product of (train, features) with (features, test).
-Approximated: everything but similarity; labels are not looked at. A zero feature has cosine 0.
+Approximated: only similarity counts, and labels are ignored. A zero feature has cosine 0.
 """
 
 from __future__ import annotations

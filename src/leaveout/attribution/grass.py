@@ -4,7 +4,7 @@ Paper: Hu et al. 2025, GraSS: Scalable Data Attribution with Gradient Sparsifica
 Projection, arXiv:2505.18976.
 Formula: score[i, j] = sum over parts of g_i' (F + damping I)^-1 g_j at the final state of full run
 0, with g = S M grad: M keeps ``blowup`` x projection of the coordinates of a sample's gradient,
-drawn at random (and is scaled so that inner products stay what they are on average), S is a sparse
+drawn at random (and is scaled so that inner products are right on average), S is a sparse
 projection with one sign a coordinate, and F the mean of g g' over all training samples. There is
 one part, all parameters. ``factored`` is FactGraSS: each linear layer is a part, and M keeps some
 inputs and some outputs of it.
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from leaveout import seeds
 from leaveout.attribution.task import Task
-from leaveout.curvature.compressed import solve_fisher
+from leaveout.curvature.compressed import compressed_scores
 from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.gradients.factors import Factor, gradient_factors
 from leaveout.gradients.per_sample import gradient_chunks, n_parameters
@@ -54,13 +54,7 @@ def attribute(
     if min(projection, blowup) < 1:
         raise LeaveoutError(f"grass: projection = {projection}, blowup = {blowup}; 1 is the least")
     compress = (_of_layers if factored else _of_all)(task, projection, blowup)
-    right = compress(task.test)
-    solved = solve_fisher(map(compress, task.train_blocks()), right, damping)
-    for samples in task.train_blocks():
-        total = samples.inputs.new_zeros(len(samples.ids), len(task.test.ids))
-        for g, x in zip(compress(samples), solved, strict=True):
-            total.addmm_(g, x.T)
-        yield total
+    yield from compressed_scores(compress, task.train_blocks, task.test, damping)
 
 
 Compress = Callable[[Samples], list[Tensor]]
@@ -136,7 +130,7 @@ def _of_layers(task: Task, projection: int, blowup: int) -> Compress:
 
 
 def _mask(stream: np.random.Generator, size: int, count: int) -> tuple[np.ndarray, float]:
-    """Draw which coordinates are kept, in order, and what they are multiplied by."""
+    """Draw which coordinates are kept, in order, and return the factor they are multiplied by."""
     count = min(size, count)
     return np.sort(stream.permutation(size)[:count]), math.sqrt(size / count)
 

@@ -4,11 +4,11 @@ Paper: Schioppa et al. 2021, Scaling Up Influence Functions, arXiv:2112.03052.
 Formula: score[i, j] = sum_k (g_i' u_k) (u_k' g_j) / (l_k + damping), with the Ritz pairs (l_k, u_k)
 of largest |l_k| of the curvature of the mean training loss at the final state of full run 0, in the
 Krylov space of a random vector.
-Cost: ``iterations`` Hessian-vector products, for all samples together; memory of so many vectors.
-Approximated: whatever of a gradient lies outside the Krylov space is left out, where the inverse
-would make much of it. Negative eigenvalues stay as they are, as in the inverse of H + damping I,
-which is real: no root is taken of them. Directions where l_k + damping is 0 up to rounding are left
-out.
+Cost: ``iterations`` Hessian-vector products, for all samples together, and memory for as many
+vectors.
+Approximated: the part of a gradient outside the Krylov space is dropped, although the inverse would
+magnify it. Negative eigenvalues are kept, as in the inverse of H + damping I; no root is taken of
+them, so scores are real. Directions where l_k + damping is 0 up to rounding are dropped.
 """
 
 from __future__ import annotations
@@ -54,26 +54,6 @@ def attribute(
         yield (train * weights) @ test.T
 
 
-def inverse_products(
-    task: Task,
-    vectors: Tensor,
-    *,
-    damping: float,
-    iterations: int,
-    projections: int = 100,
-    curvature: str = "hessian",
-) -> Tensor:
-    """Return U' (L + damping I)^-1 U v for rows v, (vectors, parameters)."""
-    solve = inverse(
-        task,
-        damping=damping,
-        iterations=iterations,
-        projections=projections,
-        curvature=curvature,
-    )
-    return solve(vectors)
-
-
 def inverse(
     task: Task,
     *,
@@ -82,7 +62,7 @@ def inverse(
     projections: int = 100,
     curvature: str = "hessian",
 ) -> Callable[[Tensor], Tensor]:
-    """Find the Krylov space once, and return the function of :func:`inverse_products`."""
+    """Find the Krylov space, and return the function from rows v to U' (L + damping I)^-1 U v."""
     weights, rows = _pairs(task, damping, iterations, projections, curvature)
     return lambda vectors: ((vectors @ rows.T) * weights) @ rows
 

@@ -5,20 +5,20 @@ Formula: score[i, j] = g_i' x_j with (H + damping I) x_j = g_j solved by a fixed
 gradient steps, H the Hessian of the mean training loss at the final state of full run 0, or its
 Gauss-Newton part, always over all training samples.
 Cost: iterations x n_test Hessian-vector products; memory of a few n_test x parameters matrices.
-Approximated: the inverse, by the Krylov space of so many steps (the panel takes 10):
-eigendirections with little of g_j are left out.
+Approximated: the inverse, in a Krylov space of ``iterations`` dimensions (the panel takes 10):
+eigendirections in which g_j is small are not reached.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
 from leaveout.attribution.task import Task
 from leaveout.curvature.cg import conjugate_gradients
 from leaveout.curvature.kinds import curvature_products
-from leaveout.gradients.per_sample import gradient_products, per_sample_gradients
+from leaveout.gradients.per_sample import solved_products
 
 
 def attribute(
@@ -35,19 +35,20 @@ def attribute(
     Yields:
         (train, test), in blocks of rows.
     """
-    state = task.full[0].final
-    right = per_sample_gradients(task.module, state, task.test.inputs, task.test.labels)
-    solved = inverse_products(
-        task, right, damping=damping, iterations=iterations, curvature=curvature
-    )
-    for block in task.train_blocks():
-        yield gradient_products(task.module, state, block.inputs, block.labels, solved)
+    solve = inverse(task, damping=damping, iterations=iterations, curvature=curvature)
+    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
+    test = (task.test.inputs, task.test.labels)
+    yield from solved_products(task.module, task.full[0].final, solve, blocks, test)
 
 
-def inverse_products(
-    task: Task, vectors: Tensor, *, damping: float, iterations: int, curvature: str = "hessian"
-) -> Tensor:
-    """Return nearly (H + damping I)^-1 v for rows v, (vectors, parameters)."""
-    samples, uses = (task.train.inputs, task.train.labels), iterations * len(vectors)
-    product = curvature_products(curvature, task.module, task.full[0].final, *samples, uses)
-    return conjugate_gradients(lambda v: product(v).add_(v, alpha=damping), vectors, iterations)
+def inverse(
+    task: Task, *, damping: float, iterations: int, curvature: str = "hessian"
+) -> Callable[[Tensor], Tensor]:
+    """Return the function from rows v to rows near (H + damping I)^-1 v."""
+    samples = (task.module, task.full[0].final, task.train.inputs, task.train.labels)
+
+    def solve(vectors: Tensor) -> Tensor:
+        product = curvature_products(curvature, *samples, uses=iterations * len(vectors))
+        return conjugate_gradients(lambda v: product(v).add_(v, alpha=damping), vectors, iterations)
+
+    return solve

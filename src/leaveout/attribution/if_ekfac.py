@@ -17,41 +17,31 @@ diagonal, other parameters the mean eigenvalue.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from torch import Tensor
 
-from leaveout.attribution.kronecker import scores, self_scores, task_samples
+from leaveout.attribution.if_kfac import fisher_samples, scores, self_scores
 from leaveout.attribution.task import Task
 from leaveout.curvature.ekfac import ekfac
 
 
 def attribute(task: Task, *, damping: float, fisher: str = "true") -> Iterator[Tensor]:
-    """Yield g_i' (F + damping I)^-1 g_j.
+    """Yield the scores, (train, test), in blocks of rows.
 
     Args:
         task: The task.
-        damping: Added to the eigenvalues.
-        fisher: Whose labels: ``true`` or ``empirical``.
-
-    Yields:
-        (train, test), in blocks of rows.
+        damping: Added to the corrected eigenvalues.
+        fisher: ``true`` for the model's own labels, ``empirical`` for the samples'.
     """
-    yield from scores(task, ekfac(task_samples(task, fisher)), damping)
-
-
-def inverse_products(
-    task: Task, vectors: Tensor, *, damping: float, fisher: str = "true"
-) -> Tensor:
-    """Return (F + damping I)^-1 v for vectors (vectors, parameters), flat."""
-    return inverse(task, damping=damping, fisher=fisher)(vectors)
+    yield from scores(task, ekfac(fisher_samples(task, fisher)), damping)
 
 
 def inverse(task: Task, *, damping: float, fisher: str = "true") -> Callable[[Tensor], Tensor]:
-    """Estimate the factors once, and return the function of :func:`inverse_products`."""
-    found = ekfac(task_samples(task, fisher))
-    return lambda vectors: found.solve(vectors, damping)
+    """Estimate EK-FAC, and return the function from rows v to rows (F + damping I)^-1 v."""
+    return partial(ekfac(fisher_samples(task, fisher)).solve, damping=damping)
 
 
 def self_influence(task: Task, *, damping: float, fisher: str = "true") -> Tensor:
-    """Return g_i' (F + damping I)^-1 g_i, (train,)."""
-    return self_scores(task, ekfac(task_samples(task, fisher)), damping)
+    """Return g_i' (F + damping I)^-1 g_i of every training sample, (train,)."""
+    return self_scores(task, ekfac(fisher_samples(task, fisher)), damping)

@@ -6,7 +6,7 @@ Formula: score[i, j] = g_j' (H + damping I)^-1 g_i, H the Hessian of the mean tr
 final state of full run 0, or its Gauss-Newton part.
 Cost: parameters^2 memory and parameters^3 time, in float64; for models of up to about 10,000
 parameters.
-Approximated: nothing but the model's own optimality; the damping makes H invertible and stands for
+Approximated: only that the model is at an optimum; the damping makes H invertible and accounts for
 training that has not converged.
 """
 
@@ -21,7 +21,7 @@ from leaveout.attribution.task import Task
 from leaveout.curvature.hessian import hessian
 from leaveout.curvature.kinds import check_kind
 from leaveout.errors import NotComputableError
-from leaveout.gradients.per_sample import gradient_products, n_parameters, per_sample_gradients
+from leaveout.gradients.per_sample import n_parameters, solved_products
 
 
 def attribute(task: Task, *, damping: float, curvature: str = "hessian") -> Iterator[Tensor]:
@@ -38,27 +38,19 @@ def attribute(task: Task, *, damping: float, curvature: str = "hessian") -> Iter
     Raises:
         NotComputableError: The matrix takes too much memory, or with the damping it is singular.
     """
-    state = task.full[0].final
     solve = inverse(task, damping=damping, curvature=curvature)
-    solved = solve(per_sample_gradients(task.module, state, task.test.inputs, task.test.labels))
-    for block in task.train_blocks():
-        yield gradient_products(task.module, state, block.inputs, block.labels, solved)
-
-
-def inverse_products(
-    task: Task, vectors: Tensor, *, damping: float, curvature: str = "hessian"
-) -> Tensor:
-    """Return (H + damping I)^-1 v for rows v, (vectors, parameters)."""
-    return inverse(task, damping=damping, curvature=curvature)(vectors)
+    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
+    test = (task.test.inputs, task.test.labels)
+    yield from solved_products(task.module, task.full[0].final, solve, blocks, test)
 
 
 def inverse(
     task: Task, *, damping: float, curvature: str = "hessian"
 ) -> Callable[[Tensor], Tensor]:
-    """Factor the matrix once, and return the function of :func:`inverse_products`."""
+    """Factor the matrix, and return the function from rows v to rows (H + damping I)^-1 v."""
     check_kind(curvature)
     size = n_parameters(task.module)
-    # itself, and its second copy where it is not positive definite
+    # the matrix, and a second copy where it is not positive definite
     task.need(2.0 * 8 * size**2, f"the {curvature} of {size:,}^2 numbers in float64")
     samples = task.train.inputs, task.train.labels
 

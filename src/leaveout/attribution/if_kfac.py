@@ -15,12 +15,13 @@ Approximated: as EK-FAC (if_ekfac), and inputs and output gradients of a layer a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from torch import Tensor
 
-from leaveout.attribution.kronecker import scores, self_scores, task_samples
 from leaveout.attribution.task import Task
-from leaveout.curvature.kfac import kfac
+from leaveout.curvature import kronecker
+from leaveout.curvature.kfac import Curvature, Samples, kfac
 
 
 def attribute(task: Task, *, damping: float, fisher: str = "true") -> Iterator[Tensor]:
@@ -34,22 +35,45 @@ def attribute(task: Task, *, damping: float, fisher: str = "true") -> Iterator[T
     Yields:
         (train, test), in blocks of rows.
     """
-    yield from scores(task, kfac(task_samples(task, fisher)), damping)
-
-
-def inverse_products(
-    task: Task, vectors: Tensor, *, damping: float, fisher: str = "true"
-) -> Tensor:
-    """Return (F + damping I)^-1 v for vectors (vectors, parameters), flat."""
-    return inverse(task, damping=damping, fisher=fisher)(vectors)
+    yield from scores(task, kfac(fisher_samples(task, fisher)), damping)
 
 
 def inverse(task: Task, *, damping: float, fisher: str = "true") -> Callable[[Tensor], Tensor]:
-    """Estimate the factors once, and return the function of :func:`inverse_products`."""
-    found = kfac(task_samples(task, fisher))
-    return lambda vectors: found.solve(vectors, damping)
+    """Estimate F, and return the function from rows v to rows (F + damping I)^-1 v."""
+    return partial(kfac(fisher_samples(task, fisher)).solve, damping=damping)
 
 
 def self_influence(task: Task, *, damping: float, fisher: str = "true") -> Tensor:
     """Return g_i' (F + damping I)^-1 g_i, (train,)."""
-    return self_scores(task, kfac(task_samples(task, fisher)), damping)
+    return self_scores(task, kfac(fisher_samples(task, fisher)), damping)
+
+
+# what a task is to any Kronecker-factored curvature: EK-FAC's methods take these, too
+
+
+def fisher_samples(task: Task, fisher: str) -> Samples:
+    """Describe full run 0 and the training samples; see :func:`kronecker.fisher_samples`."""
+    train = task.train
+    return kronecker.fisher_samples(
+        task.module,
+        task.full[0].final,
+        (train.inputs, train.labels),
+        fisher,
+        lambda number: f"{task.setting} {train.ids[number]}",
+        task.seed,
+    )
+
+
+def scores(task: Task, curvature: Curvature, damping: float) -> Iterator[Tensor]:
+    """Yield g_i' (curvature + damping I)^-1 g_j at full run 0, (train, test), in blocks of rows."""
+    model = (task.module, task.full[0].final)
+    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
+    test = (task.test.inputs, task.test.labels)
+    yield from kronecker.kronecker_scores(*model, curvature, damping, blocks, test)
+
+
+def self_scores(task: Task, curvature: Curvature, damping: float) -> Tensor:
+    """Return g_i' (curvature + damping I)^-1 g_i at full run 0, (train,)."""
+    model = (task.module, task.full[0].final)
+    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
+    return kronecker.kronecker_self_scores(*model, curvature, damping, blocks)

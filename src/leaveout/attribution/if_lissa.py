@@ -6,24 +6,23 @@ e) / scaling, H_b the curvature of the mean loss of a random mini-batch of the t
 the final state of full run 0. The limit is (H + damping I)^-1 g_j.
 Cost: depth x n_test Hessian-vector products over ``batch`` samples each; memory of a few n_test x
 parameters matrices.
-Approximated: the series ends after ``depth`` terms, which damps like scaling / depth: directions of
-less curvature than that have not converged. A mini-batch stands for all samples. All test samples
-see the same mini-batches.
+Approximated: the series ends after ``depth`` terms, which acts like a damping of scaling / depth:
+directions with less curvature than that have not converged. Mini-batches replace the full training
+set; they are the same for all test samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from leaveout.attribution.task import Task
-from leaveout.curvature.kinds import curvature_products
+from leaveout.curvature.kinds import minibatch_products
 from leaveout.curvature.lissa import lissa
 from leaveout.errors import LeaveoutError
-from leaveout.gradients.per_sample import gradient_products, per_sample_gradients
+from leaveout.gradients.per_sample import solved_products
 from leaveout.seeds import generator
 
 
@@ -52,50 +51,47 @@ def attribute(
     Raises:
         NotComputableError: The recursion diverges.
     """
-    state = task.full[0].final
-    right = per_sample_gradients(task.module, state, task.test.inputs, task.test.labels)
-    solved = inverse_products(
+    solve = inverse(
         task,
-        right,
         depth=depth,
         batch=batch,
         scaling=scaling,
         damping=damping,
         curvature=curvature,
     )
-    for block in task.train_blocks():
-        yield gradient_products(task.module, state, block.inputs, block.labels, solved)
+    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
+    test = (task.test.inputs, task.test.labels)
+    yield from solved_products(task.module, task.full[0].final, solve, blocks, test)
 
 
-def inverse_products(
+def inverse(
     task: Task,
-    vectors: Tensor,
     *,
     depth: int = 100,
     batch: int = 100,
     scaling: float = 50.0,
     damping: float = 0.0,
     curvature: str = "hessian",
-) -> Tensor:
-    """Return nearly (H + damping I)^-1 v for rows v, (vectors, parameters)."""
+) -> Callable[[Tensor], Tensor]:
+    """Return the function from rows v to rows near (H + damping I)^-1 v."""
     if depth < 1 or batch < 1 or not scaling > 0:
         raise LeaveoutError(
             f"if_lissa: depth = {depth}, batch = {batch}, scaling = {scaling:g}: all must be "
             "positive"
         )
-    return lissa(_products(task, depth, batch, curvature), vectors, damping, scaling)
+    train = task.train
 
-
-def _products(
-    task: Task, depth: int, batch: int, curvature: str
-) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Yield the products with the curvature of each step's mini-batch, drawn by sample id."""
-    inputs, labels = task.train.inputs, task.train.labels
-    rng = generator(task.seed, task.setting, "lissa batches", batch)
-    by_id = np.argsort(task.train.ids)
-    for _ in range(depth):
-        drawn = rng.choice(len(by_id), min(batch, len(by_id)), replace=False)
-        chosen = torch.from_numpy(by_id[drawn]).to(labels.device)
-        yield curvature_products(
-            curvature, task.module, task.full[0].final, inputs[chosen], labels[chosen]
+    def solve(vectors: Tensor) -> Tensor:
+        # whatever the vectors, they see the same mini-batches
+        stream = generator(task.seed, task.setting, "lissa batches", batch)
+        products = minibatch_products(
+            curvature,
+            task.module,
+            task.full[0].final,
+            (train.inputs, train.labels, train.ids),
+            min(batch, len(train.ids)),
+            stream,
         )
+        return lissa(islice(products, depth), vectors, damping, scaling)
+
+    return solve

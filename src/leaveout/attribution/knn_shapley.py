@@ -8,7 +8,7 @@ values and m_i = [label_i = label_j]: s_n = m_n min(k, n) / (k n), s_i = s_{i+1}
 min(k, i) / (k i). Distances are Euclidean, between what the last linear layer sees at the final
 state of full run 0; of equal distances, samples with label j come first.
 Cost: O(n log n) for each test sample, and its n distances.
-Approximated: nothing of the vote; but the model is not one.
+Approximated: the vote's values are exact, but the vote only stands in for the model.
 """
 
 from __future__ import annotations
@@ -75,4 +75,5 @@ def shapley(distances: Tensor, match: Tensor, k: int) -> Tensor:
 
 def _squared_distances(left: Tensor, right: Tensor) -> Tensor:
     products = left @ right.T
-    return right.square().sum(1) - 2 * products  # what is the same for a row changes no order
+    # |left|^2 is left out: it is the same for a whole row and does not change its order
+    return right.square().sum(1) - 2 * products

@@ -2,7 +2,7 @@
 
 Formula: score[i, j] = [label_i = label_j].
 Cost: none.
-Approximated: everything; what a method adds to it is what it knows beyond the labels.
+Approximated: everything. A better method's lead over it is what that method knows beyond labels.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from leaveout.attribution.task import Task
+
+NEEDS = ()
+"""It looks at no model."""
 
 
 def attribute(task: Task) -> Iterator[Tensor]:

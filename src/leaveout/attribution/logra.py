@@ -20,7 +20,7 @@ from torch import Tensor
 
 from leaveout import seeds
 from leaveout.attribution.task import Task
-from leaveout.curvature.compressed import solve_fisher
+from leaveout.curvature.compressed import compressed_scores
 from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.gradients.factors import Factor, gradient_factors
 from leaveout.retraining.common import Samples
@@ -33,14 +33,14 @@ def attribute(task: Task, *, damping: float, rank: int, start: str = "pca") -> I
         task: The task.
         damping: Added to the diagonal of each layer's Fisher matrix.
         rank: Dimensions that inputs, and output gradients, are projected to; a layer with fewer
-            keeps what it has.
-        start: ``pca`` or ``random``: what they are projected on.
+            keeps all of them.
+        start: Which directions they are projected on: ``pca`` or ``random``.
 
     Yields:
         (train, test), in blocks of rows.
 
     Raises:
-        LeaveoutError: There is no such start, or the rank is not positive.
+        LeaveoutError: ``start`` is unknown, or the rank is not positive.
         NotComputableError: The model is no stack of linear layers.
     """
     if start not in ("pca", "random") or rank < 1:
@@ -62,12 +62,7 @@ def attribute(task: Task, *, damping: float, rank: int, start: str = "pca") -> I
             for f, (p, q) in zip(_factors(task, samples), pairs, strict=True)
         ]
 
-    solved = solve_fisher(map(project, task.train_blocks()), project(task.test), damping)
-    for samples in task.train_blocks():
-        total = samples.inputs.new_zeros(len(samples.ids), m)
-        for g, x in zip(project(samples), solved, strict=True):
-            total.addmm_(g, x.T)
-        yield total
+    yield from compressed_scores(project, task.train_blocks, task.test, damping)
 
 
 def _factors(task: Task, samples: Samples) -> list[Factor]:

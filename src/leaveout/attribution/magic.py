@@ -7,9 +7,10 @@ its batches adds to the loss of j, in nats. Momentum, weight decay, dropout as d
 are differentiated as they are.
 Cost: training twice more, and a Hessian-vector product on the batch for every step and test sample.
 Memory: one or, with momentum, two n_test x parameters matrices, and the states of one epoch.
-Approximated: nothing but removal by its derivative. The scores are of one run, and so are no
-better elsewhere than runs are alike. Leave-one-out that shares the run's batches (`pairing: mask`)
-is what they foresee: with `shuffle` as that ground truth has it, this is its upper bound.
+Approximated: only removal, by its derivative. The scores describe one run; how well they describe
+others depends on how alike runs are. They predict leave-one-out that shares the run's batches
+(`pairing: mask`): with the `shuffle` of that ground truth, they are the upper bound for other
+methods.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from leaveout.attribution.task import Task
-from leaveout.curvature.unroll import final_gradients, unroll, unroll_bytes
+from leaveout.curvature.unroll import Curvature, final_gradients, unroll, unroll_bytes
 from leaveout.training.replay import Replay
+from leaveout.training.trials import Trial
 
 
 def attribute(task: Task, *, shuffle: bool) -> Tensor:
@@ -38,9 +40,25 @@ def attribute(task: Task, *, shuffle: bool) -> Tensor:
         NotComputableError: It would take too long or too much memory, or the run was trained in
             bfloat16.
     """
+    return unrolled(task, replace(task.full[0].trial, shuffle=shuffle), "hessian")
+
+
+def unrolled(task: Task, trial: Trial, curvature: Curvature) -> Tensor:
+    """Return minus the derivative of the final test losses in each training sample's weight.
+
+    Args:
+        task: The task.
+        trial: The training that is gone through.
+        curvature: ``hessian`` for the exact derivative, ``outer`` for DVEmb's.
+
+    Returns:
+        (train, test).
+
+    Raises:
+        NotComputableError: As for ``attribute``.
+    """
     train, test = task.train, task.test
     task.need(unroll_bytes(task.module, task.recipe, train.inputs, len(test.ids)), "its adjoints")
-    trial = replace(task.full[0].trial, shuffle=shuffle)
     replay = Replay(task.build, trial, train.inputs, train.labels, task.recipe)
     final = final_gradients(task.module, replay.final, test.inputs, test.labels)
-    return unroll(replay, final, "hessian", task.seconds).neg_()
+    return unroll(replay, final, curvature, task.seconds).neg_()

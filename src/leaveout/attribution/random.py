@@ -15,6 +15,9 @@ from torch import Tensor
 from leaveout.attribution.task import Task
 from leaveout.seeds import generator
 
+NEEDS = ()
+"""It looks at no model."""
+
 
 def attribute(task: Task) -> Iterator[Tensor]:
     """Draw scores from a stream of their own.

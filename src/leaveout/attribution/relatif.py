@@ -5,7 +5,7 @@ Relative Influence, arXiv:2003.11630.
 Formula: score[i, j] = g_i' x_j / c_i, with x_j = (H + damping I)^-1 g_j by any method named as
 ``base``, and c_i = |x_i| (``norm`` = ``theta``: the parameters move by as much) or c_i =
 sqrt(g_i' x_i) (``norm`` = ``l``: so do the losses of all training samples).
-Cost: that of ``base``, with all training samples as right-hand sides, too.
+Cost: that of ``base``, but all training samples are right-hand sides, too.
 Approximated: as ``base``. A sample with gradient 0 moves nothing and scores 0.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -33,10 +32,10 @@ BASES = {
     "if_kfac": if_kfac,
     "if_lissa": if_lissa,
 }
-"""Influence functions, by name; imported, so that a change of theirs is one of this method, too.
+"""Influence functions by name.
 
-Each has ``inverse_products(task, vectors, **hyper_parameters)``, and those that prepare something
-first ``inverse(task, **hyper_parameters)``, which returns a function of the vectors.
+Each has ``inverse(task, **hyper_parameters)``, which returns the function from rows v to rows
+(H + damping I)^-1 v.
 """
 NORMS = ("theta", "l")
 
@@ -65,7 +64,7 @@ def attribute(
 
     Raises:
         NotComputableError: As ``base``, or some c_i is not a positive number.
-        LeaveoutError: There is no such base or norm, or it takes other hyper-parameters.
+        LeaveoutError: The base or norm is unknown, or the base takes other hyper-parameters.
     """
     for key, word, valid in (("base", base, list(BASES)), ("norm", norm, list(NORMS))):
         if word not in valid:
@@ -86,9 +85,13 @@ def attribute(
 
 
 def _solver(task: Task, base: str, given: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-    """Return the base's function from vectors to their products with the inverse."""
+    """Return the base's function from vectors to their products with the inverse.
+
+    Raises:
+        LeaveoutError: The base takes other hyper-parameters.
+    """
     module = BASES[base]
-    takes = inspect.signature(module.inverse_products).parameters
+    takes = inspect.signature(module.inverse).parameters
     needs = {
         name
         for name, parameter in takes.items()
@@ -97,10 +100,8 @@ def _solver(task: Task, base: str, given: dict[str, Any]) -> Callable[[Tensor], 
     for wrong, what in ((set(given) - set(takes), "takes no"), (needs - set(given), "needs")):
         if wrong:
             raise LeaveoutError(f"relatif: {base} {what} {', '.join(sorted(wrong))}")
-    if hasattr(module, "inverse"):
-        found: Callable[[Tensor], Tensor] = module.inverse(task, **given)
-        return found
-    return partial(module.inverse_products, task, **given)
+    solve: Callable[[Tensor], Tensor] = module.inverse(task, **given)
+    return solve
 
 
 def _unit(gradients: Tensor) -> Tensor:

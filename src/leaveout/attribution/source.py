@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leaveout.attribution.kronecker import task_samples
+from leaveout.attribution.if_kfac import fisher_samples
 from leaveout.attribution.task import State, Task
 from leaveout.curvature.ekfac import ekfac
 from leaveout.curvature.kfac import Samples
@@ -139,7 +139,8 @@ def _at(task: Task, states: Sequence[State]) -> Samples:
     """Describe the training samples, once under each of some states, to EK-FAC."""
     run, n = task.full[0], len(task.train.ids)
     each = [
-        task_samples(replace(task, full=[replace(run, states=[state])]), "true") for state in states
+        fisher_samples(replace(task, full=[replace(run, states=[state])]), "true")
+        for state in states
     ]
 
     def outputs(model: nn.Module, batch: Any, start: int) -> tuple[Tensor, Iterable[Tensor]]:

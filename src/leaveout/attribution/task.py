@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from leaveout.config import Recipe
 from leaveout.errors import NotComputableError
-from leaveout.retraining.common import Samples
+from leaveout.retraining.common import Samples, part_of
 from leaveout.training.trials import Trial
 
 State = Mapping[str, Tensor]
@@ -107,8 +107,7 @@ class Task:
         row = max(1, len(self.test.ids)) * self.train.inputs.element_size()
         size = max(1, BLOCK_BYTES // row)
         for start in range(0, len(self.train.ids), size):
-            part = slice(start, start + size)
-            yield Samples(self.train.inputs[part], self.train.labels[part], self.train.ids[part])
+            yield part_of(self.train, slice(start, start + size))
 
 
 class Attribute(Protocol):

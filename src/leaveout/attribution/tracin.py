@@ -6,8 +6,8 @@ Formula: score[i, j] = sum over runs r of weight x <g_i(r), g_j(r)>, at the fina
 r.
 Cost: Grad-Dot times the number of runs; what a first linear layer sees, the samples, is multiplied
 once for all runs.
-Approximated: training's own steps are replaced by what their ends have in common; see tracin_cp for
-the trajectory.
+Approximated: the steps of training are replaced by the final models; see tracin_cp for the
+trajectory.
 """
 
 from __future__ import annotations

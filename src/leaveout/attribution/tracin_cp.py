@@ -5,8 +5,8 @@ arXiv:2002.08484 (Section 3.2).
 Formula: score[i, j] = sum over checkpoints c of lr_c x <g_i(c), g_j(c)>, along full run 0.
 Cost: Grad-Dot times the number of checkpoints; what a first linear layer sees, the samples, is
 multiplied once for all checkpoints.
-Approximated: the steps between two checkpoints are taken to be alike, and each step to be first
-order in its learning rate.
+Approximated: all steps between two checkpoints are treated as equal, and each step to first order
+in its learning rate.
 """
 
 from __future__ import annotations

@@ -59,14 +59,14 @@ def attribute(
         projection: Dimensions that gradients are projected to.
         projector: ``sparse``, ``rademacher``, or ``identity``, which takes all dimensions there
             are. The first two keep inner products alike; the second takes far longer.
-        masks: How many dropout masks of each model make as many models of it; 0 for none.
+        masks: Dropout masks drawn for each model; each makes another model of it. 0 for none.
         relative: Whether to divide by the training sample's own norm, as RelatIF does.
 
     Yields:
         (train, test), in blocks of rows.
 
     Raises:
-        LeaveoutError: The setting has fewer half models, or there is no such projector.
+        LeaveoutError: The setting has fewer half models, or the projector is unknown.
         NotComputableError: There are masks to draw and the model has no dropout.
     """
     n, m, number = len(task.train.ids), len(task.test.ids), task.train.inputs.element_size()
@@ -105,16 +105,7 @@ def self_influence(
     masks: int = 0,
     relative: bool = False,
 ) -> Tensor:
-    """Return the score of each training sample for itself, (train,).
-
-    Args:
-        task: The task.
-        models: As for ``attribute``.
-        projection: As for ``attribute``.
-        projector: As for ``attribute``.
-        masks: As for ``attribute``.
-        relative: As for ``attribute``.
-    """
+    """Return the score of each training sample for itself, (train,); arguments: ``attribute``'s."""
     total = task.train.inputs.new_zeros(len(task.train.ids))
     doubt = torch.zeros_like(total)
     for member in _members(task, models, projection, projector, masks):
@@ -145,7 +136,7 @@ def _members(
     if masks and not any(isinstance(layer, nn.Dropout) for layer in task.module.modules()):
         raise NotComputableError("undefined", "the model has no dropout")
     size, device = n_parameters(task.module), task.train.inputs.device
-    # a generator of its own, so that what is wrong is said before anything is computed
+    # the checks are outside of the generator, so that they come before any computation
     return (
         _Member(
             _masked(task, run, mask) if masks else task.module,
@@ -210,12 +201,12 @@ def _kernel(x: Tensor) -> Tensor:
     gram = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float64)
     for rows in x.split(ROWS):
         double = rows.double()
-        for start in range(0, len(gram), COLUMNS):  # what is above the diagonal is never read
+        for start in range(0, len(gram), COLUMNS):  # nothing above the diagonal is read
             some = slice(start, start + COLUMNS)
             gram[start:, some].addmm_(double[:, start:].T, double[:, some])
     if not gram.isfinite().all():  # a diverged model: its scores are not numbers, and are counted
         return torch.full_like(gram, float("nan"))
-    # what rounding makes of a zero: that of X, squared, and that of the product
+    # a zero eigenvalue after rounding: of X, squared, and of the product
     tiny = max(x.shape) * (torch.finfo(x.dtype).eps ** 2 + torch.finfo(gram.dtype).eps)
     lower, failed = torch.linalg.cholesky_ex(gram)
     pivots = lower.diagonal().square()

@@ -30,9 +30,9 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from leaveout.artefacts import atomic_path
 from leaveout.errors import LeaveoutError
 from leaveout.interop import files
+from leaveout.store.artefacts import atomic_path
 
 METADATA = "metadata.yml"
 IDS = "ids.txt"

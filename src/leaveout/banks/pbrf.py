@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from leaveout.artefacts import atomic_path
 from leaveout.banks.layout import (
     BankError,
     convergence_file,
@@ -31,6 +30,7 @@ from leaveout.banks.retrain import grow_indices, wanted_ids
 from leaveout.curvature.bregman import CROSS_ENTROPY, SQUARED_ERROR
 from leaveout.retraining.common import progress_bar
 from leaveout.retraining.proximal import Proximal, Solver, solve_proximal
+from leaveout.store.artefacts import atomic_path
 
 LOSSES = {"cross_entropy": CROSS_ENTROPY, "squared_error": SQUARED_ERROR}
 

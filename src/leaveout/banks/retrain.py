@@ -36,6 +36,8 @@ from leaveout.banks.layout import (
 )
 from leaveout.banks.loaders import Loader, Samples, describe, find_samples, subset_loader
 from leaveout.banks.randomness import argument_seed, seeded
+from leaveout.config.subset_file import subset_size
+from leaveout.retraining.subsets import draw_subset
 from leaveout.seeds import generator, torch_seed
 
 T = TypeVar("T")
@@ -218,9 +220,7 @@ def subset_mask(root: int, subset: int, n: int, ratio: float) -> NDArray[np.bool
         n: Number of samples.
         ratio: Fraction of them that is kept.
     """
-    mask = np.zeros(n, dtype=bool)
-    mask[generator(root, "lds", subset, "subset").permutation(n)[: int(n * ratio)]] = True
-    return mask
+    return draw_subset(n, ratio, generator(root, "lds", subset, "subset"))
 
 
 def _record_subset(folder: Path, subset: int, ids: NDArray[np.int64]) -> None:
@@ -286,7 +286,7 @@ def retrain_lds(
             f"subsets {start} to {start + num_subsets - 1} are asked for, but the bank is to hold "
             f"{total}; say how many in all by total_num_subsets"
         )
-    if not 0 < subset_ratio <= 1 or int(n * subset_ratio) < 1:
+    if not 0 < subset_ratio <= 1 or subset_size(n, subset_ratio) < 1:
         raise BankError(
             f"subset_ratio is {subset_ratio}; of {n} samples it must leave at least one, and at "
             "most all"

@@ -24,7 +24,7 @@ def conjugate_gradients(
     Args:
         product: Returns A v for rows v, (columns, size) -> (columns, size).
         right: Right-hand sides, (columns, size).
-        iterations: At most so many products.
+        iterations: Products at most.
         tolerance: Relative residual at which a column has converged, one or (columns,).
         precondition: Returns M^-1 r for rows r, M symmetric, positive definite and near A.
 

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from leaveout.errors import LeaveoutError
+
+Some = TypeVar("Some")
+"""Samples, as ``compress`` takes them."""
+
+
+def compressed_scores(
+    compress: Callable[[Some], Sequence[Tensor]],
+    blocks: Callable[[], Iterable[Some]],
+    right: Some,
+    damping: float,
+) -> Iterator[Tensor]:
+    """Yield the sum over parts of g_i' (F + damping I)^-1 g_j, with F from the left samples.
+
+    Args:
+        compress: From samples to their gradients by part, (samples, numbers).
+        blocks: Starts anew over the left samples, in blocks; they are gone through twice.
+        right: Right samples.
+        damping: Added to the diagonal of each part's Fisher matrix.
+
+    Yields:
+        (left samples of the block, right samples).
+
+    Raises:
+        LeaveoutError: F + damping I is not positive definite.
+    """
+    solved = solve_fisher(map(compress, blocks()), compress(right), damping)
+    for samples in blocks():
+        parts = compress(samples)
+        total = parts[0].new_zeros(len(parts[0]), len(solved[0]))
+        for g, x in zip(parts, solved, strict=True):
+            total.addmm_(g, x.T)
+        yield total
 
 
 def solve_fisher(

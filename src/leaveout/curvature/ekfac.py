@@ -110,7 +110,7 @@ def ihvp_ekfac(
     The curvature is the Fisher of the mean loss over all samples of ``batches``; the result does
     not depend on how they are cut. Linear layers (2-D or sequence inputs) and convolutions are
     seen through hooks, so the model's forward stays as it is written, and the model is left as it
-    was; docs/ekfac.md says what is done with other parameters, and how to keep the curvature for
+    was; docs/ekfac.md explains how other parameters are treated, and how to keep the curvature for
     several vectors or dampings.
 
     Args:
@@ -122,7 +122,7 @@ def ihvp_ekfac(
             classes): takes the true Fisher of softmax, whose labels are the model's own.
         loss: From a model and a batch, the loss of each sample, (samples,): takes the empirical
             Fisher, from the samples' own labels. Give either ``logits`` or ``loss``.
-        damping: Added to all eigenvalues as it stands; None takes a tenth of the mean eigenvalue,
+        damping: Added to all eigenvalues, unscaled; None takes a tenth of the mean eigenvalue,
             layer by layer.
         mask: From a batch, which positions of its sequences are no padding, (samples, positions).
         seed: Of the labels, where they have to be drawn.

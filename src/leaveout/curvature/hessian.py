@@ -20,8 +20,8 @@ def hessian(
     """Return the Hessian of the mean loss, or its Gauss-Newton part, in float64.
 
     For one linear layer both are the closed form mean_i (diag p_i - p_i p_i') kron x_i x_i', in
-    blocks of classes; otherwise it is assembled from products with unit vectors. Nothing of its
-    size is held beside it.
+    blocks of classes; otherwise it is assembled from products with unit vectors. No second array of
+    its size is held.
 
     Args:
         module: The architecture, in evaluation mode.
@@ -34,7 +34,7 @@ def hessian(
         (parameters, parameters), symmetric.
 
     Raises:
-        LeaveoutError: There is no such curvature.
+        LeaveoutError: The curvature is unknown.
     """
     state = {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
     inputs = inputs.double()

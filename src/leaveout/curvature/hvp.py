@@ -50,31 +50,18 @@ def split(module: nn.Module, vectors: Tensor) -> dict[str, Tensor]:
     }
 
 
-def hessian_map(
-    module: nn.Module,
-    state: State,
-    inputs: Tensor,
-    labels: Tensor,
-    by_hand: bool = True,
-    uses: int = 0,
-) -> Products:
-    """Return the function from rows v to rows H v, H the Hessian of the mean loss over the samples.
+def hessian_map(module: nn.Module, state: State, inputs: Tensor, labels: Tensor) -> Products:
+    """Return the products with the Hessian of the mean loss of any module, by ``torch.func``.
 
     Args:
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
         inputs: (samples, ...).
         labels: (samples,).
-        by_hand: Whether stacks of linear layers take the hand-written way; any other module takes
-            ``torch.func``.
-        uses: How many vectors are going to be multiplied; decides the speed only.
 
     Returns:
-        From (vectors, parameters) to the same shape.
+        From rows v to rows H v, (vectors, parameters).
     """
-    found = stack_map(module, state, inputs, labels, False, uses) if by_hand else None
-    if found is not None:
-        return found
     params = {name: state[name].detach() for name, _ in module.named_parameters()}
     samples, count = at_once(inputs)
 
@@ -89,15 +76,12 @@ def hessian_map(
 
 
 def hessian_products(
-    module: nn.Module,
-    state: State,
-    inputs: Tensor,
-    labels: Tensor,
-    vectors: Tensor,
-    by_hand: bool = True,
+    module: nn.Module, state: State, inputs: Tensor, labels: Tensor, vectors: Tensor
 ) -> Tensor:
-    """Return H v for many vectors, (vectors, parameters); see :func:`hessian_map`."""
-    return hessian_map(module, state, inputs, labels, by_hand, len(vectors))(vectors)
+    """Return H v for many vectors, (vectors, parameters), the fastest way."""
+    samples = (module, state, inputs, labels)
+    products = stack_map(*samples, False, len(vectors)) or hessian_map(*samples)
+    return products(vectors)
 
 
 def stack_map(
@@ -115,8 +99,8 @@ def stack_map(
         state: Parameters.
         inputs: (samples, ...).
         labels: (samples,).
-        gauss_newton: Whether to leave away all but the Gauss-Newton matrix.
-        uses: How many vectors are going to be multiplied.
+        gauss_newton: Whether to use only the Gauss-Newton part.
+        uses: How many vectors will be multiplied; this changes the speed only.
     """
     layers = parse(module)
     if layers is None:

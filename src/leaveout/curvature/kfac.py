@@ -7,7 +7,7 @@ arXiv:2311.00636.
 The Fisher of the mean loss over all samples, F = E[g g'], is approximated by one block a layer,
 E[a a'] kron E[d d'] times the positions of a sample, a the layer's inputs (ones appended for the
 bias) and d the gradients in its outputs, both means over all positions. It is kept as eigenvectors
-and eigenvalues, to which damping is added as it stands; :mod:`leaveout.curvature.ekfac` corrects
+and eigenvalues, to which damping is added unscaled; :mod:`leaveout.curvature.ekfac` corrects
 the eigenvalues.
 
 The labels of the true Fisher are the model's own. Where outputs are few, their expectation is taken
@@ -115,7 +115,7 @@ class Curvature:
 
         Args:
             vectors: (vectors, parameters), flat in the order of ``named_parameters()``.
-            damping: Added to the eigenvalues as it stands; None takes a tenth of the mean
+            damping: Added to the eigenvalues, unscaled; None takes a tenth of the mean
                 eigenvalue, layer by layer.
 
         Returns:
@@ -186,7 +186,7 @@ def true_fisher(
     Args:
         logits: From a model and a batch, (samples, classes), or (samples, positions, classes),
             where a sample's log-likelihood is the sum over its positions.
-        identity: What identifies the sample of a number; decides the labels drawn for it.
+        identity: From a sample's number to its identity, which decides the labels drawn for it.
         seed: Root seed of the labels drawn.
         mask: Which positions of a batch have a label, (samples, positions).
     """

@@ -4,8 +4,8 @@ Paper: Agarwal, Bullins and Hazan 2017, Second-Order Stochastic Optimization for
 Linear Time, arXiv:1602.03943; for influence functions Koh and Liang 2017, arXiv:1703.04730.
 Formula: e <- v + e - (H_b e + damping e) / scaling from e = v, H_b the curvature of one mini-batch;
 the answer is e / scaling. The fixed point of the mean recursion is e / scaling = (H + damping
-I)^-1 v, whatever the scaling: the damping is divided by it, too, which other libraries leave out,
-so that theirs is (H + scaling damping I)^-1 v.
+I)^-1 v for any scaling, because the damping is divided by it, too. Other libraries do not divide
+it, and tend to (H + scaling damping I)^-1 v.
 """
 
 from __future__ import annotations

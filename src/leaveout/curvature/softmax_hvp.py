@@ -27,7 +27,7 @@ State = Mapping[str, Tensor]
 MATRIX_BYTES = 256 << 20
 """The matrices of all pairs, at most."""
 STRIPES = 4
-"""Of a symmetric matrix only 5/8, what lies below its diagonal, is summed, in so many parts."""
+"""A symmetric matrix is summed below its diagonal only, in so many parts: 5/8 of it."""
 
 
 @dataclass(frozen=True)

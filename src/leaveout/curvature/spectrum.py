@@ -23,7 +23,7 @@ def spectral_density(
     Args:
         product: Returns A v for rows v, (probes, size) -> (probes, size); A symmetric.
         start: Random signs, one probe a row, (probes, size).
-        steps: At most so many products.
+        steps: Products at most.
 
     Returns:
         (values, weights), each (probes x steps,) in float64; the weights sum to the size.
@@ -32,7 +32,7 @@ def spectral_density(
     steps = min(steps, size)
     basis = start.new_empty(probes, steps, size)
     band = torch.zeros(probes, steps, steps, dtype=torch.float64)
-    # an exhausted probe goes on with zeros, which have no weight
+    # an exhausted probe continues with zeros, which have no weight
     tiny = 100 * torch.finfo(start.dtype).eps
     vector = start / start.norm(dim=1, keepdim=True)
     scale = torch.zeros(probes, dtype=start.dtype, device=start.device)
@@ -61,6 +61,6 @@ def spectral_density(
 
 
 def effective_dimension(values: Tensor, weights: Tensor, damping: float) -> float:
-    """Return tr A (A + damping I)^-1 from a spectral density; what is negative counts as zero."""
+    """Return tr A (A + damping I)^-1 from a spectral density; negative values count as zero."""
     positive = values.clamp_min(0)
     return float((weights * positive / (positive + damping)).sum())

@@ -6,9 +6,9 @@ products are two matrix products over all vectors together, which is what makes 
 faster than mapping ``jvp`` of ``grad``. Without the terms in the gradient of the outputs it is the
 product with the Gauss-Newton matrix.
 
-The network is made smaller first, by what changes no product: features that are the same in all
-samples (of MNIST's pixels, every sixth) act together, like a bias; and as softmax ignores what is
-added to all outputs, the last output is taken as the zero of the others.
+The network is made smaller first, without changing any product. Features that are the same in all
+samples (every sixth of MNIST's pixels) act together, like a bias. Softmax does not change when a
+number is added to all outputs, so the last output is subtracted from all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Pass:
 
     Attributes:
         inputs: The first layer's, (samples, features).
-        active: The samples each unit of the first layer is on for, where that is to be used.
+        active: The samples each unit of the first layer is on for; None where all are used.
         below: Inputs of every other layer, (features, samples); the first is None.
         probabilities: Of all classes but the last, (classes - 1, samples).
         deltas: Gradient of the loss in each layer's outputs, (outputs, samples), the last layer's
@@ -53,7 +53,7 @@ class Prepared:
 
     Attributes:
         layers: The network.
-        weights: Of each layer, the last one's less those of the last class.
+        weights: Of each layer; in the last one the last class's are subtracted.
         features: Of the inputs.
         passes: Over the samples, some at once.
         share: Weight of each sample's loss.

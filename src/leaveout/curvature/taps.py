@@ -26,7 +26,7 @@ Outputs = Callable[[nn.Module, Any, int], tuple[Tensor, Iterable[Tensor]]]
 """From a module, a batch and the number of samples before it: outputs, and gradients in them.
 
 The curvature is that of the squares of these gradients, summed. Outputs are (samples, ...); each
-gradient is shaped as they are. Gradients are taken one after the other, so a generator will do.
+gradient has the same shape. Gradients are taken one after the other, so a generator is enough.
 """
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -143,7 +143,7 @@ def sweep(
         batches: The samples.
         outputs: Runs the model.
         mask: From a batch, which positions count, (samples, positions); for layers whose inputs
-            have so many. None where all do.
+            have as many. None where all count.
 
     Raises:
         LeaveoutError: The model changes the input of a layer in place after its use.

@@ -119,7 +119,7 @@ def unroll(
     rate, momentum, decay = recipe.learning_rate, recipe.momentum, recipe.weight_decay
     if momentum:
         velocity, scale = {name: torch.zeros_like(final[name]) for name in names}, 1.0
-    else:  # u is -rate a: a serves as u, and what comes of it is scaled
+    else:  # u is -rate a: a serves as u, and its products are scaled
         velocity, scale = final, -rate / (1 - rate * decay)
     back = _stack_step(replay, curvature) or _other_step(replay, curvature)
     began = time.monotonic()

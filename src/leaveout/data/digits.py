@@ -9,7 +9,7 @@ import numpy as np
 import sklearn
 from sklearn.datasets import load_digits
 
-from leaveout.data.sources import RawDataset, check_size, pick, relabel
+from leaveout.data.raw import RawDataset, check_size, pick, relabel
 
 N_SAMPLES = 1797
 

@@ -25,8 +25,8 @@ from PIL import Image
 
 from leaveout.data import mnist
 from leaveout.data.official import Part, first_of
+from leaveout.data.raw import RawDataset, check_size
 from leaveout.data.slices import read_slice
-from leaveout.data.sources import RawDataset, check_size
 from leaveout.errors import LeaveoutError
 
 log = logging.getLogger(__name__)

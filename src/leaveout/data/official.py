@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout.data.sources import RawDataset, pick, relabel
+from leaveout.data.raw import RawDataset, pick, relabel
 
 BUNDLED = Path(__file__).with_name("bundled")
 

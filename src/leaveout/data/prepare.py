@@ -6,22 +6,18 @@ header says how a model's inputs are made of them, and whoever loads them does s
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from leaveout import artefacts
 from leaveout.config import Setting
+from leaveout.config.catalogue import DATASETS
 from leaveout.data import sources
-from leaveout.data.catalogue import DATASETS
 from leaveout.data.label_noise import flip
-from leaveout.plan import prepare_key
-from leaveout.provenance import provenance
 from leaveout.seeds import generator
+from leaveout.store.contents import Arrays
 
 
-def prepare(setting: Setting, out: Path) -> None:
-    """Write the ``data`` artefact of a setting.
+def prepare(setting: Setting) -> Arrays:
+    """Return the ``data`` artefact of a setting.
 
     Where the setting asks for label noise, ``train_labels`` are the flipped ones; ``flipped_id``
     and ``original_labels``, empty otherwise, say which samples were flipped and what they were. The
@@ -30,7 +26,6 @@ def prepare(setting: Setting, out: Path) -> None:
 
     Args:
         setting: Which samples, how they are normalised, and how many labels are flipped.
-        out: The file to write.
 
     Raises:
         LeaveoutError: More samples than there are, or data that are damaged or out of reach.
@@ -45,8 +40,7 @@ def prepare(setting: Setting, out: Path) -> None:
         rng = generator(setting.seed, wanted.name, "label_noise")
         flipped, labels_of_flipped = flip(labels, wanted.n_classes, noise.fraction, rng)
         labels[flipped] = labels_of_flipped
-    artefacts.write(
-        out,
+    return Arrays(
         "data",
         {
             "train_inputs": raw.train_inputs,
@@ -69,7 +63,6 @@ def prepare(setting: Setting, out: Path) -> None:
             "original_labels": ("flipped",),
         },
         {
-            **provenance(setting, prepare_key(setting), {}),
             "pixels": {
                 "full_scale": DATASETS[wanted.name].full_scale,
                 "mean": wanted.mean,

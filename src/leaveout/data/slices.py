@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaveout.data.official import Official, Part, first_of
-from leaveout.data.sources import RawDataset
+from leaveout.data.raw import RawDataset
 from leaveout.errors import LeaveoutError
 
 _REMEDY = (

@@ -7,25 +7,26 @@ from scores and truth where they lie here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leaveout import commands, plan, stamps
-from leaveout.config import Method, load_yaml
-from leaveout.digest import code_digest
+from leaveout.config import load_yaml
 from leaveout.errors import LeaveoutError
 from leaveout.explain.cells import Cell, names, pick_column, pick_row
 from leaveout.explain.chain import File, key_difference, walk
 from leaveout.explain.origin import in_published, origin, published
 from leaveout.explain.streams import streams
 from leaveout.explain.tables import Origin, Table, table_of
-from leaveout.freshness import CACHE, Digests, wanted_specs
-from leaveout.plan import Step
-from leaveout.reporting.tables import read_csv
-from leaveout.workflow import Plan
+from leaveout.reporting.tables import read_costs, read_csv
+from leaveout.store import stamps
+from leaveout.workflow.lock import method_version, step_version
+from leaveout.workflow.review import CACHE, Digests, wanted_specs
+from leaveout.workflow.step import Job
+from leaveout.workflow.steps import STEPS, load_plan
 
 
 def explain(
@@ -35,7 +36,6 @@ def explain(
     *,
     folder: Path,
     configfile: Path | None = None,
-    sources: str,
     check: bool = False,
 ) -> dict[str, Any]:
     """Explain one number.
@@ -47,7 +47,6 @@ def explain(
         folder: Configuration folder.
         configfile: The configuration that the table was made with; by default the one of the
             folder's that makes it.
-        sources: Path of the published values.
         check: Whether to compute the number again.
 
     Returns:
@@ -63,13 +62,14 @@ def explain(
     cell = Cell(
         table, number + 1, rows[number], pick_column(table, rows[number], column or kind.value)
     )
-    used, today, note = _plan(cell, folder, configfile, sources)
-    steps = today.steps(sources) if today else []
-    inputs = _inputs(table, steps)
+    used, jobs, note = _jobs(cell, folder, configfile)
+    inputs = _inputs(table, jobs)
     found = kind.origin(cell, inputs)
-    through = [path for path in found.through if path in inputs] or list(inputs)
-    files = walk(str(table), through, steps, wanted_specs(steps), Digests(CACHE))
-    order = {path: k for k, step in enumerate(steps) for path in step.outputs}
+    through = tuple(path for path in found.through if path in inputs) or tuple(inputs)
+    files = walk(
+        str(table), {str(table): through, **found.beyond}, jobs, wanted_specs(jobs), Digests(CACHE)
+    )
+    order = {path: k for k, job in enumerate(jobs) for path in job.makes}
     made = sorted(files.values(), key=lambda file: order.get(file.path, -1))
     known = published()
     answer: dict[str, Any] = {
@@ -85,8 +85,8 @@ def explain(
         "config": str(used),
         "config_note": note,
         "files": [_file(file, known, found) for file in files.values()],
-        "seeds": streams(file.key for file in made if file.key),
-        "code": _code(made, today.methods if today else {}),
+        "seeds": streams((file.key, file.job) for file in made if file.key),
+        "code": _code(made),
         "machine": _machine(files, found.chosen),
         "remake": _remake(table, used, made),
         "broken": [
@@ -108,55 +108,49 @@ def _inside(table: Path) -> Path:
     return whole.relative_to(here)
 
 
-def _inputs(table: Path, steps: Sequence[Step]) -> list[str]:
-    """Return what a table was made from: as its stamp says or, without one, today's plan."""
+def _inputs(table: Path, jobs: Sequence[Job]) -> list[str]:
+    """Return what a table was made from: as its stamp says or, if it does not, today's plan."""
     stamp = stamps.read(table)
-    if stamp is not None:
+    if stamp is not None and stamp.inputs:
         return list(stamp.inputs)
-    return [name for step in steps if str(table) in step.outputs for name in step.inputs]
+    return [name for job in jobs if str(table) in job.makes for name in job.reads]
 
 
-def _plan(
-    cell: Cell, folder: Path, configfile: Path | None, sources: str
-) -> tuple[Path, Plan | None, str]:
-    """Find the configuration that made a table.
+def _jobs(cell: Cell, folder: Path, configfile: Path | None) -> tuple[Path, list[Job], str]:
+    """Find the configuration that made a table, and all its jobs.
 
-    It is the one whose plan gives the table the very spec that it has; if there is none, code or
-    configuration were edited since, and it is the first that makes it from files of the same names,
-    or else that makes the row's setting.
+    It is the one whose plan gives the table the very spec that it has. If there is none, code or
+    configuration were edited since, or values were given on the command line. Then it is the
+    nearest: the first that makes the table, of files of the same names if one does, and the row's
+    setting.
 
     Returns:
-        The file, its plan (None if no configuration makes the table), and what is to be known.
+        The file, its jobs (none if no configuration has the row's setting), and what is to be
+        known.
     """
     if configfile is not None:
-        return configfile, Plan.load(load_yaml(configfile), folder), ""
+        return configfile, load_plan(load_yaml(configfile), folder).jobs, ""
     first = folder / "config.yaml"
-    others = sorted(path for path in folder.glob("*.yaml") if path != first)
-    stamp = stamps.read(cell.table)
-    best: tuple[int, Path, Plan | None] = (0, first, None)
-    for path in (first, *others):
+    table, stamp = str(cell.table), stamps.read(cell.table)
+    nearest: tuple[int, Path, list[Job]] = (0, first, [])
+    for path in (first, *sorted(path for path in folder.glob("*.yaml") if path != first)):
         try:
-            today = Plan.load(load_yaml(path), folder)
+            plan = load_plan(load_yaml(path), folder)
         except LeaveoutError:  # another kind of file, or a broken one that is not asked about
             continue
-        steps = today.steps(sources)
-        step = next((step for step in steps if str(cell.table) in step.outputs), None)
-        if step is None:
-            continue
-        if stamp is None:
-            rank = 1 + (cell.row.get("setting") in today.settings)
-        elif wanted_specs(steps)[str(cell.table)] == stamp.spec:
-            return path, today, ""
-        else:
-            own = cell.row.get("setting") in today.settings
-            rank = 3 if tuple(stamp.inputs) == step.inputs else 1 + own
-        if rank > best[0]:
-            best = (rank, path, today)
-    rank, path, plan_ = best
-    if rank < 2:
+        jobs = plan.jobs
+        job = next((job for job in jobs if table in job.makes), None)
+        if job and stamp and wanted_specs(jobs)[table] == stamp.spec:
+            return path, jobs, ""
+        same = job is not None and stamp is not None and tuple(stamp.inputs) == job.reads
+        rank = 4 * same + 2 * (cell.row.get("setting") in plan.settings) + (job is not None)
+        if rank > nearest[0]:
+            nearest = (rank, path, jobs)
+    rank, path, jobs = nearest
+    if rank < 3:
         note = f"no configuration of {folder} makes this row; name the one that does: --configfile"
-        return path, plan_, note
-    return path, plan_, "no configuration makes this very table today; this one is the nearest"
+        return path, jobs, note
+    return path, jobs, "no configuration makes this very table today; this one is the nearest"
 
 
 def _file(file: File, known: Mapping[str, str] | None, found: Origin) -> dict[str, Any]:
@@ -176,7 +170,7 @@ def _file(file: File, known: Mapping[str, str] | None, found: Origin) -> dict[st
         "differs": key_difference(file) if file.stale else "",
         "key": dict(file.key) if file.key is not None else None,
         "inputs": list(file.inputs),
-        "command": commands.line(file.step) if file.step else None,
+        "command": file.job.line if file.job else None,
         "made": {name: head[name] for name in ("commit", "device", "versions") if name in head},
         "trainings": len(trained),
     }
@@ -192,26 +186,30 @@ def _point(path: str) -> str:
     return Path(path).name.removesuffix(".safetensors").removesuffix(".cost.json")
 
 
-def _code(files: Sequence[File], methods: Mapping[str, Method]) -> list[dict[str, Any]]:
-    """Return each step's code: digest then and today, and the commits that headers name."""
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
+def _code(files: Sequence[File]) -> list[dict[str, Any]]:
+    """Return the code of each step: its version then and today, and the commits headers name."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for file in files:
         if file.key is None or "code" not in file.key:  # a ground truth imported from elsewhere
             continue
-        step, commit = file.key["step"], (file.header or {}).get("meta", {}).get("commit")
-        parts = [(step, file.key["code"], plan.CODE.get(step))]
+        commit = (file.header or {}).get("meta", {}).get("commit")
+        step = STEPS.get(file.key["step"])
+        module, today = (step.compute.partition(":")[0], step_version(step)) if step else ("", "")
+        parts = [(file.key["step"], file.key["code"], module, today)]
         if "method_code" in file.key:
-            method = methods.get(file.key["method"])
-            module = method.module if method else None
-            parts.append((f"method {file.key['method']}", file.key["method_code"], module))
-        for name, digest, module in parts:
+            method = file.job.method if file.job else None
+            module, today = (method.module, method_version(method)) if method else ("", "")
+            name = f"method {file.key['method']}"
+            parts.append((name, file.key["method_code"], module, today))
+        for name, version, module, today in parts:
             entry = found.setdefault(
-                (name, digest),
+                (name, version),
                 {
                     "step": name,
-                    "module": module,
-                    "code": digest,
-                    "today": code_digest(module) if module else None,
+                    "module": module or None,
+                    "code": version,
+                    "today": today or None,
+                    "edited": "+" in today,
                     "commits": [],
                 },
             )
@@ -229,21 +227,18 @@ def _machine(files: Mapping[str, File], chosen: str) -> dict[str, Any]:
             what = {"device": head["device"], **head["versions"]}
             entry = made.setdefault(json.dumps(what, sort_keys=True), {**what, "files": 0})
             entry["files"] += 1
-    costs = [
-        json.loads(cost.read_text(encoding="utf-8"))
-        for file in files.values()
-        if _point(file.path) == chosen
-        and (cost := Path(file.path).with_name(f"{chosen}.cost.json")).is_file()
-    ]
-    return {"made": list(made.values()), "cost": costs[0] if costs else None}
+    costs: list[dict[str, Any]] = []
+    for file in files.values():
+        if file.key and file.key["step"] in ("evaluate", "evaluate_auc"):
+            with contextlib.suppress(LeaveoutError):  # a number that is there for information only
+                costs += read_costs(Path(file.path).with_name(f"{file.key['method']}.costs.json"))
+    cost = next((cost for cost in costs if cost["params"] == chosen), None)
+    return {"made": list(made.values()), "cost": cost}
 
 
 def _remake(table: Path, config: Path, files: Sequence[File]) -> dict[str, Any]:
     """Return the one command that makes a table anew, and each job's own, in order."""
-    lines: dict[str, None] = {}
-    for file in files:
-        if file.step is not None and (line := commands.line(file.step)) is not None:
-            lines[line] = None
+    lines = dict.fromkeys(file.job.line for file in files if file.job)
     return {"command": f"snakemake {table} --configfile {config}", "steps": list(lines)}
 
 

@@ -9,91 +9,107 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from leaveout.config.metric_names import truth_of
+from leaveout.retraining.items import chunk
 from leaveout.seeds import torch_seed
+from leaveout.workflow.step import Job
+from leaveout.workflow.steps.training import digest
+
+Key = Mapping[str, Any]
 
 
-def _stream(what: str, *identity: str | int, **more: Any) -> dict[str, Any]:
-    return {"what": what, "identity": list(identity), **more}
-
-
-def _training(root: int, what: str, like: str, first: tuple[str | int, ...]) -> dict[str, Any]:
-    """Return the streams of trainings: their common shape, and the first one's seed."""
-    seed = torch_seed(root, *first, "init")
-    text = f"({like}, STREAM), STREAM being init, dropout, or order and EPOCH"
-    return {"what": what, "identity": text, "first": [*first, "init"], "first_seed": seed}
-
-
-def streams(keys: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the root seed and the streams of the jobs with these keys.
+def streams(jobs: Iterable[tuple[Key, Job | None]]) -> dict[str, Any]:
+    """Return the root seed and the streams of some jobs.
 
     Args:
-        keys: The keys of the chain; what they say twice is said once.
+        jobs: The keys of the chain, each with today's job for it; what they say twice is said once.
 
     Returns:
         ``root``, None if no key names one, and ``streams``: each with ``what`` it is for and its
-        ``identity``; for trainings the identity's shape, and the ``first`` one's with its seed.
+        ``identity``; for trainings the identity's shape, and the ``first`` one's with its seed,
+        unless today's job is another one.
     """
     found: dict[str, dict[str, Any]] = {}
     roots = []
-    for key in keys:
+    for key, job in jobs:
         if "seed" in key:
             roots.append(int(key["seed"]))
-        for stream in _of(key):
+        for stream in _of(key, job):
             found.setdefault(stream["what"], stream)
     return {"root": roots[0] if roots else None, "streams": list(found.values())}
 
 
-def _of(key: Mapping[str, Any]) -> list[dict[str, Any]]:
-    step, setting, root = key["step"], key.get("setting", ""), int(key.get("seed", 0))
-    item, run = (key.get("items") or [[0, 0]])[0]
-    match step:
+def _stream(what: str, *identity: str) -> dict[str, Any]:
+    return {"what": what, "identity": list(identity)}
+
+
+def _training(
+    key: Key, job: Job | None, what: str, layer: str, places: str, *, like: str = ""
+) -> dict[str, Any]:
+    """Return the streams of a chunk's trainings: their common shape, and the first one's seed.
+
+    Args:
+        key: The chunk's key.
+        job: Today's job for it.
+        what: What they are.
+        layer: The layer that is trained.
+        places: What a training's identity has beside setting and layer, in words.
+        like: The layer whose streams they use, by run; their own by default.
+    """
+    text = f"({key['setting']}, {like or layer}, {places}, STREAM)"
+    found: dict[str, Any] = {
+        "what": what,
+        "identity": f"{text}, STREAM being init, dropout, or order and EPOCH",
+    }
+    wanted = chunk(job.setting, layer, job["chunk"]) if job else []  # type: ignore[arg-type]
+    if wanted and digest(wanted) == key.get("items"):
+        item, run = wanted[0]
+        numbers = (item, run) if "," in places else (run,)
+        first = (key["setting"], like or layer, *numbers, "init")
+        found |= {"first": list(first), "first_seed": torch_seed(int(key["seed"]), *first)}
+    return found
+
+
+def _of(key: Key, job: Job | None) -> list[dict[str, Any]]:
+    setting = key.get("setting", "")
+    match key["step"]:
         case "prepare":
             noise = key["dataset"].get("label_noise")
             flips = _stream("which labels are flipped", key["dataset"]["name"], "label_noise")
             return [flips] if noise else []
-        case "full":
-            return [_training(root, "full models", f"{setting}, full, RUN", (setting, step, run))]
-        case "half":
-            return [
-                _stream("which samples a half keeps", setting, "half", "RUN", "subset"),
-                _training(root, "half models", f"{setting}, half, RUN", (setting, step, run)),
-            ]
-        case "lds":
+        case "train":
+            kind = key["kind"]
+            trained = _training(key, job, f"{kind} models", kind, "RUN")
+            kept = _stream("which samples a half keeps", setting, "half", "RUN", "subset")
+            return [kept, trained] if kind == "half" else [trained]
+        case "retrain_lds":
             drawn = _stream("which samples a subset keeps", setting, "lds", "SUBSET", "subset")
-            if "kept" in key["lds"]:
+            if "kept" in key:
                 drawn = _stream("which samples a subset keeps: the user's own file, nothing drawn")
             if key["lds"]["pairing"] == "drop":
-                like, first = f"{setting}, full, RUN", (setting, "full", run)
-                return [
-                    drawn,
-                    _training(root, "models on subsets: the full run's own", like, first),
-                ]
-            like = f"{setting}, lds, SUBSET, RUN"
-            return [
-                drawn,
-                _training(root, "models on subsets", like, (setting, "lds", item, run)),
-            ]
-        case "loo":
+                what = "models on subsets: the full run's own"
+                return [drawn, _training(key, job, what, "lds", "RUN", like="full")]
+            return [drawn, _training(key, job, "models on subsets", "lds", "SUBSET, RUN")]
+        case "retrain_loo":
             if key["loo"]["pairing"] == "none":
-                like, own = f"{setting}, loo, POSITION, RUN", (setting, "loo", item, run)
-                return [_training(root, "leave-one-out models", like, own)]
+                return [_training(key, job, "leave-one-out models", "loo", "POSITION, RUN")]
             if key["loo"].get("second") == "nudge":
                 what = "second leave-one-out run: the first one's, its initial weights nudged"
                 return [_stream(what, setting, "nudge", "SEED OF INIT")]
-            like, first = f"{setting}, full, RUN", (setting, "full", run)
-            return [_training(root, "leave-one-out models: the full run's own", like, first)]
-        case "pbrf":
+            what = "leave-one-out models: the full run's own"
+            return [_training(key, job, what, "loo", "RUN", like="full")]
+        case "retrain_pbrf":
             return [_stream("PBRF: nothing is drawn, it starts from the full runs' weights")]
         case "attribute" | "self_influence" | "damping":
             what = f"what {key['method']} draws itself, if anything"
             return [_stream(what, setting, "A NAME OF ITS OWN", "...")]
-        case "auc":
+        case "evaluate_auc":
             return [
                 _stream("halves of the training samples", setting, "selection", "auc"),
                 _stream("bootstrap of samples", setting, "bootstrap", "auc", "HALF"),
             ]
         case "evaluate":
-            metric = key["metric"]
+            metric = truth_of(key["metric"])
             return [
                 _stream("halves of the test samples", setting, "selection"),
                 _stream("bootstrap of retrainings", setting, "bootstrap", metric, "units", "COUNT"),

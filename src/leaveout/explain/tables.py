@@ -6,23 +6,28 @@ function that says where a cell comes from, and, if it can be, one that computes
 
 from __future__ import annotations
 
-import json
+import contextlib
+import csv
+import io
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from csv import DictWriter, reader
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from leaveout.config import nearest
-from leaveout.damping import COLUMNS as DAMPING_COLUMNS
+from leaveout.config.damping import COLUMNS as DAMPING_COLUMNS
 from leaveout.errors import LeaveoutError
 from leaveout.explain.cells import Cell
-from leaveout.explain.chain import File
+from leaveout.explain.chain import File, key_difference
 from leaveout.metrics.evaluate import COLUMNS as METRIC_COLUMNS
 from leaveout.reporting import tables
 from leaveout.reporting.tables import Row, read_csv
+from leaveout.store import stamps
+from leaveout.workflow.run import function
+from leaveout.workflow.step import fill
+from leaveout.workflow.steps import STEPS
 
 Files = Mapping[str, File]
 
@@ -62,11 +67,12 @@ class Origin:
     """Where a cell comes from.
 
     Attributes:
-        through: Which of the table's inputs it was made from.
+        through: Which of the table's inputs it was made from; all of them if none is named.
         says: What the number is, in sentences.
         facts: What else there is to say, JSON-able: see :mod:`leaveout.explain.text`.
         faults: What the table and the files it was made from disagree in.
         chosen: The grid point whose scores it is of, if it is of one.
+        beyond: Which inputs of further files it was made from, where not of all.
     """
 
     through: tuple[str, ...]
@@ -74,6 +80,7 @@ class Origin:
     facts: dict[str, Any] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
     chosen: str = ""
+    beyond: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ def _is_panel(path: Path) -> bool:
     if not path.name.endswith("_table.csv") or not path.is_file():
         return False
     with path.open(newline="", encoding="utf-8") as handle:
-        return {"as_published_value", "surrogate_params"} <= {*next(reader(handle), [])}
+        return {"as_published_value", "surrogate_params"} <= {*next(csv.reader(handle), [])}
 
 
 def prefix_of(column: str) -> str:
@@ -125,23 +132,28 @@ def prefix_of(column: str) -> str:
     return next((p for p in PROTOCOLS if p and column.startswith(p)), "")
 
 
+def ending(paths: Iterable[str], *parts: str) -> str:
+    """Return the first path that ends in some parts; empty if none does."""
+    return next((p for p in paths if Path(p).parts[-len(parts) :] == parts), "")
+
+
 def _panel(metric: str, cell: Cell, inputs: Sequence[str]) -> Origin:
     """Say where a cell of a panel comes from: one method's metrics, and what was chosen."""
     setting, method, column = cell.row["setting"], cell.row["method"], cell.column
-    csv = f"results/{setting}/metrics/{metric}/{method}.csv"
-    damping = f"results/{setting}/damping/{metric}/{method}.csv"
+    path = ending(inputs, setting, "metrics", metric, f"{method}.csv")
+    damping = ending(inputs, setting, "damping", metric, f"{method}.csv")
     published = [p for p in inputs if _is_published(p)]
     if column in _FROM_PUBLISHED:
         theirs = "the value that others published, no number of ours"
         return Origin(tuple(published), (theirs,), {"source": cell.row["source"]})
     prefix = "as_published_" if column in _FROM_BOTH else prefix_of(column)
-    through = [csv]
+    through = [path]
     if prefix == "surrogate_":
         through.append(damping)
     if column in _FROM_BOTH:
         through += published
     if column in _FROM_DRAWS:
-        through = [p for p in inputs if Path(p).name.startswith(f"{method}.draws.")]
+        through = [ending(inputs, setting, "metrics", metric, f"{method}.draws.safetensors")]
     says = [METRICS.get(metric, f"the metric {metric}"), PROTOCOLS[prefix]]
     if column in _FROM_BOTH:
         says.append(f"as_published_value, {cell.row['as_published_value']}, against the published")
@@ -150,8 +162,11 @@ def _panel(metric: str, cell: Cell, inputs: Sequence[str]) -> Origin:
     facts: dict[str, Any] = {"metric": metric, "truth": _ROWS[prefix][0]}
     faults: list[str] = []
     chosen = cell.row[f"{prefix}params"]
+    if not path:
+        facts["choice_unknown"] = "no record of the table names its metrics"
+        return Origin((), tuple(says), facts, (), chosen)
     try:
-        rows = read_csv(csv, METRIC_COLUMNS)
+        rows = read_csv(path, METRIC_COLUMNS)
         chosen = _choice(rows, prefix, damping, facts)
     except LeaveoutError as error:
         facts["choice_unknown"] = str(error)
@@ -167,13 +182,15 @@ def _panel(metric: str, cell: Cell, inputs: Sequence[str]) -> Origin:
     base = column.removeprefix(prefix)
     if chosen != cell.row[f"{prefix}params"]:
         faults.append(
-            f"{cell.table} has {prefix}params = {cell.row[f'{prefix}params']}, {csv} chooses "
+            f"{cell.table} has {prefix}params = {cell.row[f'{prefix}params']}, {path} chooses "
             f"{chosen}"
         )
-    elif base in tables.NUMBERS and base in reported and not base.startswith("n_"):
-        shown = _shown(float(reported[base]))
-        if shown != cell.text:
-            faults.append(f"{cell.table} has {column} = {cell.text}, {csv} has {reported[base]}")
+    elif (
+        base in tables.NUMBERS
+        and not base.startswith("n_")
+        and tables.four(float(reported[base])) != cell.text
+    ):
+        faults.append(f"{cell.table} has {column} = {cell.text}, {path} has {reported[base]}")
     return Origin(tuple(through), tuple(says), facts, tuple(faults), chosen)
 
 
@@ -214,12 +231,6 @@ def _samples(row: Row) -> dict[str, Any]:
     }
 
 
-def _shown(value: float) -> str:
-    """Return a number as panels show it: four decimals, and no minus zero."""
-    text = f"{value:.4f}"
-    return "0.0000" if text == "-0.0000" else text
-
-
 def _needed(path: str, files: Files) -> Path:
     if path not in files or not files[path].there:
         raise LeaveoutError(f"{path} is not here; make it with: snakemake {path}")
@@ -232,137 +243,105 @@ def _panel_again(metric: str, cell: Cell, files: Files) -> tuple[Row, str]:
     from leaveout.metrics.evaluate import evaluate
 
     setting, method = cell.row["setting"], cell.row["method"]
-    path = f"results/{setting}/metrics/{metric}/{method}.csv"
-    if path not in files:
+    path = ending(files, setting, "metrics", metric, f"{method}.csv")
+    if not path:
         raise LeaveoutError("it is no number of ours")
     key = files[path].key
-    if key is None:
+    if key is None or not files[path].inputs:
         raise LeaveoutError(f"it is not known how {path} was made")
     truth, *scores = files[path].inputs
     here = [Path(p) for p in scores if files[p].there]
     if not here:
         _needed(scores[0], files)
     measure = evaluate_auc if metric == "auc" else partial(evaluate, metric)
-    with tempfile.TemporaryDirectory() as folder:
-        csv = Path(folder) / Path(path).name
-        measure(
-            _needed(truth, files),
-            here,
-            csv,
-            setting=setting,
-            method=method,
-            root_seed=int(key["seed"]),
-            bootstrap=int(key["bootstrap"]),
-            **({"top_k": key["top_k"]} if "top_k" in key else {}),
-        )
-        note = ""
-        if len(here) < len(scores):
-            note = _with_the_rest(csv, _needed(path, files), scores)
-        published = next((p for p in files[str(cell.table)].inputs if _is_published(p)), None)
-        damping = Path(f"results/{setting}/damping/{metric}/{method}.csv")
-        dampings = [damping] if cell.row.get("surrogate_params") and damping.is_file() else []
-        out = Path(folder) / "table.csv"
-        empty = Path(folder) / "published.csv"
-        empty.write_text(",".join(tables.PUBLISHED_COLUMNS) + "\n", encoding="utf-8")
-        tables.panel_table(metric, [csv], Path(published) if published else empty, out, dampings)
-        (row,) = read_csv(out, ())
-        row |= {
-            name: cell.row[name] for name in _FROM_DRAWS if name in cell.row
-        }  # of scores' files
+    made = measure(
+        _needed(truth, files),
+        here,
+        [],
+        setting=setting,
+        method=method,
+        root_seed=int(key["seed"]),
+        bootstrap=int(key["bootstrap"]),
+        **({"top_k": key["top_k"]} if "top_k" in key else {}),
+    )
+    text, note = str(made["csv"]), ""
+    if len(here) < len(scores):
+        text, note = _with_the_rest(_rows(text), _needed(path, files), scores)
+    published = [p for p in files[str(cell.table)].inputs if _is_published(p)]
+    damping = Path(path).parents[2] / "damping" / metric / f"{method}.csv"
+    taken = [name for name in _FROM_DRAWS if name in cell.row]  # they are of scores' files
     if not published:  # no part of what was computed
-        row |= {name: cell.row[name] for name in (*_FROM_PUBLISHED, *_FROM_BOTH)}
+        taken += [*_FROM_PUBLISHED, *_FROM_BOTH]
     if cell.row.get("surrogate_params"):
         note += "; the damping chosen without retraining is taken as it is"
-    return row, note.removeprefix("; ")
+        if not damping.is_file():
+            taken += [name for name in cell.row if prefix_of(name) == "surrogate_"]
+    with tempfile.TemporaryDirectory() as folder:
+        again, theirs = Path(folder) / Path(path).name, Path(folder) / "published.csv"
+        again.write_text(text, encoding="utf-8")
+        theirs.write_text(tables.csv_text(tables.PUBLISHED_COLUMNS, []), encoding="utf-8")
+        (row,) = _rows(
+            tables.panel_table(
+                metric,
+                [again],
+                Path(published[0]) if published else theirs,
+                [damping] if cell.row.get("surrogate_params") and damping.is_file() else [],
+            )
+        )
+    return row | {name: cell.row[name] for name in taken}, note.removeprefix("; ")
+
+
+def _rows(text: str) -> list[Row]:
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 def _is_published(path: str) -> bool:
     return not {"metrics", "damping"} & set(Path(path).parts[:-1])
 
 
-def _with_the_rest(csv: Path, old: Path, scores: Sequence[str]) -> str:
+def _with_the_rest(again: list[Row], old: Path, scores: Sequence[str]) -> tuple[str, str]:
     """Add the rows of grid points whose scores are not here to those computed again."""
-    new = {row["params"]: row for row in read_csv(csv, METRIC_COLUMNS)}
-    rows = read_csv(csv, METRIC_COLUMNS)
-    rows += [row for row in read_csv(old, METRIC_COLUMNS) if row["params"] not in new]
+    new = {row["params"] for row in again}
     order = [Path(path).stem for path in scores]
+    rows = again + [row for row in read_csv(old, METRIC_COLUMNS) if row["params"] not in new]
     rows.sort(key=lambda row: order.index(row["params"]) if row["params"] in order else 0)
-    with csv.open("w", newline="", encoding="utf-8") as handle:
-        writer = DictWriter(handle, METRIC_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
     missing = len(order) - len(new)
-    return f"; {missing} of {len(order)} grid points have no scores here: {old}'s rows are taken"
+    note = f"; {missing} of {len(order)} grid points have no scores here: {old}'s rows are taken"
+    return tables.csv_text(METRIC_COLUMNS, rows), note
 
 
 def _cost(cell: Cell, inputs: Sequence[str]) -> Origin:
-    """Say where a cell of the table of costs comes from: one job."""
+    """Say where a cell of the table of costs comes from: one job, noted beside a metric."""
     row = cell.row
-    layer = "self_influence" if row.get("what") == "self_influence" else "scores"
-    path = f"results/{row['setting']}/{layer}/{row['method']}/{row['params']}.cost.json"
+    parts = [Path(path).parts for path in inputs]
+    metrics = dict.fromkeys(names[-2] for names in parts if names[-3:-2] == ("metrics",))
+    if cell.column not in (*tables.COST_COLUMNS, *tables.COST_OPTIONAL):  # what it buys
+        metric = max((m for m in metrics if cell.column.startswith(m)), key=len, default="")
+        path = ending(inputs, row["setting"], "metrics", metric, f"{row['method']}.csv")
+        held_out = METRICS.get(metric, f"the metric {metric}")
+        return Origin((path,), (held_out, "of this grid point, on the half `report`"))
     says = (
         "measured while the job ran: wall time of the method's own steps in seconds, and the "
         "process's peak memory; baseline is its memory before they began",
     )
+    of_itself = row.get("what") == tables.SELF_INFLUENCE
+    measured = [
+        ending(inputs, row["setting"], "metrics", metric, f"{row['method']}.costs.json")
+        for metric in metrics
+        if (metric == "auc") == of_itself
+    ]
+    path = next(filter(None, measured), "")  # metrics that share scores repeat their cost
+    job = STEPS["self_influence" if of_itself else "attribute"]
     faults = []
-    cost_columns = (*tables.COST_COLUMNS, *tables.COST_OPTIONAL)
-    if cell.column not in cost_columns:  # what it buys
-        metric = max(
-            (m for m in _metrics(inputs) if cell.column.startswith(m)), key=len, default=""
-        )
-        path = f"results/{row['setting']}/metrics/{metric}/{row['method']}.csv"
-        held_out = METRICS.get(metric, f"the metric {metric}")
-        return Origin((path,), (held_out, "of this grid point, on the half `report`"))
-    if Path(path).is_file():
-        cost = json.loads(Path(path).read_text(encoding="utf-8"))
+    with contextlib.suppress(LeaveoutError):  # that it is damaged, the chain says
+        cost = next((c for c in tables.read_costs(Path(path)) if c["params"] == row["params"]), {})
         if str(cost.get(cell.column, "")) != cell.text:
             faults.append(
                 f"{cell.table} has {cell.column} = {cell.text}, {path} has "
                 f"{cost.get(cell.column, 'none')}"
             )
-    return Origin((path,), says, {}, tuple(faults), row["params"])
-
-
-def _metrics(inputs: Sequence[str]) -> set[str]:
-    """Return the metrics whose files are among a table's inputs."""
-    parts = [Path(path).parts for path in inputs]
-    return {names[3] for names in parts if len(names) == 5 and names[2] == "metrics"}
-
-
-def _width(cell: Cell, inputs: Sequence[str]) -> Origin:
-    """Say where a cell of how intervals narrow comes from: all that the table was made from."""
-    row = cell.row
-    kinds = {
-        "measured": "measured on that many subsets and runs, drawn at random several times",
-        "needed": "foreseen from the parts of the variance: so many subsets would give that width",
-    }
-    says = (f"LDS: {METRICS['lds']}", kinds.get(row["kind"], row["kind"]))
-    return Origin(tuple(inputs), says)
-
-
-def _width_again(cell: Cell, files: Files) -> tuple[Row, str]:
-    """Measure again how intervals narrow, and return the same row."""
-    from leaveout.metrics.width import lds_width
-
-    own = files[str(cell.table)]
-    if own.key is None:
-        raise LeaveoutError(f"it is not known how {cell.table} was made")
-    truth, *scores = (_needed(path, files) for path in own.inputs)
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "width.csv"
-        lds_width(
-            truth,
-            scores,
-            out,
-            setting=own.key["setting"],
-            compare=own.key["compare"],
-            root_seed=int(own.key["seed"]),
-            bootstrap=int(own.key["bootstrap"]),
-        )
-        rows = read_csv(out, ())
-    if len(rows) < cell.number:
-        raise LeaveoutError(f"made again, it has {len(rows)} rows")
-    return rows[cell.number - 1], ""
+    beyond = {path: (fill(job.outputs["cost"], {}, row),)}
+    return Origin((path,), says, {}, tuple(faults), row["params"], beyond)
 
 
 def _matching(says: str, by: Sequence[str], cell: Cell, inputs: Sequence[str]) -> Origin:
@@ -378,29 +357,38 @@ def _matching(says: str, by: Sequence[str], cell: Cell, inputs: Sequence[str]) -
     through = [path for path in inputs if path not in sources]
     for column in by:
         name = cell.row.get(column, "")
-        fits = [p for p in through if name in (*Path(p).parts, Path(p).name.split(".")[0])]
+        fits = [p for p in through if name in _names(Path(p), cell.table.parent)]
         through = fits or through
     what = METRICS.get(cell.row.get("metric", ""))
     return Origin((*through, *sources), (says, *([what] if what else [])))
 
 
+def _names(path: Path, place: Path) -> tuple[str, ...]:
+    """Return the parts of a path that name setting, metric and method: its configuration's don't.
+
+    Args:
+        path: An input of a table.
+        place: The table's folder, which can have a configuration's name.
+    """
+    below = path.relative_to(place).parts if path.is_relative_to(place) else path.parts[1:]
+    return (*below, path.name.split(".")[0])
+
+
 def _job_again(cell: Cell, files: Files) -> tuple[Row, str]:
     """Make the table again from its inputs, and return the same row."""
-    from leaveout import cli, commands  # the job is what a rule runs
-
     own = files[str(cell.table)]
-    words = commands.command(own.step) if own.step else None
-    if own.step is None or words is None:
+    job, stamp = own.job, stamps.read(cell.table)
+    if job is None:
         raise LeaveoutError(f"no job of today's configuration makes {cell.table}")
-    for path in own.step.inputs:
+    why = key_difference(own, leave=("code",))
+    if not why and stamp is not None and stamp.inputs and tuple(stamp.inputs) != job.reads:
+        why = "of other files"
+    if why:
+        raise LeaveoutError(f"today's configuration makes another {cell.table} ({why})")
+    for path in job.reads:
         if not Path(path).is_file():
             raise LeaveoutError(f"{path} is not here; make it with: snakemake {path}")
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / cell.table.name
-        words[words.index("--out") + 1] = str(out)
-        if cli.main(words[1:]):
-            raise LeaveoutError(f"its job fails: {' '.join(words[:2])}")
-        rows = read_csv(out, ())
+    rows = _rows(function(job)(**job.step.call(job)))
     if len(rows) < cell.number:
         raise LeaveoutError(f"made again, it has {len(rows)} rows")
     return rows[cell.number - 1], "made again from its inputs, which are taken as they are"
@@ -436,8 +424,12 @@ TABLES = {
         None,
         "it was measured on a machine at a time; the job, done again, takes other time",
     ),
-    "lds_width.csv": Table(
-        ("method", "params", "kind", "subsets", "runs"), "width", _width, _width_again
+    "lds_width.csv": listed(
+        ("method", "params", "kind", "subsets", "runs"),
+        "width",
+        f"LDS ({METRICS['lds']}) and its interval: measured on so many subsets and runs, drawn at "
+        "random several times, or, where `kind` is needed, foreseen from the parts of the variance",
+        (),
     ),
     "tidy.csv": listed(
         (*_OF_METHOD, "params", "truth", "half"), "value", "a row of the metric's file", _OF_METHOD

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import PurePath
 from typing import Any
 
@@ -14,8 +16,6 @@ Entry = Mapping[str, Any]
 WIDTH = 100
 FEW = 3
 """More files of one folder than this are said in one line."""
-WORDS = 12
-"""Words of a command that are shown; --json has all."""
 
 UNITS = {
     "lds": "ground truth: {} subsets, {} each",
@@ -105,7 +105,9 @@ def _what(answer: Entry) -> Iterator[str]:
         what = UNITS.get(answer["metric"], "{} units of truth, {} each")
         counts = [what.format(samples["units"], runs)]
         if samples["unconverged"]:
-            counts.append(f"{samples['unconverged']} did not converge and are left out")
+            pbrf = answer["metric"] == "pbrf"
+            why = "that did not converge" if pbrf else "with a run that diverged"
+            counts.append(f"left out: {samples['unconverged']} {why}")
         yield from _wrapped(f"- {'; '.join(counts)}", "  ")
         if samples["not_computed"]:
             yield from _wrapped(f"- not computed: {samples['not_computed']}", "  ")
@@ -193,13 +195,9 @@ def _many(
     inputs = list(dict.fromkeys(name for entry in entries for name in entry["inputs"]))
     groups = _groups(inputs, files)
     bar = f"{below}{'│' if groups else ' '}    "
-    states: dict[str, int] = {}
-    for entry in entries:
-        state = _bracket(entry)
-        states[state] = states.get(state, 0) + 1
-    for state, count in states.items():
+    for state, count in Counter(map(_bracket, entries)).items():
         yield from (f"{bar}{line}" for line in _wrapped(f"{count} {state}", "  ", len(bar)))
-    for line in dict.fromkeys(line for entry in entries[:1] for line in _detail(entry, many=True)):
+    for line in _detail(entries[0], many=True):
         yield from (f"{bar}{part}" for part in _wrapped(line, "  ", len(bar)))
     yield from _twigs(groups, files, seen, below)
 
@@ -211,11 +209,11 @@ def _detail(entry: Entry, many: bool = False) -> Iterator[str]:
     key = entry["key"]
     if key is None:
         return
-    words = [f"{key['step']}, code {key['code']}" if "code" in key else key["step"]]
-    if "method" in key and "method_code" in key:
-        words.append(f"method {key['method']}, code {key['method_code']}")
-    if "items" in key and not many:
-        words.append(f"{len(key['items'])} trainings")
+    words = [f"{key['step']}, version {key['code']}" if "code" in key else key["step"]]
+    if "method_code" in key:
+        words.append(f"method {key['method']}, version {key['method_code']}")
+    if "count" in key and not many:
+        words.append(f"{key['count']} trainings")
     if "bootstrap" in key:
         words.append(f"{key['bootstrap']} bootstrap draws")
     if commit := entry["made"].get("commit"):
@@ -223,10 +221,14 @@ def _detail(entry: Entry, many: bool = False) -> Iterator[str]:
     if entry["sha256"] and not many:
         words.append(f"sha256 {entry['sha256'][:12]}")
     yield "; ".join(words)
-    if key["step"] in ("full", "half", "lds", "loo", "pbrf"):
-        recipe = ", ".join(f"{name} {value}" for name, value in key["recipe"].items() if value)
+    layer = key.get("kind") or key["step"].removeprefix("retrain_")
+    if isinstance(key.get(layer), Mapping):  # the part of the key that is about its own layer
         model = ", ".join(str(value) for value in key["model"].values())
-        yield f"{model}; {recipe}; {_section(key)}"
+        recipe, section = (
+            ", ".join(f"{name} {value}" for name, value in key[part].items() if value)
+            for part in ("recipe", layer)
+        )
+        yield "; ".join(filter(None, (model, recipe, section)))
     if data := entry.get("data"):
         wanted = key["dataset"]
         source = data["source"]
@@ -237,12 +239,6 @@ def _detail(entry: Entry, many: bool = False) -> Iterator[str]:
         )
         for name, sha256 in source["sha256"].items():
             yield f"{name}: sha256 {sha256[:16]}"
-
-
-def _section(key: Entry) -> str:
-    """Return the part of a key that is about its own layer."""
-    part = key[key["step"]]
-    return ", ".join(f"{name} {value}" for name, value in part.items()) or "no more"
 
 
 def _seeds(answer: Entry) -> Iterator[str]:
@@ -264,13 +260,13 @@ def _seeds(answer: Entry) -> Iterator[str]:
 def _code(answer: Entry) -> Iterator[str]:
     wide = max((len(entry["step"]) for entry in answer["code"]), default=0)
     for entry in answer["code"]:
-        today = {True: "the same today", False: f"today {entry['today']}"}
-        known = today[entry["today"] == entry["code"]] if entry["today"] else "not here today"
+        then, today = entry["code"], entry["today"]
+        known = f"today {today}" if today else "not here today"
+        known = "the same today" if today == then else known
+        edited = ", edited since it was confirmed" if entry["edited"] else ""
         commits = ", ".join(commit[:7] for commit in entry["commits"])
-        yield (
-            f"{entry['step']:{wide}}  {entry['code']}  {known}"
-            + (f"; commit {commits}" if commits else "")
-        )
+        line = f"{entry['step']:{wide}}  version {then}  {known}{edited}"
+        yield from _wrapped(line + (f"; commit {commits}" if commits else ""), "  ")
 
 
 def _machine(answer: Entry) -> Iterator[str]:
@@ -291,19 +287,13 @@ def _remake(answer: Entry) -> Iterator[str]:
     if answer["config_note"]:
         yield from _wrapped(f"({answer['config_note']})")
     yield "or, step by step:"
-    for (verb, _), lines in _by_verb(answer["remake"]["steps"]).items():
+    steps = answer["remake"]["steps"]
+    for (verb, *_), group in groupby(steps, key=lambda line: line.split()[1:4]):
+        lines = list(group)
         for line in lines[: 1 if len(lines) > FEW else FEW]:
             yield f"  {_short(line)}"
         if len(lines) > FEW:
             yield f"  and {len(lines) - 1} more of `leaveout {verb}`: --json has them"
-
-
-def _by_verb(steps: Sequence[str]) -> dict[tuple[str, str], list[str]]:
-    found: dict[tuple[str, str], list[str]] = {}
-    for line in steps:
-        verb, rest = line.split()[1], line.split()[2:4]
-        found.setdefault((verb, " ".join(rest)), []).append(line)
-    return found
 
 
 def _short(line: str) -> str:

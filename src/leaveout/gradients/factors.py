@@ -29,7 +29,7 @@ class Factor:
     Attributes:
         name: The layer's name in the module.
         inputs: a, (samples, in).
-        deltas: d = gradient of a sample's loss, or what else was differentiated, in the layer's
+        deltas: d, the gradient of each sample's loss (or of another function) in the layer's
             outputs, (samples, out).
         bias: Whether the layer has a bias.
     """

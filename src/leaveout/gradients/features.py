@@ -18,7 +18,7 @@ BLOCK = 256
 """Samples that go through the model at once."""
 
 GRADIENT_BLOCK = 1024
-"""Samples differentiated at once; nothing is kept of what comes before the last layer."""
+"""Samples differentiated at once; no activations before the last layer are kept."""
 
 
 def last_linear(module: nn.Module, state: State, inputs: Tensor) -> str:
@@ -60,7 +60,7 @@ def penultimate_features(module: nn.Module, state: State, inputs: Tensor) -> Ten
         (samples, features).
 
     Raises:
-        NotComputableError: There is no such layer.
+        NotComputableError: The model has no such layer.
     """
     layer = module.get_submodule(last_linear(module, state, inputs))
     seen: list[Tensor] = []
@@ -90,7 +90,7 @@ def last_layer_gradients(
         The one factor, as of :func:`leaveout.gradients.factors.gradient_factors`.
 
     Raises:
-        NotComputableError: There is no such layer.
+        NotComputableError: The model has no such layer.
     """
     name = name or last_linear(module, state, inputs)
     layer = module.get_submodule(name)

@@ -46,7 +46,7 @@ Part = Factor | Formed
 
 @dataclass
 class Chosen:
-    """Which gradients are wanted, and how each is best had.
+    """Which parameters' gradients are computed, and how.
 
     Attributes:
         layers: Linear layers and convolutions whose inputs and output gradients are noted.
@@ -60,7 +60,7 @@ class Chosen:
 
 
 def choose(model: nn.Module, parameters: Iterable[str]) -> Chosen:
-    """Find out how to differentiate in some parameters.
+    """Choose how to differentiate in some parameters.
 
     Args:
         model: The module.
@@ -94,7 +94,7 @@ def fit(model: nn.Module, chosen: Chosen, losses: Losses, batch: Sequence[Any]) 
 
     Args:
         model: The module, in evaluation mode.
-        chosen: What is wanted; changed in place.
+        chosen: From :func:`choose`; changed in place.
         losses: The loss of each sample.
         batch: Arguments of the model and, last, targets.
 
@@ -124,7 +124,7 @@ def gradient_parts(
 
     Args:
         model: The module, in evaluation mode, none of whose parameters requires a gradient.
-        chosen: What is wanted, after ``fit``.
+        chosen: From :func:`choose`, after :func:`fit`.
         losses: The loss of each sample.
         batch: Arguments of the model and, last, targets.
 

@@ -5,7 +5,7 @@ Parameters are flattened in the order of ``module.named_parameters()``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ def gradient_chunks(
 ) -> Iterator[tuple[slice, Tensor]]:
     """Form gradients chunk by chunk, so that at most ``CHUNK_BYTES`` are held.
 
-    Where a GPU has not the memory to form them, the chunks are halved.
+    Where a GPU has too little memory to form them, the chunks are halved.
 
     Yields:
         (which samples, their gradients).
@@ -93,14 +93,7 @@ def gradient_chunks(
 def gradient_products(
     module: nn.Module, state: State, inputs: Tensor, labels: Tensor, vectors: Tensor
 ) -> Tensor:
-    """Return the inner product of each sample's gradient with given vectors.
-
-    Args:
-        module: The architecture, in evaluation mode.
-        state: Parameters and buffers.
-        inputs: (samples, ...).
-        labels: (samples,).
-        vectors: (vectors, parameters).
+    """Return each sample's gradient times given vectors (vectors, parameters).
 
     Returns:
         (samples, vectors).
@@ -109,6 +102,30 @@ def gradient_products(
     for part, gradients in gradient_chunks(module, state, inputs, labels):
         out[part] = gradients @ vectors.T
     return out
+
+
+def solved_products(
+    module: nn.Module,
+    state: State,
+    solve: Callable[[Tensor], Tensor],
+    blocks: Iterable[tuple[Tensor, Tensor]],
+    right: tuple[Tensor, Tensor],
+) -> Iterator[Tensor]:
+    """Yield g_i' x_j for block after block of left samples, x_j = A^-1 g_j solved for once.
+
+    Args:
+        module: The architecture, in evaluation mode.
+        state: Parameters and buffers.
+        solve: From rows v to rows A^-1 v, or near them, (vectors, parameters).
+        blocks: Inputs and labels of left samples.
+        right: Inputs and labels.
+
+    Yields:
+        (left samples of the block, right samples).
+    """
+    solved = solve(per_sample_gradients(module, state, *right))
+    for inputs, labels in blocks:
+        yield gradient_products(module, state, inputs, labels, solved)
 
 
 def gradient_dots(

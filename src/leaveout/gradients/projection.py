@@ -5,19 +5,18 @@ E<Px, Py> = <x, y>. Both kinds here have the same variance for given x and y,
 
     (|x|^2 |y|^2 + <x, y>^2 - 2 sum_c x_c^2 y_c^2) / dim,
 
-so what tells them apart is their cost: the dense one takes ``dim`` products a parameter, the sparse
-one as many as it has non-zeros a parameter.
+so they differ in cost only: the dense one takes ``dim`` products a parameter, the sparse one takes
+one product.
 
 Papers: Johnson and Lindenstrauss 1984; signs: Achlioptas 2003; sparse: Charikar et al. 2002 (count
-sketch), Kane and Nelson 2014, arXiv:1012.1577 (several non-zeros, in blocks).
+sketch).
 
-Numbers are drawn by NumPy from identities, so they are the same on every device, in every chunk.
+Numbers are drawn by NumPy from identities, so they are the same on every device and do not depend
+on how samples are cut into chunks.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -47,7 +46,7 @@ they stay in cache."""
 
 @dataclass(frozen=True)
 class Rademacher:
-    """Signs / sqrt(dim), drawn again block by block wherever they are wanted.
+    """Signs / sqrt(dim), drawn again block by block whenever they are used.
 
     Attributes:
         size: Parameters.
@@ -64,14 +63,14 @@ class Rademacher:
 
 @dataclass(frozen=True)
 class Piece:
-    """Non-zeros of some consecutive parameters.
+    """The signs and places of some consecutive parameters.
 
     Attributes:
         part: Which parameters.
-        order: Parameter of each non-zero, counted from the first of the piece, sorted by where it
-            goes, (non-zeros,).
-        starts: First of those that go to each number, (dim,).
-        weights: The non-zeros themselves, in that order.
+        order: The parameters, counted from the first of the piece and sorted by their place in the
+            projected vector, (parameters,).
+        starts: Where in ``order`` the parameters of each place begin, (dim,).
+        weights: The signs, in that order.
     """
 
     part: slice
@@ -82,12 +81,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Sparse:
-    """So many signs / sqrt(non-zeros) a parameter, each in another part of the projected vector.
+    """One sign a parameter, at a random place of the projected vector.
 
     Attributes:
         size: Parameters.
         dim: Numbers after projection.
-        pieces: The same of each piece of the parameters.
+        pieces: The signs and places of each piece of the parameters.
     """
 
     size: int
@@ -97,7 +96,7 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Identity:
-    """No projection: for exact results where there are few parameters.
+    """No projection, for exact results with few parameters.
 
     Attributes:
         size: Parameters.
@@ -121,7 +120,7 @@ def draw(
     """Draw a projection.
 
     Args:
-        kind: ``rademacher``, ``sparse`` (one non-zero a parameter), or ``identity``.
+        kind: ``rademacher``, ``sparse`` or ``identity``.
         size: Parameters.
         dim: Numbers after projection; ``identity`` has ``size``.
         root: Root seed.
@@ -129,7 +128,7 @@ def draw(
         device: Where it will be used.
 
     Raises:
-        LeaveoutError: There is no such kind, or ``dim`` is not positive.
+        LeaveoutError: The kind is unknown, or ``dim`` is not positive.
     """
     if dim < 1:
         raise LeaveoutError(f"projection: {dim} numbers were asked for, 1 is the least")
@@ -151,28 +150,20 @@ def draw_sparse(
     root: int,
     identity: tuple[str | int, ...],
     device: torch.device,
-    nonzeros: int = 1,
 ) -> Sparse:
-    """Draw a sparse projection: part t of ``nonzeros`` equal parts gets non-zero t.
+    """Draw a sparse projection: for each parameter a place and a sign.
 
-    Raises:
-        LeaveoutError: There are more non-zeros than numbers.
+    The arguments are those of :func:`draw`.
     """
-    if not 1 <= nonzeros <= dim:
-        raise LeaveoutError(f"projection: {nonzeros} non-zeros a parameter, of {dim} numbers")
     stream = seeds.generator(root, *identity)
-    edges = [dim * t // nonzeros for t in range(nonzeros + 1)]
-    places = np.stack([stream.integers(a, b, size) for a, b in itertools.pairwise(edges)])
-    signs = 1.0 - 2.0 * stream.integers(0, 2, (nonzeros, size), dtype=np.int8)
-    signs /= math.sqrt(nonzeros)
-    # parts of unequal size, where dim is no multiple, are no matter: each is unbiased by itself
+    places = stream.integers(0, dim, size)
+    signs = 1.0 - 2.0 * stream.integers(0, 2, size, dtype=np.int8)
     pieces = []
     for start in range(0, size, PIECE):
         part = slice(start, min(start + PIECE, size))
-        goes, sign = places[:, part].ravel(), signs[:, part].ravel()
-        order = np.argsort(goes, kind="stable")
-        counts = np.bincount(goes, minlength=dim)
-        piece = (order % (part.stop - start), np.cumsum(counts) - counts, sign[order])
+        order = np.argsort(places[part], kind="stable")
+        counts = np.bincount(places[part], minlength=dim)
+        piece = (order, np.cumsum(counts) - counts, signs[part][order])
         pieces.append(Piece(part, *(torch.from_numpy(array).to(device) for array in piece)))
     return Sparse(size, dim, tuple(pieces))
 
@@ -260,13 +251,8 @@ def projected_gradients(
 ) -> Tensor:
     """Project the gradient of each sample's loss, or of another function of its outputs.
 
-    Args:
-        projection: The projection, of as many parameters as the module has.
-        module: The architecture, in evaluation mode.
-        state: Parameters and buffers.
-        inputs: (samples, ...).
-        labels: (samples,).
-        function: What is differentiated.
+    The projection is one of as many parameters as the module has; the other arguments are those of
+    :func:`leaveout.gradients.per_sample.per_sample_gradients`.
 
     Returns:
         (samples, dim).
@@ -303,7 +289,7 @@ def _upright(factors: Sequence[Factor], part: slice) -> Tensor:
         a, d = f.inputs.T, f.deltas.T
         width, size = len(a), len(a) * len(d)
         low, high = max(part.start, start) - start, min(part.stop, start + size) - start
-        if low < high:  # rows of the weight that they touch, and then what is wanted of them
+        if low < high:  # form whole rows of the weight, then cut out the part
             first, last = low // width, -(-high // width)
             block = (d[first:last, None] * a).flatten(0, 1)
             found.append(block[low - first * width : high - first * width])

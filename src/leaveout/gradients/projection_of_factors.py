@@ -1,4 +1,4 @@
-"""Random projection of a linear layer's factored gradients: either side by itself.
+"""Random projection of a linear layer's factored gradients, each factor by its own matrix.
 
 <R a_i, R a_j> <Q d_i, Q d_j> has the expectation <a_i, a_j><d_i, d_j> for independent R and Q, so
 the gradient d a' need not be formed at its full size (Pruthi et al. 2020, arXiv:2002.08484, in its
@@ -17,7 +17,7 @@ from leaveout.seeds import generator
 
 
 def project(factor: Factor, size: int, root: int, *identity: str | int) -> Tensor:
-    """Project the gradients of one layer, and form what is left of them.
+    """Project the gradients of one layer, and write out the products.
 
     Args:
         factor: The layer's gradients.
@@ -32,17 +32,17 @@ def project(factor: Factor, size: int, root: int, *identity: str | int) -> Tenso
 
 
 def projected_factor(factor: Factor, size: int, root: int, *identity: str | int) -> Factor:
-    """Project the gradients of one layer, either side by itself.
+    """Project the gradients of one layer, each factor by its own matrix.
 
     Args:
         factor: The layer's gradients.
-        size: Numbers to keep of a sample, at most; the root of it, rounded down, of either side. A
-            side that has no more is kept as it is.
+        size: Numbers to keep of a sample, at most. Each factor keeps the square root of it, rounded
+            down; one that has no more numbers is not projected.
         root: Root seed.
         *identity: Whose projection it is.
 
     Returns:
-        The layer's gradients, the bias taken as one more input.
+        The layer's gradients; the bias becomes one more input.
     """
     side = max(1, math.isqrt(size))
     a, d = factor.inputs, factor.deltas

@@ -11,7 +11,7 @@ from torch.func import vmap
 
 
 def tree_map(function: Callable[[Tensor], Any], tree: Any) -> Any:
-    """Apply a function to every tensor, in order, and leave what is none."""
+    """Apply a function to every tensor, in order; other values are kept."""
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, Mapping):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import SequentialSampler, TensorDataset
 
-from leaveout import artefacts, stamps
 from leaveout.config import Setting, load_setting, load_yaml, nearest, parse_config
 from leaveout.errors import LeaveoutError
-from leaveout.freshness import difference, wanted_specs
 from leaveout.interop import dattri, files
 from leaveout.retraining.common import Data, load_data
+from leaveout.store import artefacts, stamps
 from leaveout.training.losses import stacked_targets
 from leaveout.training.precision import forward_precision
-from leaveout.workflow import Plan
+from leaveout.workflow.plan import Plan
+from leaveout.workflow.review import difference, wanted_specs
+from leaveout.workflow.step import Job
+from leaveout.workflow.steps import STEPS
 
 METRICS = ("lds", "loo")
 
@@ -63,19 +65,20 @@ def load_benchmark(
     if metric not in METRICS:
         raise LeaveoutError(f"metric: unknown {metric!r}{nearest(metric, METRICS, cutoff=0)}")
     setting = _setting(model, dataset, root)
-    plan = Plan(parse_config({"settings": [setting.name]}), {setting.name: setting}, {})
-    folder = f"results/{setting.name}"
-    full, half = plan.models(setting.name, "full"), plan.models(setting.name, "half")
-    needed = [f"{folder}/data.safetensors", f"{folder}/truth/{metric}.safetensors", *full, *half]
-    _check_good(root, plan, setting, needed)
+    config = parse_config({"settings": [setting.name], "metrics": [metric]})
+    plan = Plan(config, {setting.name: setting}, {}, STEPS)
+    steps = ("prepare", "train", f"retrain_{metric}", "merge_truth")
+    jobs = [plan.job(step, names) for step in steps for names in plan.names(step)]
+    _check_good(root, setting.name, jobs, f"retrain_{metric}")
 
-    data = load_data(setting, root / needed[0], "cpu")
+    (prepared,), (truth,) = plan.files("prepare"), plan.files("merge_truth")
+    data = load_data(setting, root / prepared, "cpu")
     checkpoints = {
         kind: dattri.write_models(
-            [artefacts.read(root / path, "models") for path in paths],
-            root / folder / "checkpoints" / kind,
+            [artefacts.read(root / path, "models") for path in plan.files("train", kind=kind)],
+            root / "results" / setting.name / "checkpoints" / kind,
         )
-        for kind, paths in (("full", full), ("half", half))
+        for kind in ("full", "half")
     }
     train, test = (TensorDataset(s.inputs, s.labels) for s in (data.train, data.test))
     losses = _loss_func(data)
@@ -90,7 +93,7 @@ def load_benchmark(
         "loss_func": losses,
         "target_func": losses,
         "train_func": _train_func(setting, data),
-    }, dattri.ground_truth(artefacts.read(root / needed[1], metric))
+    }, dattri.ground_truth(artefacts.read(root / truth, metric))
 
 
 def _setting(model: str, dataset: str, root: Path) -> Setting:
@@ -113,29 +116,34 @@ def _setting(model: str, dataset: str, root: Path) -> Setting:
     return load_setting(paths[name])
 
 
-def _check_good(root: Path, plan: Plan, setting: Setting, needed: list[str]) -> None:
-    """See that files are there, and are what today's configuration and code make."""
-    command = f"snakemake{_selecting(root, setting.name)}"
-    if missing := [path for path in needed if not (root / path).is_file()]:
+def _check_good(root: Path, name: str, jobs: Sequence[Job], between: str) -> None:
+    """See that files are there, and are what today's configuration and code make.
+
+    Args:
+        root: The folder that has ``config`` and ``results``.
+        name: The setting's name.
+        jobs: Those that make the files, and all that comes before.
+        between: The step whose files need not be there.
+    """
+    command = f"snakemake{_selecting(root, name)}"
+    makers = {path: job for job in jobs if job.step.name != between for path in job.makes}
+    if missing := [path for path in makers if not (root / path).is_file()]:
         listed = " ".join(missing)
         raise LeaveoutError(
-            f"{root}: {len(missing)} of the files of {setting.name} are not there, such as "
+            f"{root}: {len(missing)} of the files of {name} are not there, such as "
             f"{missing[0]}. In that folder,\n  leaveout restore {listed}\npulls what is published, "
             f"and what is not is made by\n  {command} {listed}"
         )
-    own = f"results/{setting.name}/"
-    steps = [step for step in plan.steps(published="") if step.outputs[0].startswith(own)]
-    wanted = wanted_specs(steps)
-    for step in steps:
-        for path in set(step.outputs) & set(needed):
-            stamp = stamps.read(root / path)
-            if stamp is None or stamp.spec != wanted[path]:
-                why = difference(stamp.key, step.key) if stamp else "no stamp"
-                raise LeaveoutError(
-                    f"{root / path}: not what today's configuration and code make "
-                    f"({why or 'what it was made from has changed'}). Make it anew, in "
-                    f"{root}, with:\n  {command} {path}"
-                )
+    wanted = wanted_specs(jobs)
+    for path, job in makers.items():
+        stamp = stamps.read(root / path)
+        if stamp is None or stamp.spec != wanted[path]:
+            why = difference(stamp.key, job.key) if stamp else "no stamp"
+            raise LeaveoutError(
+                f"{root / path}: not what today's configuration and code make "
+                f"({why or 'what it was made from has changed'}). Make it anew, in "
+                f"{root}, with:\n  {command} {path}"
+            )
 
 
 def _selecting(root: Path, name: str) -> str:

@@ -25,7 +25,6 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from leaveout.artefacts import Artefact
 from leaveout.errors import LeaveoutError
 from leaveout.interop import files
 from leaveout.interop.truths import (
@@ -38,6 +37,7 @@ from leaveout.interop.truths import (
     loo_arrays,
     mask_of,
 )
+from leaveout.store.artefacts import Artefact
 
 Losses = Callable[[Path], Floats]
 """Takes a checkpoint, gives the loss of every test sample under it, (test,)."""

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from leaveout.artefacts import atomic_path
 from leaveout.errors import LeaveoutError
+from leaveout.store.artefacts import atomic_path
 
 _NUMPY: list[Any] = [
     np.ndarray,

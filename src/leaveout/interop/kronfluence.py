@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout.artefacts import Artefact
 from leaveout.errors import LeaveoutError
 from leaveout.interop import files
 from leaveout.interop.truths import check_tests, chosen_runs, lds_arrays
+from leaveout.store.artefacts import Artefact
 
 NAMES = ("masks.pt", "losses.pt")
 

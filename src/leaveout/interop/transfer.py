@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from leaveout import artefacts
-from leaveout.artefacts import Artefact
 from leaveout.config import Setting
 from leaveout.errors import LeaveoutError
 from leaveout.interop import dattri, files, kronfluence
 from leaveout.interop.truths import Floats, write_truth
 from leaveout.retraining.common import Data, load_data
+from leaveout.store import artefacts
+from leaveout.store.artefacts import Artefact
 from leaveout.training.losses import stacked_targets
 
 Library = Literal["dattri", "kronfluence"]

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout import artefacts, stamps
-from leaveout.artefacts import Artefact
 from leaveout.config import Setting
 from leaveout.errors import LeaveoutError
-from leaveout.provenance import provenance
 from leaveout.retraining.layout import LDS_DIMS, LOO_DIMS
+from leaveout.store import stamps
+from leaveout.store.artefacts import Artefact
+from leaveout.store.contents import Arrays, save
+from leaveout.workflow.provenance import provenance
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
@@ -137,12 +138,11 @@ def write_truth(
         out: The file to write.
     """
     key = json.dumps({"step": "import", "from": source, "metric": metric, "setting": setting.name})
-    stamp = stamps.entries(key, stamps.sources([data.path, *files]))
     note = {"full_target": FULL_TARGET} if metric == "loo" else {}
-    artefacts.write(
-        out,
+    truth = Arrays(
         metric,
         {**arrays, **{name: data.tensors[name] for name in ("train_id", "test_id")}},
         LDS_DIMS if metric == "lds" else LOO_DIMS,
-        {**provenance(setting, key, {}), **stamp, "imported_from": source, **note},
+        {"imported_from": source, **note},
     )
+    save(out, truth, provenance(setting, key, stamps.sources([data.path, *files])))

@@ -25,23 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaveout import seeds
-from leaveout.artefacts import CorruptArtefactError, read
+from leaveout.data.halves import HALVES, Ids
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.correlation import Floats
-from leaveout.metrics.draws import Replicates
-from leaveout.metrics.evaluate import (
-    COLUMNS,
-    HALVES,
-    TRUTHS,
-    Ids,
-    listed,
-    not_computed,
-    number,
-    read_scores,
-    sorted_ids,
-)
-from leaveout.metrics.files import write_rows
+from leaveout.metrics.evaluate import TRUTHS, outputs
+from leaveout.metrics.files import number
 from leaveout.metrics.uncertainty import LEVEL, resample_counts
+from leaveout.scoring.files import listed, not_computed, read_scores, sorted_ids
+from leaveout.store.artefacts import CorruptArtefactError, read
+from leaveout.store.contents import Contents
 
 ROUNDING = 1e-5
 """Scores that differ by so small a part of their size differ by rounding: float32 is good to 6e-8,
@@ -55,11 +47,11 @@ def auc(score: Floats, positive: NDArray[np.bool_]) -> float:
     """Return the area under the ROC curve, ties counted half.
 
     Args:
-        score: (sample,), finite.
+        score: (sample,). NaN has no rank: leave out such samples, and say how many, before.
         positive: (sample,), whether each is one of those that should score high.
 
     Returns:
-        From 0 to 1; NaN if all samples are positive, or none.
+        From 0 to 1; NaN if all samples are positive, or none, or a score is NaN.
     """
     weights = np.ones((len(score), 1))
     return float(weighted_auc(score, positive, weights)[0])
@@ -71,12 +63,13 @@ def weighted_auc(
     """Return the AUC of samples that count several times, or not at all.
 
     Args:
-        score: (sample,), finite.
+        score: (sample,).
         positive: (sample,).
         weights: (sample, replicate): how often each sample counts.
 
     Returns:
-        (replicate,): as if the samples had been copied out; NaN where a class is empty.
+        (replicate,): as if the samples had been copied out; NaN where a class is empty, or a sample
+        whose score is NaN counts.
     """
     order = np.argsort(score[~positive])
     others = score[~positive][order]
@@ -88,6 +81,7 @@ def weighted_auc(
     pairs = drawn.sum(axis=0) * below[-1]
     found = np.full(pairs.shape, np.nan)
     np.divide(won, pairs, out=found, where=pairs > 0)
+    found[(weights[np.isnan(score)] > 0).any(axis=0)] = np.nan
     return found
 
 
@@ -165,48 +159,48 @@ def _load_flips(path: Path) -> tuple[Ids, NDArray[np.bool_]]:
 
 
 def evaluate_auc(
-    data: Path,
+    truth: Path,
     scores: Sequence[Path],
-    out: Path,
+    costs: Sequence[Path],
     *,
     setting: str,
     method: str,
     root_seed: int,
-    bootstrap: int = 1000,
-) -> Replicates:
+    bootstrap: int,
+) -> dict[str, Contents]:
     """Evaluate the self-influence of one method; one row per hyper-parameters, truth and half.
 
     A sample whose self-influence is NaN or infinite is not ranked, but counted (``n_nan``).
 
     Args:
-        data: The setting's ``data`` artefact, which says what was flipped.
+        truth: The setting's ``data`` artefact, which says what was flipped.
         scores: ``self_influence`` artefacts of one method, in grid order.
-        out: CSV to write, with the columns of :data:`leaveout.metrics.evaluate.COLUMNS`; ``n_test``
-            counts training samples, which are what is tested here, and ``n_samples`` the flipped
-            ones among them.
+        costs: The cost files of these, in the same order; none if they are not at hand.
         setting: Name of the setting.
         method: Name of the method.
         root_seed: Root seed of the setting; halves and resampling derive from it and the setting.
         bootstrap: Number of bootstrap replicates.
 
     Returns:
-        The replicates of each grid point's value on the report half; replicate k is of the same
-        draw for all methods that leave out no sample.
+        What :func:`leaveout.metrics.evaluate.evaluate` returns. In the CSV, ``n_test`` counts
+        training samples, which are what is tested here, and ``n_samples`` the flipped ones among
+        them; the draws are of the same samples for all methods that leave out none.
 
     Raises:
         LeaveoutError: A file is missing or damaged, no label was flipped, or ids, setting, method
             or labels do not fit together.
     """
-    train_id, positive = _load_flips(data)
+    train_id, positive = _load_flips(truth)
     parts = halves(positive, setting, root_seed)
     rows: list[tuple[object, ...]] = []
     replicates: dict[str, NDArray[np.float64]] = {}
-    for label, artefact in read_scores(scores, setting, method, "self_influence").items():
+    artefacts = read_scores(scores, setting, method, "self_influence")
+    for label, artefact in artefacts.items():
         why = not_computed(artefact)
         have, order = sorted_ids(artefact, "train_id")
         if not np.array_equal(have, train_id):
             raise LeaveoutError(
-                f"{artefact.path}: its train ids are not those of {data} (for example "
+                f"{artefact.path}: its train ids are not those of {truth} (for example "
                 f"{listed(np.setxor1d(have, train_id))}). Make both from the same setting."
             )
         if not why and "self_influence" not in artefact.tensors:
@@ -229,8 +223,7 @@ def evaluate_auc(
                 *(count, count - int(known.sum()), 0),
                 *(int(positive[parts[half]].sum()), 1, 0, NOTE, "no", why),
             )
-        for truth in TRUTHS:
+        for name in TRUTHS:
             for half in HALVES:
-                rows.append((setting, "auc", method, label, truth, half, *found[half]))
-    write_rows(out, COLUMNS, rows)
-    return replicates
+                rows.append((setting, "auc", method, label, name, half, *found[half]))
+    return outputs(rows, list(artefacts.values()), replicates, costs)

@@ -23,12 +23,12 @@ import numpy as np
 from scipy.stats import binomtest
 
 from leaveout import seeds
-from leaveout.artefacts import CorruptArtefactError, read
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.correlation import Floats
-from leaveout.metrics.evaluate import not_computed, number
-from leaveout.metrics.files import write_rows
+from leaveout.metrics.files import number, rows_text
 from leaveout.metrics.uncertainty import LEVEL, resample_counts
+from leaveout.scoring.files import not_computed
+from leaveout.store.artefacts import CorruptArtefactError, read
 
 COLUMNS = (
     "setting",
@@ -80,13 +80,12 @@ def _mean(
 
 def evaluate_brittleness(
     retrained: Path,
-    out: Path,
     *,
     setting: str,
     method: str,
     root_seed: int,
-    bootstrap: int = 1000,
-) -> None:
+    bootstrap: int,
+) -> str:
     """Evaluate the retrainings without one method's top samples; one row per size.
 
     A test sample without an outcome (a score or a loss that is NaN or infinite) is left out and
@@ -94,12 +93,14 @@ def evaluate_brittleness(
 
     Args:
         retrained: The ``brittleness`` artefact.
-        out: CSV to write, with the columns ``COLUMNS``; ``n_test`` counts the test samples asked
-            about, ``n_nan`` those of them without an outcome.
         setting: Name of the setting.
         method: Name of the method.
         root_seed: Root seed of the setting; resampling derives from it and the setting.
         bootstrap: Number of bootstrap replicates.
+
+    Returns:
+        The text of a CSV with the columns ``COLUMNS``; ``n_test`` counts the test samples asked
+        about, ``n_nan`` those of them without an outcome.
 
     Raises:
         LeaveoutError: The file is missing or damaged, or of another setting or method.
@@ -137,4 +138,4 @@ def evaluate_brittleness(
                 *(len(order), len(order) - n, arrays["margin"].shape[2], not_computed(artefact)),
             )
         )
-    write_rows(out, COLUMNS, rows)
+    return rows_text(COLUMNS, rows)

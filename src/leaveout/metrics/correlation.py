@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from leaveout.errors import LeaveoutError
+
 
 @dataclass(frozen=True)
 class TopK:
@@ -34,6 +36,12 @@ _BLOCK_NUMBERS = 1 << 18
 def is_broken(x: Floats) -> Bools:
     """Return which test samples have a NaN or infinite value: (unit, test) -> (test,)."""
     return np.asarray(~np.isfinite(x).all(axis=0))
+
+
+def mean(values: NDArray[np.float64]) -> float:
+    """Return the mean of the finite values, NaN if there is none."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def is_constant(x: Floats) -> Bools:
@@ -122,7 +130,7 @@ def membership(x: Floats, k: int) -> NDArray[np.float64]:
 
 
 def correlate(kind: Kind, x: Floats, y: Floats) -> NDArray[np.float64]:
-    """Correlate two arrays column by column.
+    """Correlate two arrays of one shape column by column.
 
     Args:
         kind: ``pearson``; ``spearman`` (Pearson of the ranks, ties sharing their average rank);
@@ -133,7 +141,12 @@ def correlate(kind: Kind, x: Floats, y: Floats) -> NDArray[np.float64]:
 
     Returns:
         (test,): NaN where a column of either holds NaN or inf or, but for ``TopK``, is constant.
+
+    Raises:
+        LeaveoutError: The shapes differ: broadcasting would correlate with the wrong columns.
     """
+    if x.shape != y.shape:
+        raise LeaveoutError(f"expected two arrays (unit, test) of one shape: {x.shape}, {y.shape}")
     broken = is_broken(x) | is_broken(y)
     found = np.full(x.shape[1], np.nan)
     if isinstance(kind, TopK):

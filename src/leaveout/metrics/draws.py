@@ -7,12 +7,13 @@ the replicates of the chosen hyper-parameters are kept, of what the tables show 
 against the mean of all runs, on the half of the samples that had no part in choosing.
 
 The header says, for each grid point, the root seed, the trainings whose models the scores come
-from, and which code made them: its git commit and the digests that are in the scores' key.
+from, and which code made them: its git commit and the versions that are in the scores' key.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
@@ -25,9 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout import artefacts
-from leaveout.artefacts import ALL, CorruptArtefactError
-from leaveout.plan import draws_path
+from leaveout.store import artefacts
+from leaveout.store.artefacts import Artefact, CorruptArtefactError
+from leaveout.store.contents import Arrays
 
 Replicates = Mapping[str, NDArray[np.float64]]
 """By the label of a grid point: its value's bootstrap replicates, (draw,)."""
@@ -66,7 +67,7 @@ def spans(trainings: Iterable[str]) -> str:
     """Say in short which trainings these are: ``full:0-9 half:0-49``.
 
     Args:
-        trainings: Their names (:mod:`leaveout.trainings`).
+        trainings: Their names (:mod:`leaveout.retraining.trainings`).
     """
     found: dict[str, set[int]] = {}
     for name in trainings:
@@ -92,51 +93,40 @@ def _ranges(numbers: Sequence[int]) -> str:
 def _point(meta: Mapping[str, Any]) -> dict[str, str]:
     """Return what a score file's header says of where it comes from; nothing if it says nothing."""
     key = json.loads(meta.get("key", "{}"))
-    digests = (key.get("code"), key.get("method_code"))
+    versions = (key.get("code"), key.get("method_code"))
     commit, _, dirty = str(meta.get("commit", "")).partition("-")
     trained = (meta.get("trainings") or {}).get("models", ())
     return {
         "seed": str(meta.get("seed", "")),
         "models": spans(trained),
         "commit": commit[:12] + (f"-{dirty}" if dirty else ""),
-        "code": "+".join(digest for digest in digests if digest),
+        "code": "/".join(str(version) for version in versions if version),
     }
 
 
-def write_draws(
-    metric_csv: Path,
-    scores: Sequence[Path],
-    replicates: Replicates | None,
-    stamp: Mapping[str, Any],
-) -> None:
-    """Write the draws that go with a method's metrics.
+def make_draws(
+    metric_csv: str, scores: Iterable[Artefact], replicates: Replicates | None
+) -> Arrays:
+    """Return the draws that go with a method's metrics.
 
     Args:
-        metric_csv: The metrics, just made; the artefact, of kind ``draws``, is written beside them.
-        scores: The score files they were made from.
-        replicates: What the metric returned; None for a metric that has none.
-        stamp: The entries of the artefact's stamp.
-
-    Raises:
-        LeaveoutError: A score file is missing or damaged.
+        metric_csv: The text of the metrics.
+        scores: The scores they were made from.
+        replicates: Those of the value of each grid point; None for a metric that has none.
     """
-    with metric_csv.open(newline="", encoding="utf-8") as handle:
-        rows = [row for row in csv.DictReader(handle) if row["truth"] == "mean"]
+    rows = [row for row in csv.DictReader(io.StringIO(metric_csv)) if row["truth"] == "mean"]
     choice = [row for row in rows if row["half"] == "select"]
     label = choice[best([float(row["value"]) for row in choice])]["params"]
-    headers = [artefacts.read(path, leave=ALL).meta for path in scores]
-    meta = {
-        **{name: rows[0][name] for name in ("setting", "metric", "method")},
-        "label": label,
-        "points": {str(meta["label"]): _point(meta) for meta in headers},
-    }
     kept = np.empty(0) if replicates is None else replicates[label]
-    artefacts.write(
-        draws_path(str(metric_csv)),
+    return Arrays(
         "draws",
         {"replicate": kept.astype(np.float32)},
         {"replicate": ("draw",)},
-        {**stamp, **meta},
+        {
+            **{name: rows[0][name] for name in ("setting", "metric", "method")},
+            "label": label,
+            "points": {str(one.meta["label"]): _point(one.meta) for one in scores},
+        },
     )
 
 

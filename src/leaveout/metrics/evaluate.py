@@ -16,27 +16,32 @@ time. Memory does not depend on how many training samples, or how many files, th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout import seeds, trainings
-from leaveout.artefacts import ALL, Artefact, CorruptArtefactError, Rows, read
-from leaveout.errors import LeaveoutError
-from leaveout.metric_names import VARIANTS, truth_of
-from leaveout.metrics import lds, loo
-from leaveout.metrics.correlation import Floats, Kind, TopK, correlate, is_broken
-from leaveout.metrics.distributional import distributional_targets
-from leaveout.metrics.draws import Replicates
-from leaveout.metrics.files import write_rows
-from leaveout.metrics.halves import HALVES as HALVES
-from leaveout.metrics.halves import Ids as Ids
-from leaveout.metrics.halves import split as split
-from leaveout.metrics.uncertainty import ceiling, interval, means, replicate_sums, resample_counts
+from leaveout import seeds
+from leaveout.config.metric_names import truth_of
+from leaveout.data.halves import HALVES, split
+from leaveout.metrics.correlation import Floats, Kind, correlate, is_broken, mean
+from leaveout.metrics.draws import Replicates, make_draws
+from leaveout.metrics.files import costs_text, number, rows_text
+from leaveout.metrics.truths import GroundTruth, aligned, load_ground_truth
+from leaveout.metrics.uncertainty import (
+    ceiling,
+    interval,
+    limits,
+    means,
+    replicate_sums,
+    resample_counts,
+)
+from leaveout.retraining import trainings
+from leaveout.scoring.files import not_computed, read_scores
+from leaveout.store.artefacts import ALL, Artefact, read
+from leaveout.store.contents import Contents
 
 COLUMNS = (
     "setting",
@@ -62,343 +67,30 @@ COLUMNS = (
     "not_computed",
 )
 TRUTHS = ("mean", "single")
-Predict = Callable[[slice], Floats]
 
 _BLOCK_BYTES = 128 << 20
 """How much of predictions and outcomes is in memory at once, about."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A score file's rows and columns in the order of a ground truth.
-
-    Attributes:
-        rows: The scores, on disk.
-        train: Positions of the truth's training samples.
-        test: Positions of the truth's test samples.
-    """
-
-    rows: Rows
-    train: NDArray[np.intp]
-    test: NDArray[np.intp]
-
-    def blocks(self, tests: slice = slice(None)) -> Iterator[tuple[slice, Floats]]:
-        """Yield some training samples at a time: (which, their scores (train, test))."""
-        for part, block in self.rows.blocks(self.train):
-            yield part, block[:, self.test[tests]]
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """What scores are compared with, sorted by id.
-
-    Attributes:
-        kind: The correlation of the metric.
-        train_id: Training samples whose scores are needed.
-        test_id: Test samples.
-        predict: Turns scores into a function that gives the predictions (unit, test) of a slice of
-            test samples.
-        runs: What a good prediction correlates with positively, for each run: (run, unit, test).
-        repeats: The same for two or more runs over the same units, for the noise ceiling: (run,
-            unit, test).
-        repeats_note: Why there are no repeats, if there are none.
-        n_unconverged: Units without an outcome; they are left out.
-        empty: Whether no unit has an outcome; they are all there then, their outcomes NaN.
-        ceiling_note: What is to be known of the ceiling where there is one.
-    """
-
-    kind: Kind
-    train_id: Ids
-    test_id: Ids
-    predict: Callable[[Scores], Predict]
-    runs: Floats
-    repeats: Floats
-    repeats_note: str
-    n_unconverged: int = 0
-    empty: bool = False
-    ceiling_note: str = ""
-    worth: tuple[float, float] | None = None
-    """How many of the ``repeats``' runs an outcome is worth, for each of ``TRUTHS``; None if an
-    outcome is a mean of ``runs``, or one."""
-    n_runs: int | None = None
-    """Runs behind the outcomes, if not as many as ``runs`` has."""
-
-
-def _tensors(artefact: Artefact, *names: str) -> list[NDArray[Any]]:
-    for name in names:
-        if name not in artefact.tensors:
-            raise CorruptArtefactError(artefact.path, f"it has no array {name!r}")
-    return [artefact.tensors[name] for name in names]
-
-
-def sorted_ids(artefact: Artefact, name: str) -> tuple[Ids, NDArray[np.intp]]:
-    """Return the ids of a dim in order, and the positions they come from."""
-    (ids,) = _tensors(artefact, name)
-    unique, order = np.unique(ids, return_index=True)
-    if len(unique) != len(ids) or not len(ids):
-        raise CorruptArtefactError(artefact.path, f"{name} is empty or names an id twice")
-    return unique, order
-
-
-def listed(ids: Ids) -> str:
-    """Return the first few ids as text."""
-    shown = ", ".join(map(str, ids[:5]))
-    return shown if len(ids) <= 5 else f"{shown} and {len(ids) - 5} more"
-
-
-def _load_lds(path: Path) -> GroundTruth:
-    artefact = read(path, "lds")
-    target, mask = _tensors(artefact, "target", "mask")
-    train_id, train = sorted_ids(artefact, "train_id")
-    test_id, test = sorted_ids(artefact, "test_id")
-    _, subset = sorted_ids(artefact, "subset_id")
-    mask = mask[subset][:, train]
-    runs = lds.outcomes(np.moveaxis(target[subset][:, :, test], 1, 0))
-
-    def predict(scores: Scores) -> Predict:
-        sums = lds.predictions((block, mask[:, part]) for part, block in scores.blocks())
-        return lambda tests: sums[:, tests]
-
-    return GroundTruth(
-        kind="spearman",
-        train_id=train_id,
-        test_id=test_id,
-        predict=predict,
-        runs=runs,
-        repeats=runs,
-        repeats_note="" if len(runs) > 1 else "one run of each subset; two or more give a ceiling",
-    )
-
-
-def _load_loo(path: Path) -> GroundTruth:
-    artefact = read(path, "loo")
-    truth = _load_removals(artefact, "removed_id", "removed sample")
-    if artefact.meta.get("second") != "nudge":
-        return truth
-    note = "of one and the same run: its initial weights moved by a millionth"
-    return replace(truth, ceiling_note=note)
-
-
-def _load_pbrf(path: Path) -> GroundTruth:
-    artefact = read(path, "pbrf")
-    point_id, converged = _tensors(artefact, "point_id", "converged")
-    missed = int((converged == 0).sum())
-    if missed == len(point_id):  # nothing to correlate: all is undefined, for this reason
-        tensors = {**artefact.tensors, "target": np.full_like(artefact.tensors["target"], np.nan)}
-        truth = _load_removals(replace(artefact, tensors=tensors), "point_id", "point")
-        note = f"none of {missed} points converged"
-        return replace(truth, repeats_note=note, n_unconverged=missed, empty=True)
-    tensors = dict(artefact.tensors)
-    for prefix in ("", "replicate_"):
-        (good,) = _tensors(artefact, f"{prefix}converged")
-        for name in (f"{prefix}target", f"{prefix}point_id"):
-            tensors[name] = tensors[name][good != 0]
-    truth = _load_removals(replace(artefact, tensors=tensors), "point_id", "point")
-    return replace(
-        truth,
-        n_unconverged=missed,
-        ceiling_note="between two full models; a method that uses the very one can exceed it",
-    )
-
-
-def _load_removals(artefact: Artefact, name: str, what: str) -> GroundTruth:
-    """Return a ground truth of single samples taken out.
-
-    Args:
-        artefact: It, of one run of all and a second one of some.
-        name: The array of their ids.
-        what: One of them, in words.
-    """
-    target, full = _tensors(artefact, "target", "full_target")
-    removed_id, removed = sorted_ids(artefact, name)
-    test_id, test = sorted_ids(artefact, "test_id")
-    rise = loo.outcomes(target[removed][:, :, test], full[:, test])
-    repeats = rise
-    if len(artefact.tensors.get(f"replicate_{name}", ())):
-        again, again_full = _tensors(artefact, "replicate_target", "replicate_full_target")
-        again_id, order = sorted_ids(artefact, f"replicate_{name}")
-        _, first, second = np.intersect1d(removed_id, again_id, return_indices=True)
-        again_rise = loo.outcomes(again[order][:, :, test], again_full[:, test])
-        repeats = np.concatenate([rise[first], again_rise[second]], axis=1)
-    runs, repeats = np.moveaxis(rise, 1, 0), np.moveaxis(repeats, 1, 0)
-    note = "" if len(repeats) > 1 else f"one run of each {what}; two or more give a ceiling"
-    if len(repeats) > 1 and repeats.shape[1] < 3:
-        note = f"only {repeats.shape[1]} {what}s have a second run"
-
-    def predict(scores: Scores) -> Predict:
-        return lambda tests: np.concatenate([block for _, block in scores.blocks(tests)])
-
-    return GroundTruth("pearson", removed_id, test_id, predict, runs, repeats, note)
-
-
-def _load_lds_variance(path: Path) -> GroundTruth:
-    ground = _load_lds(path)
-    count = len(ground.runs)
-    if count < 2:
-        raise LeaveoutError(f"{path}: one run of each subset has no variance; lds.runs: 2 or more.")
-
-    def steadiness(runs: Floats) -> NDArray[np.float64]:
-        return -distributional_targets(np.moveaxis(runs, 0, 1)).variance
-
-    half = count // 2
-    enough = half > 1
-    repeats = [steadiness(ground.runs[k * half : (k + 1) * half]) for k in (0, 1) if enough]
-    # the error of a variance of R (normal) runs goes with 1 / (R - 1)
-    worth = (count - 1) / (half - 1) if enough else 1.0
-    return replace(
-        ground,
-        runs=steadiness(ground.runs)[None],
-        repeats=np.array(repeats) if enough else ground.runs[:1],
-        repeats_note="" if enough else f"{count} runs of each subset; four or more give a ceiling",
-        worth=(worth, worth),
-        n_runs=count,
-    )
-
-
-_LOAD: dict[str, Callable[[Path], GroundTruth]] = {
-    "lds": _load_lds,
-    "loo": _load_loo,
-    "lds_variance": _load_lds_variance,
-    "pbrf": _load_pbrf,
-}
-
-
-_KIND: dict[str, Kind] = {
-    "lds_pearson": "pearson",
-    "lds_kendall": "kendall",
-    "loo_kendall": "kendall",
-}
-
-
-def load_ground_truth(metric: str, path: Path, top_k: int = 10) -> GroundTruth:
-    """Read a ground truth, sorted by id.
-
-    Args:
-        metric: What it is for.
-        path: The artefact.
-        top_k: How many samples ``loo_topk`` looks at.
-
-    Raises:
-        LeaveoutError: The metric is unknown, the file is missing, damaged or of another kind, or
-            there are not more than ``top_k`` samples.
-    """
-    if metric not in (*_LOAD, *VARIANTS):
-        raise LeaveoutError(f"metric: unknown {metric!r}. Valid: {', '.join((*_LOAD, *VARIANTS))}")
-    ground = _LOAD[truth_of(metric)](path)
-    if metric != "loo_topk":
-        return replace(ground, kind=_KIND.get(metric, ground.kind))
-    if top_k >= len(ground.train_id):
-        raise LeaveoutError(
-            f"{path}: {len(ground.train_id)} samples were left out; the {top_k} that matter most "
-            "are all of them. Give a smaller top_k."
-        )
-    note = "none: an overlap is no correlation, and its reliability does not follow from two runs"
-    return replace(ground, kind=TopK(top_k), repeats=ground.runs[:1], repeats_note=note)
-
-
-def aligned(artefact: Artefact, truth: GroundTruth, truth_path: Path, metric: str) -> Scores:
-    """Return the scores of the truth's training and test samples, in its order.
-
-    Raises:
-        LeaveoutError: Scores of some sample are missing, or of one that no subset draws from.
-    """
-    positions = []
-    for what, wanted in (("train", truth.train_id), ("test", truth.test_id)):
-        have, order = sorted_ids(artefact, f"{what}_id")
-        missing = np.setdiff1d(wanted, have)
-        if len(missing):
-            raise LeaveoutError(
-                f"{artefact.path}: no score for {what} ids {listed(missing)}, which {truth_path} "
-                "holds. Make the scores and the ground truth from the same setting."
-            )
-        extra = np.setdiff1d(have, wanted)
-        if what == "train" and truth_of(metric) in ("lds", "lds_variance") and len(extra):
-            raise LeaveoutError(
-                f"{artefact.path}: scores train ids {listed(extra)}, which no subset of "
-                f"{truth_path} draws from. Make scores and ground truth from the same setting."
-            )
-        positions.append(order[np.searchsorted(have, wanted)])
-    if "score" not in artefact.rows:
-        raise CorruptArtefactError(artefact.path, "it has no array 'score'")
-    return Scores(artefact.rows["score"], *positions)
-
-
-def read_scores(
-    paths: Sequence[Path], setting: str, method: str, kind: str = "score"
-) -> dict[str, Artefact]:
-    """Read the scores of one method by the label of their hyper-parameters.
-
-    Args:
-        paths: The files.
-        setting: The setting they must be of.
-        method: The method they must be of.
-        kind: The kind of artefact they must be.
-
-    Raises:
-        LeaveoutError: There are none, or one is damaged, a repetition, or of something else.
-    """
-    scores: dict[str, Artefact] = {}
-    for path in paths:
-        artefact = read(path, kind, leave=["score"])
-        for key, expected in (("setting", setting), ("method", method)):
-            if artefact.meta.get(key) != expected:
-                raise LeaveoutError(
-                    f"{path}: its {key} is {artefact.meta.get(key)!r}, expected {expected!r}. "
-                    "Evaluate each method on its own, against its own setting."
-                )
-        label = artefact.meta.get("label")
-        if not isinstance(label, str):
-            raise CorruptArtefactError(
-                Path(path), "its header has no label of its hyper-parameters"
-            )
-        if label in scores:
-            raise LeaveoutError(
-                f"{path}: {label!r} is also the label of {scores[label].path}. Give each once."
-            )
-        scores[label] = artefact
-    if not scores:
-        raise LeaveoutError(f"{setting}, {method}: no score file given.")
-    return scores
-
-
-def not_computed(artefact: Artefact) -> str:
-    """Return why a method could not score a setting, such as ``memory: ...``; nothing if it did.
-
-    Args:
-        artefact: Scores, or what is in their place.
-    """
-    why = artefact.meta.get("not_computed")
-    return f"{why['reason']}: {why['detail']}" if why else ""
-
-
-def number(value: float) -> str:
-    """Six decimals: enough for any use, and no rounding error of a machine's matrix products."""
-    return f"{value:.6f}"
-
-
-def mean(values: NDArray[np.float64]) -> float:
-    """Return the mean of the finite values, NaN if there is none."""
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else float("nan")
 
 
 def evaluate(
     metric: str,
     truth: Path,
     scores: Sequence[Path],
-    out: Path,
+    costs: Sequence[Path],
     *,
     setting: str,
     method: str,
     root_seed: int,
-    bootstrap: int = 1000,
+    bootstrap: int,
     top_k: int = 10,
-) -> Replicates:
+) -> dict[str, Contents]:
     """Evaluate all score files of one method; one row per hyper-parameters, truth and half.
 
     A test sample whose predictions or outcomes hold NaN or inf, or are constant, has no
-    correlation: it is left out of the mean and counted by its cause. Scores that could not be
-    computed have NaN for a value, and the column ``not_computed`` says why.
+    correlation: it is left out of the mean and counted by its cause. A subset or a removed sample
+    with a run that diverged is left out and counted too (``n_unconverged``), and ``ceiling_note``
+    names the runs. Scores that could not be computed have NaN for a value, and the column
+    ``not_computed`` says why.
 
     Args:
         metric: ``lds`` (Spearman, Park et al. 2303.14186), ``loo`` (Pearson), ``pbrf`` (Pearson,
@@ -410,7 +102,7 @@ def evaluate(
             those with the largest scores.
         truth: Artefact of that kind; of kind ``lds`` or ``loo`` for what begins so.
         scores: Score artefacts of one method, in grid order.
-        out: CSV to write, with the columns ``COLUMNS``.
+        costs: The cost files of these, in the same order; none if they are not at hand.
         setting: Name of the setting.
         method: Name of the method.
         root_seed: Root seed of the setting; resampling and halves derive from it and (setting,
@@ -419,8 +111,11 @@ def evaluate(
         top_k: How many samples ``loo_topk`` looks at.
 
     Returns:
-        The replicates of each grid point's value against the mean of the runs, on the report half;
-        replicate k is of the same draw for all methods of the setting.
+        ``csv``: the text of a CSV with the columns ``COLUMNS``. ``draws``: what
+        :func:`leaveout.metrics.draws.read_draws` reads; the replicates are of the chosen grid
+        point's value against the mean of the runs, on the report half, and replicate k is of the
+        same draw for all methods of the setting. ``costs``: the text of a JSON list, the records of
+        the cost files.
 
     Raises:
         LeaveoutError: A file is missing or damaged, ids, setting, method or labels do not fit
@@ -491,7 +186,8 @@ def evaluate(
     for (p, label), (t, name), (h, half) in cells:
         value = values[p * len(TRUTHS) + t][halves[half]]
         broken = (broken_scores[p] | broken_truth)[halves[half]]
-        low, high = interval(replicates[p * len(TRUTHS) + t, h], mean(value))
+        drawn = replicates[p * len(TRUTHS) + t, h]
+        low, high = interval(drawn, mean(value), limits(ground.kind))
         top, top_low, top_high, note = ceilings[name, half]
         rows.append(
             (
@@ -502,10 +198,34 @@ def evaluate(
                 *(ground.n_unconverged, note, shares[label], why[label]),
             )
         )
-    write_rows(out, COLUMNS, rows)
-    shown = (TRUTHS.index("mean"), HALVES.index("report"))
+    shown = replicates[TRUTHS.index("mean") :: len(TRUTHS), HALVES.index("report")]
+    drawn_of = dict(zip(artefacts, shown, strict=True))
+    return outputs(rows, list(artefacts.values()), drawn_of, costs)
+
+
+def outputs(
+    rows: Sequence[Sequence[object]],
+    scores: Sequence[Artefact],
+    replicates: Replicates,
+    costs: Sequence[Path],
+) -> dict[str, Contents]:
+    """Return what a metric gives of one method: its rows, the draws beside them, and the costs.
+
+    Args:
+        rows: The cells of ``COLUMNS``.
+        scores: What they were made from.
+        replicates: Of the value shown, for each grid point.
+        costs: The cost files of the scores.
+
+    Raises:
+        LeaveoutError: A cost file is missing, damaged, or of something else.
+    """
+    text = rows_text(COLUMNS, rows)
+    meta = scores[0].meta
     return {
-        label: replicates[p * len(TRUTHS) + shown[0], shown[1]] for p, label in enumerate(artefacts)
+        "csv": text,
+        "draws": make_draws(text, scores, replicates),
+        "costs": costs_text(costs, meta["setting"], meta["method"]),
     }
 
 
@@ -528,7 +248,8 @@ def _ceilings(
     runs = dict(zip(TRUTHS, ground.worth or (len(ground.runs), 1), strict=True))
     if ground.repeats_note:
         none = (float("nan"),) * 3
-        return dict.fromkeys(itertools.product(TRUTHS, HALVES), (*none, ground.repeats_note))
+        notes = _joined(ground.repeats_note, ground.left_out)
+        return dict.fromkeys(itertools.product(TRUTHS, HALVES), (*none, notes))
     columns = list(ground.repeats)
     pairs = [list(itertools.combinations(range(len(columns)), 2))]
     values = _per_test(ground.kind, columns, pairs)
@@ -539,5 +260,9 @@ def _ceilings(
         top, low, high, note = ceiling(
             mean(values[0][halves[half]]), drawn[0, h], runs[name], ground.kind
         )
-        found[name, half] = (top, low, high, note or ground.ceiling_note)
+        found[name, half] = (top, low, high, _joined(note or ground.ceiling_note, ground.left_out))
     return found
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)

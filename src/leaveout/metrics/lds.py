@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from leaveout.errors import LeaveoutError
 from leaveout.metrics.correlation import Floats, correlate, is_broken
 
 
@@ -58,5 +59,14 @@ def lds(score: Floats, mask: ArrayLike, target: Floats) -> NDArray[np.float64]:
 
     Returns:
         (test,): NaN where undefined; their mean is the LDS.
+
+    Raises:
+        LeaveoutError: The target is not of the shape (subset, test).
     """
-    return correlate("spearman", predictions([(score, mask)]), outcomes(target))
+    predicted = predictions([(score, mask)])
+    if target.shape != predicted.shape:
+        raise LeaveoutError(
+            f"target: expected (subset, test) = {predicted.shape}, as mask and score have, got "
+            f"shape {target.shape}."
+        )
+    return correlate("spearman", predicted, outcomes(target))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from leaveout.errors import LeaveoutError
 from leaveout.metrics.correlation import Floats, correlate
 
 
@@ -36,5 +37,13 @@ def loo(score: Floats, target: Floats, full_target: Floats) -> NDArray[np.float6
 
     Returns:
         (test,): NaN where undefined; their mean is the LOO correlation.
+
+    Raises:
+        LeaveoutError: The losses are not of the scores' shape, or the full run's not (test,).
     """
+    if target.shape != score.shape or full_target.shape != score.shape[1:]:
+        raise LeaveoutError(
+            f"target: expected (removed, test) = {score.shape}, as score has, and full_target "
+            f"(test,) = {score.shape[1:]}; got shapes {target.shape} and {full_target.shape}."
+        )
     return correlate("pearson", score, outcomes(target[:, None], full_target[None])[:, 0])

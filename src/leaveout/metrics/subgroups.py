@@ -19,22 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaveout import seeds
-from leaveout.artefacts import ALL, Artefact, CorruptArtefactError, read
+from leaveout.data.halves import Ids, chosen, split
 from leaveout.errors import LeaveoutError
-from leaveout.metrics.correlation import Bools, Floats, correlate, is_broken
-from leaveout.metrics.evaluate import (
-    GroundTruth,
-    Predict,
-    aligned,
-    load_ground_truth,
-    mean,
-    not_computed,
-    number,
-    sorted_ids,
-)
-from leaveout.metrics.files import write_rows
-from leaveout.metrics.halves import Ids, chosen, split
-from leaveout.metrics.uncertainty import interval, means, replicate_sums, resample_counts
+from leaveout.metrics.correlation import Bools, Floats, correlate, is_broken, mean
+from leaveout.metrics.files import number, rows_text
+from leaveout.metrics.truths import GroundTruth, Predict, aligned, load_ground_truth
+from leaveout.metrics.uncertainty import interval, limits, means, replicate_sums, resample_counts
+from leaveout.scoring.files import not_computed, sorted_ids
+from leaveout.store.artefacts import ALL, Artefact, CorruptArtefactError, read
 
 COLUMNS = (
     "setting",
@@ -116,13 +108,12 @@ def subgroups(
     predictions: Path,
     csvs: Sequence[Path],
     scores: Sequence[Path],
-    out: Path,
     *,
     setting: str,
     methods: Sequence[str],
     root_seed: int,
-    bootstrap: int = 1000,
-) -> None:
+    bootstrap: int,
+) -> str:
     """Evaluate methods on subgroups of the test samples; one row a method and subgroup.
 
     Args:
@@ -132,11 +123,13 @@ def subgroups(
         predictions: Its ``predictions`` artefact.
         csvs: The metric's CSV of each method.
         scores: Their ``score`` artefacts, in any order.
-        out: CSV to write, with the columns ``COLUMNS``.
         setting: Name of the setting.
         methods: Names of the methods, in the order of ``csvs``.
         root_seed: Root seed of the setting; halves and resampling derive from it.
         bootstrap: Number of bootstrap replicates.
+
+    Returns:
+        The text of a CSV with the columns ``COLUMNS``.
 
     Raises:
         LeaveoutError: A file is missing or damaged, or the files do not fit together.
@@ -178,7 +171,7 @@ def subgroups(
         values, broken, drawn = _measure(ground, predict, counts, test_counts)
         for place, group in enumerate(parts):
             value = values[group.members]
-            low, high = interval(drawn[place], mean(value))
+            low, high = interval(drawn[place], mean(value), limits(ground.kind))
             lost = broken[group.members]
             rows.append(
                 (
@@ -187,7 +180,7 @@ def subgroups(
                     *(len(value), int(lost.sum()), int((np.isnan(value) & ~lost).sum()), why),
                 )
             )
-    write_rows(out, COLUMNS, rows)
+    return rows_text(COLUMNS, rows)
 
 
 _INPUTS = ("train_inputs", "test_inputs")

@@ -291,17 +291,32 @@ def recentre(replicates: NDArray[np.float64], estimate: float) -> NDArray[np.flo
     return known - known.mean() + estimate if len(known) else known
 
 
-def interval(replicates: NDArray[np.float64], estimate: float) -> tuple[float, float]:
+def limits(kind: Kind) -> tuple[float, float]:
+    """Return between which values correlations of a kind lie, and so does any mean of them."""
+    return (0.0, 1.0) if isinstance(kind, TopK) else (-1.0, 1.0)
+
+
+def interval(
+    replicates: NDArray[np.float64],
+    estimate: float,
+    within: tuple[float, float] = (-np.inf, np.inf),
+) -> tuple[float, float]:
     """Return the recentred percentile interval at 95%; NaN if the estimate or all replicates are.
+
+    Replicates keep to the limits of what they are replicates of, but shifting them can take the
+    percentiles out: with ten subsets and a correlation of .99, above 1. An end out there is put on
+    the limit. That takes away only values that cannot be, so the interval holds the truth as often
+    as without; an end within the limits stays as it is.
 
     Args:
         replicates: Bootstrap replicates of the estimate; NaN where a replicate is undefined.
         estimate: The value the interval is for.
+        within: The least and the largest value there can be, such as :func:`limits`.
     """
     known = recentre(replicates, estimate)
     if not len(known):
         return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.clip(np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]), *within)
     return float(low), float(high)
 
 
@@ -317,7 +332,8 @@ def ceiling(
 
     Args:
         agreement: Mean over test samples and pairs of runs of the correlation between two runs.
-        replicates: The same in every bootstrap replicate. A negative bound gives a ceiling of 0.
+        replicates: The same in every bootstrap replicate. A negative bound gives a ceiling of 0,
+            and one above 1 a ceiling of 1.
         runs: How many runs the truth averages, or is worth.
         kind: What the agreement is measured in. Reliabilities are correlations; Kendall's tau is
             turned into one and back as for normal variables (Greiner 1909).
@@ -326,7 +342,7 @@ def ceiling(
         return *(float("nan"),) * 3, "no test sample has a correlation between two runs"
     if agreement <= 0:
         return *(float("nan"),) * 3, f"two runs do not agree (mean correlation {agreement:.3f})"
-    found = np.array([agreement, *np.clip(interval(replicates, agreement), 0.0, None)])
+    found = np.array([agreement, *interval(replicates, agreement, (0.0, 1.0))])
     if kind == "kendall":
         found = np.sin(np.pi / 2 * found)
     found = np.sqrt(spearman_brown(found, runs))

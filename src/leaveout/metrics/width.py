@@ -24,7 +24,6 @@ of ten subsets, and that r runs average independent noise.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 from collections.abc import Sequence
@@ -35,20 +34,12 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout import seeds, trainings
-from leaveout.artefacts import ALL, Artefact, atomic_path, read
+from leaveout import seeds
+from leaveout.data.halves import split
 from leaveout.errors import LeaveoutError
-from leaveout.metrics.correlation import Floats, correlate, ranks, standardise
-from leaveout.metrics.evaluate import (
-    GroundTruth,
-    aligned,
-    load_ground_truth,
-    mean,
-    not_computed,
-    number,
-    read_scores,
-    split,
-)
+from leaveout.metrics.correlation import Floats, correlate, mean, ranks, standardise
+from leaveout.metrics.files import number, rows_text
+from leaveout.metrics.truths import GroundTruth, aligned, load_ground_truth
 from leaveout.metrics.uncertainty import (
     LEVEL,
     ceiling,
@@ -56,6 +47,9 @@ from leaveout.metrics.uncertainty import (
     replicate_correlations,
     resample_counts,
 )
+from leaveout.retraining import trainings
+from leaveout.scoring.files import not_computed, read_scores
+from leaveout.store.artefacts import ALL, Artefact, read
 
 COLUMNS = (
     "setting",
@@ -222,7 +216,9 @@ def measure(
     np.divide(total, weight, out=replicates, where=weight > 0)
     np.divide(fixed, fixed_weight, out=fixed, where=fixed_weight > 0)
 
-    bounds = np.array([interval(row, e) for row, e in zip(replicates, estimate, strict=True)])
+    # the third of three is a difference of two correlations, and the agreement of runs is last
+    within = [(-2.0, 2.0) if k % 3 == 2 else (-1.0, 1.0) for k in range(len(estimate))]
+    bounds = np.array([interval(*of) for of in zip(replicates, estimate, within, strict=True)])
     sources = [
         _sources(len(counts), *parts)
         for parts in zip(per_test, scatter, fixed[:, fixed_weight > 0], strict=True)
@@ -295,14 +291,13 @@ def _sources(
 def lds_width(
     truth: Path,
     scores: Sequence[Path],
-    out: Path,
     *,
     setting: str,
     compare: Sequence[str],
     root_seed: int,
-    bootstrap: int = 1000,
-) -> None:
-    """Write the LDS of two methods, and their difference, against subsets and runs.
+    bootstrap: int,
+) -> str:
+    """Return the LDS of two methods, and their difference, against subsets and runs.
 
     Hyper-parameters are those with the highest LDS on the select half of the test samples, against
     all subsets and runs; all else is measured on the report half.
@@ -315,11 +310,13 @@ def lds_width(
     Args:
         truth: Artefact of kind ``lds``.
         scores: Score artefacts of both methods, each in grid order.
-        out: CSV to write, with the columns ``COLUMNS``.
         setting: Name of the setting.
         compare: The two methods.
         root_seed: Root seed of the setting.
         bootstrap: Number of bootstrap replicates.
+
+    Returns:
+        The text of a CSV with the columns ``COLUMNS``.
 
     Raises:
         LeaveoutError: A file is missing or damaged, there are fewer than three subsets, a method
@@ -328,7 +325,8 @@ def lds_width(
     ground = load_ground_truth("lds", truth)
     n_runs, n_subsets, _ = ground.runs.shape
     if n_subsets < 3:
-        raise LeaveoutError(f"{truth}: it has {n_subsets} subsets; a correlation needs three.")
+        why = f" ({ground.left_out})" if ground.left_out else ""
+        raise LeaveoutError(f"{truth}: it has {n_subsets} subsets{why}; a correlation needs three.")
     halves = split(ground.test_id, setting, root_seed)
     labels, predictions = _chosen(ground, truth, scores, setting, compare, halves["select"])
     report = halves["report"]
@@ -351,13 +349,11 @@ def lds_width(
             of_both = [p[kept] for p in predictions]
             cells[m].append(measure(of_both, runs[:, kept], counts, test_counts))
     names = [*zip(compare, labels, strict=True), (MINUS.join(compare), MINUS.join(labels))]
-    with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        for q, (name, label) in enumerate(names):
-            same = {"setting": setting, "method": name, "params": label}
-            same["n_test"] = str(len(test_counts))
-            writer.writerows(same | row for row in _rows(q, cells, n_runs))
+    rows: list[dict[str, object]] = []
+    for q, (name, label) in enumerate(names):
+        same = {"setting": setting, "method": name, "params": label, "n_test": len(test_counts)}
+        rows += [same | row for row in _rows(q, cells, n_runs, ground.left_out)]
+    return rows_text(COLUMNS, ([row.get(name, "") for name in COLUMNS] for row in rows))
 
 
 def _chosen(
@@ -407,8 +403,10 @@ def _mean_split(splits: Sequence[Split]) -> Split:
     return Split(splits[0].subsets, *map(float, parts))
 
 
-def _rows(q: int, cells: dict[int, list[Measured]], n_runs: int) -> list[dict[str, object]]:
-    """Return the rows of one quantity."""
+def _rows(
+    q: int, cells: dict[int, list[Measured]], n_runs: int, left_out: str
+) -> list[dict[str, object]]:
+    """Return the rows of one quantity; those measured note which subsets were left out."""
     (whole,) = cells[max(cells)]
     runs = range(1, n_runs + 1)
     splits = {r: _mean_split([group[q] for group in whole.splits[r]]) for r in runs}
@@ -422,11 +420,12 @@ def _rows(q: int, cells: dict[int, list[Measured]], n_runs: int) -> list[dict[st
         row |= {"draws": len(draws), "n_dropped": max(draw.dropped for draw in draws)}
         row |= {"value": number(value), "ci_low": number(low), "ci_high": number(high)}
         row["width"] = number(high - low)
+        notes = [left_out]
         if q < 2:  # no ceiling bounds a difference
             tops = np.mean([draw.ceilings[r][:3] for draw in draws], axis=0)
             row |= zip(("ceiling", "ceiling_low", "ceiling_high"), map(number, tops), strict=True)
-            row["note"] = next((d.ceilings[r][3] for d in draws if d.ceilings[r][3]), "")
-        rows.append(row)
+            notes.append(next((d.ceilings[r][3] for d in draws if d.ceilings[r][3]), ""))
+        rows.append(row | {"note": "; ".join(filter(None, notes))})
     for r, target in itertools.product(runs, TARGETS):
         subsets, least = splits[r].needed(target), splits[r].width(math.inf)
         if math.isnan(least):

@@ -15,8 +15,8 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.brittleness import COLUMNS
-from leaveout.reporting.figures import DASHES, MARKS, SERIES, STYLE, save
-from leaveout.reporting.tables import Row, number, read_csv, write_csv
+from leaveout.reporting.figures import DASHES, MARKS, SERIES, STYLE, svg
+from leaveout.reporting.tables import Row, csv_text, number, read_csv
 
 BASELINE = "random"
 """The method that the others are compared with: it takes out samples at random."""
@@ -62,15 +62,17 @@ def _read(paths: Sequence[Path]) -> dict[tuple[str, str], list[Row]]:
     return found
 
 
-def brittleness_table(csvs: Sequence[Path], out: Path) -> None:
-    """Write the table: one row a setting, method and number of samples taken out.
+def brittleness_table(csvs: Sequence[Path]) -> str:
+    """Return the table as CSV: one row a setting, method and number of samples taken out.
 
     Beside each value stands that of taking out random samples, where ``random`` is among the
     methods; it is empty where it is not.
 
     Args:
         csvs: From :func:`leaveout.metrics.brittleness.evaluate_brittleness`; they order the rows.
-        out: CSV to write, with the columns ``TABLE_COLUMNS``.
+
+    Returns:
+        CSV with the columns ``TABLE_COLUMNS``.
 
     Raises:
         LeaveoutError: A file is missing or malformed.
@@ -83,18 +85,20 @@ def brittleness_table(csvs: Sequence[Path], out: Path) -> None:
             other = beside.get(row["k"], {})
             named = [f"{name}{end}" for name in MEASURES for end in ENDS]
             rows.append(row | {f"{BASELINE}_{name}": other.get(name, "") for name in named})
-    write_csv(out, TABLE_COLUMNS, rows)
+    return csv_text(TABLE_COLUMNS, rows)
 
 
-def brittleness_figure(csvs: Sequence[Path], out: Path) -> None:
+def brittleness_figure(csvs: Sequence[Path]) -> str:
     """Draw the share of flipped predictions, and the change of loss, against what is taken out.
 
     Args:
         csvs: As for the table; settings are rows of the figure, methods are lines.
-        out: File to write; its suffix decides the format.
+
+    Returns:
+        SVG.
 
     Raises:
-        LeaveoutError: A file is missing or malformed, or the suffix is unknown.
+        LeaveoutError: A file is missing or malformed.
     """
     found = _read(csvs)
     settings = list(dict.fromkeys(setting for setting, _ in found))
@@ -122,7 +126,7 @@ def brittleness_figure(csvs: Sequence[Path], out: Path) -> None:
         figure.legend(
             handles=handles, loc="outside lower center", ncols=min(4, len(methods)), fontsize=8
         )
-        save(figure, out)
+        return svg(figure)
 
 
 def _look(method: str, places: dict[str, int]) -> dict[str, Any]:

@@ -15,13 +15,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from leaveout.errors import LeaveoutError
-from leaveout.reporting.figures import AXIS, CEILING, DASHES, MARKS, SERIES, STYLE, WIDTH, save
+from leaveout.reporting.figures import AXIS, CEILING, DASHES, MARKS, SERIES, STYLE, WIDTH, svg
 from leaveout.reporting.tables import Row, held_out, number, read_dampings, read_metrics, surrogate
 
 
-def damping_figure(
-    metric: str, damping_csvs: Sequence[Path], metric_csvs: Sequence[Path], out: Path
-) -> None:
+def damping_figure(metric: str, dampings: Sequence[Path], csvs: Sequence[Path]) -> str:
     """Draw a metric against the damping: a panel a setting, a line a method.
 
     Each point is the value over all test samples against the mean of all runs, with its 95%
@@ -30,32 +28,33 @@ def damping_figure(
 
     Args:
         metric: ``lds``, ``loo`` or ``pbrf``.
-        damping_csvs: From :func:`leaveout.attribution.damping.choose_damping`; their order is that
+        dampings: From :func:`leaveout.scoring.damping.choose_damping`; their order is that
             of panels and lines.
-        metric_csvs: The metric CSVs of the same methods.
-        out: File to write; its suffix decides the format.
+        csvs: The metric CSVs of the same methods.
+
+    Returns:
+        SVG.
 
     Raises:
-        LeaveoutError: A file is missing or malformed, they are not of the same methods, or the
-            suffix is unknown.
+        LeaveoutError: A file is missing or malformed, or they are not of the same methods.
     """
-    dampings, metrics = read_dampings(metric, damping_csvs), read_metrics(metric, metric_csvs)
-    if dampings.keys() != metrics.keys() or not dampings:
+    tried, metrics = read_dampings(metric, dampings), read_metrics(metric, csvs)
+    if tried.keys() != metrics.keys() or not tried:
         raise LeaveoutError(
             f"the dampings and the {metric} files given are not of the same methods: "
-            f"{sorted(dampings.keys() ^ metrics.keys()) or 'none given'}."
+            f"{sorted(tried.keys() ^ metrics.keys()) or 'none given'}."
         )
-    settings = list(dict.fromkeys(setting for setting, _ in dampings))
-    methods = list(dict.fromkeys(method for _, method in dampings))
+    settings = list(dict.fromkeys(setting for setting, _ in tried))
+    methods = list(dict.fromkeys(method for _, method in tried))
     with rc_context(STYLE):
         height = 1.1 + 0.09 * len(methods) + 3.2 * len(settings)
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         grid = figure.subplots(len(settings), 1, squeeze=False)[:, 0]
         for axes, setting in zip(grid, settings, strict=True):
             for k, method in enumerate(methods):
-                if (setting, method) in dampings:
-                    _draw(axes, k, metrics[setting, method], dampings[setting, method])
-            _draw_ceiling(axes, metrics[setting, _first(dampings, setting)])
+                if (setting, method) in tried:
+                    _draw(axes, k, metrics[setting, method], tried[setting, method])
+            _draw_ceiling(axes, metrics[setting, _first(tried, setting)])
             axes.set_title(setting, loc="left", fontweight="bold")
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(numticks=8))
@@ -66,7 +65,7 @@ def damping_figure(
             axes.set_xlabel("damping")
             axes.set_ylabel(AXIS[metric].replace(" (", "\n("))
         _legend(figure, methods, CEILING.get(metric, "noise ceiling"))
-        save(figure, out)
+        return svg(figure)
 
 
 def _first(dampings: dict[tuple[str, str], list[Row]], setting: str) -> str:

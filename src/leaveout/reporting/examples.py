@@ -1,6 +1,6 @@
-"""Pictures of samples: who supports and who opposes a test sample, and who speaks for itself.
+"""Pictures of samples: the supporters and opponents of test samples, and the most self-influential.
 
-Both read the scores at each method's chosen hyper-parameters, and of them the columns shown.
+Both read the scores at each method's chosen hyper-parameters, and only the columns they show.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from matplotlib import rc_context
 from numpy.typing import NDArray
 
-from leaveout.artefacts import Artefact, CorruptArtefactError, Rows, read
 from leaveout.errors import LeaveoutError
-from leaveout.reporting.figures import STYLE, WIDTH, save
+from leaveout.reporting.figures import STYLE, WIDTH, svg
 from leaveout.reporting.sheet import SIZE, STEP, Frame, Sheet
 from leaveout.reporting.tables import held_out, read_metrics
+from leaveout.store.artefacts import Artefact, CorruptArtefactError, Rows, read
 
 SIDE = 4
 """Supporters shown, and as many opponents."""
@@ -77,7 +77,7 @@ class Strip:
 
     Attributes:
         name: Whose it is.
-        note: What else is to be said of it.
+        note: A remark below the name.
         ids: (train,), of the training samples it scores.
         score: (train, test sample shown).
     """
@@ -126,10 +126,10 @@ def losses(truth: Artefact) -> tuple[NDArray[np.float64], str]:
 def chosen_tests(loss: NDArray[np.float64], test_id: Array) -> list[tuple[int, str]]:
     """Return which test samples are shown: an ordinary, an undecided and the worst one.
 
-    Nothing is drawn, and no score is looked at: it is their losses that choose, then the lowest id.
+    The choice is neither random nor does it depend on scores: losses decide, then the lowest id.
 
     Args:
-        loss: (test,); what is not finite is not chosen.
+        loss: (test,); samples whose loss is not finite are not chosen.
         test_id: (test,).
 
     Returns:
@@ -262,8 +262,8 @@ def _said(samples: Samples, sample: int) -> str:
 
 
 def examples_figure(
-    setting: str, data: Path, truth: Path, csvs: Sequence[Path], scores: Sequence[Path], out: Path
-) -> None:
+    setting: str, data: Path, truth: Path, csvs: Sequence[Path], scores: Sequence[Path]
+) -> str:
     """Draw some test samples with their strongest supporters and opponents, by several methods.
 
     The first row of each is what leaving out really did, where the ground truth given is that.
@@ -274,7 +274,9 @@ def examples_figure(
         truth: A ground truth: its losses choose the test samples (:func:`chosen_tests`).
         csvs: One metric's CSVs of the methods shown, in order; hyper-parameters are chosen by them.
         scores: Score artefacts of these methods.
-        out: File to write; its suffix decides the format.
+
+    Returns:
+        SVG.
 
     Raises:
         LeaveoutError: A file is missing or damaged, or they do not fit together.
@@ -312,7 +314,7 @@ def examples_figure(
     note = "below a picture: its label; its score, or the rise of the loss when it was left out"
     y = _draw_legend(sheet, entries, note, y + 0.04)
     with rc_context(STYLE):
-        save(sheet.figure(y), out)
+        return svg(sheet.figure(y))
 
 
 def _draw_test(
@@ -378,8 +380,8 @@ def _draw_legend(sheet: Sheet, entries: Sequence[tuple[Frame, str]], note: str, 
 
 
 def self_influence_figure(
-    setting: str, data: Path, csvs: Sequence[Path], scores: Sequence[Path], out: Path
-) -> None:
+    setting: str, data: Path, csvs: Sequence[Path], scores: Sequence[Path]
+) -> str:
     """Draw the training samples with the highest self-influence, by several methods.
 
     Args:
@@ -387,7 +389,9 @@ def self_influence_figure(
         data: Its ``data`` artefact.
         csvs: The ``auc`` CSVs of the methods shown, in order; hyper-parameters are chosen by them.
         scores: Artefacts of kind ``self_influence`` of these methods.
-        out: File to write; its suffix decides the format.
+
+    Returns:
+        SVG.
 
     Raises:
         LeaveoutError: A file is missing or damaged, or they do not fit together.
@@ -412,7 +416,7 @@ def self_influence_figure(
     ]
     y = _draw_legend(sheet, entries, "below a picture: the label it was trained with", y + 0.02)
     with rc_context(STYLE):
-        save(sheet.figure(y), out)
+        return svg(sheet.figure(y))
 
 
 def _own_frame(flipped: bool) -> Frame:

@@ -1,7 +1,7 @@
-"""Families of methods, by which figures group and colour them; docs/methods.md says what they are.
+"""Families of methods, by which figures group and colour them; docs/methods.md describes them.
 
-A family is told by the entry's name, so a method from elsewhere needs no change here: it is one of
-the ``OTHERS`` unless its name begins as a family's do.
+The name of a method decides its family, so that a new method needs no change here: unless its name
+begins like those of a family, it is one of the ``OTHERS``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FAMILIES = {
     "the last layer": ("rps",),
     "training itself": ("source", "dvemb", "magic"),
 }
-"""How the names of each family begin: as they stand, or followed by an underscore."""
+"""The names in each family: exactly these, or these followed by an underscore and more."""
 OTHERS = "others"
 ORDER = (*FAMILIES, OTHERS)
 

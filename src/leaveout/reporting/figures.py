@@ -25,7 +25,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
-from leaveout.artefacts import atomic_path
 from leaveout.errors import LeaveoutError
 from leaveout.reporting.families import ORDER, by_family, family
 from leaveout.reporting.tables import (
@@ -86,7 +85,7 @@ ACROSS, TALL = 3, 1.6
 """Grids side by side, and the inches that one is high."""
 
 
-def panel_figure(metric: str, table_csv: Path, metric_csvs: Sequence[Path], out: Path) -> None:
+def panel_figure(metric: str, table: Path, csvs: Sequence[Path]) -> str:
     """Draw the panel of a metric: a part per setting, a row per method, grouped by family.
 
     Each row has our value under the papers' protocol beside the published one, and under the
@@ -94,20 +93,21 @@ def panel_figure(metric: str, table_csv: Path, metric_csvs: Sequence[Path], out:
 
     Args:
         metric: ``lds``, ``loo``, ``pbrf`` or ``auc``.
-        table_csv: The table of ``leaveout.reporting.tables.panel_table``; orders settings and, in
+        table: The table of ``leaveout.reporting.tables.panel_table``; orders settings and, in
             their families, methods.
-        metric_csvs: The metric CSVs it was made from.
-        out: File to write; its suffix (``.svg``, ``.png``, ``.pdf``) decides the format.
+        csvs: The metric CSVs it was made from.
+
+    Returns:
+        SVG.
 
     Raises:
-        LeaveoutError: A file is missing or malformed, they do not fit together, or the suffix is
-            unknown.
+        LeaveoutError: A file is missing or malformed, or they do not fit together.
     """
-    rows = read_csv(table_csv, PANEL_COLUMNS)
-    metrics = read_metrics(metric, metric_csvs)
+    rows = read_csv(table, PANEL_COLUMNS)
+    metrics = read_metrics(metric, csvs)
     if sorted(metrics) != sorted((row["setting"], row["method"]) for row in rows) or not rows:
         raise LeaveoutError(
-            f"{table_csv}: it was not made from the {metric} files given; other methods. "
+            f"{table}: it was not made from the {metric} files given; other methods. "
             "Delete it and make it anew."
         )
     settings = {row["setting"]: [r for r in rows if r["setting"] == row["setting"]] for row in rows}
@@ -118,14 +118,14 @@ def panel_figure(metric: str, table_csv: Path, metric_csvs: Sequence[Path], out:
         grid = figure.add_gridspec(len(settings), 1, height_ratios=heights)
         for i, (setting, own) in enumerate(lines.items()):
             axes = figure.add_subplot(grid[i])
-            _draw_methods(axes, metric, own, table_csv)
+            _draw_methods(axes, metric, own, table)
             _draw_ceilings(axes, metrics[setting, settings[setting][0]["method"]])
             axes.set_title(setting, loc="left", fontweight="bold", pad=18)
         _legend(figure, metric, rows)
-        save(figure, out)
+        return svg(figure)
 
 
-def grid_figure(metric: str, metric_csvs: Sequence[Path], out: Path) -> None:
+def grid_figure(metric: str, csvs: Sequence[Path]) -> str:
     """Draw a metric along every grid of hyper-parameters: a small panel each, all on one scale.
 
     What is shown is what the choice was made by: the value on the half of the test samples used to
@@ -135,14 +135,15 @@ def grid_figure(metric: str, metric_csvs: Sequence[Path], out: Path) -> None:
 
     Args:
         metric: ``lds``, ``loo``, ``pbrf`` or ``auc``.
-        metric_csvs: The metric CSVs; they order settings and, in their families, methods.
-        out: File to write; its suffix decides the format.
+        csvs: The metric CSVs; they order settings and, in their families, methods.
+
+    Returns:
+        SVG.
 
     Raises:
-        LeaveoutError: A file is missing or malformed, no method has a choice, or the suffix is
-            unknown.
+        LeaveoutError: A file is missing or malformed, or no method has a choice.
     """
-    metrics = read_metrics(metric, metric_csvs)
+    metrics = read_metrics(metric, csvs)
     cells: dict[str, list[Cell]] = {}
     for setting in dict.fromkeys(setting for setting, _ in metrics):
         methods = by_family(method for name, method in metrics if name == setting)
@@ -172,31 +173,14 @@ def grid_figure(metric: str, metric_csvs: Sequence[Path], out: Path) -> None:
             for axes in grid[:, 0]:
                 axes.set_ylabel(SHORT[metric], fontsize=8)
         _grid_legend(figure, metric)
-        save(figure, out)
+        return svg(figure)
 
 
-def save(figure: Figure, out: Path) -> None:
-    """Save a figure, whole or not at all; the same data give the same file.
-
-    Args:
-        figure: The figure.
-        out: File to write; its suffix (``.svg``, ``.png``, ``.pdf``) decides the format.
-
-    Raises:
-        LeaveoutError: The suffix is unknown.
-    """
-    if out.suffix[1:] not in figure.canvas.get_supported_filetypes():
-        raise LeaveoutError(f"{out}: cannot draw a {out.suffix or 'file without suffix'}; use .svg")
-    # No date in it.
-    metadata: dict[str, Any] = {
-        ".svg": {"Date": None},
-        ".pdf": {"CreationDate": None},
-        ".ps": {"CreationDate": None},
-    }.get(out.suffix, {})
-    with atomic_path(out) as temporary:
-        figure.savefig(temporary, format=out.suffix[1:], dpi=150, metadata=metadata)
-        if out.suffix == ".svg":
-            temporary.write_text(_compact(temporary.read_text("utf-8")), "utf-8")
+def svg(figure: Figure) -> str:
+    """Return a figure as SVG: the same data give the same text, without a date."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
+    return _compact(buffer.getvalue())
 
 
 def _compact(svg: str) -> str:

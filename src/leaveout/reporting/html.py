@@ -1,11 +1,8 @@
-"""What all pages share: one file that asks for no other, read in light and dark, on any screen."""
+"""What all pages share: each is one file that needs no other, in a light and a dark style."""
 
 from __future__ import annotations
 
 from html import escape
-from pathlib import Path
-
-from leaveout import artefacts
 
 COLOURS = """
 --text: #1a1a1a; --faint: #555; --page: #fff; --band: #f1f3f6; --line: #cfd4da; --link: #0b4fb3;
@@ -17,7 +14,7 @@ DARK = """
   --link: #8ab8ff; --bar: #24405f;
 --tip: #4f83bd;
 """
-# `color-scheme` makes the browser's own parts (scroll bars, boxes, fields) follow.
+# `color-scheme` makes the browser's own parts (scroll bars, boxes, fields) follow the style.
 STYLE = f"""
 :root {{ color-scheme: light dark; {COLOURS} }}
 @media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
@@ -44,9 +41,9 @@ def document(title: str, body: str, style: str = STYLE, script: str = "", onload
         title: Plain text.
         body: Markup.
         style: Its style sheet.
-        script: What runs when the page is there.
-        onload: The same, as an attribute: for a page that is put into a script, which a script in
-            it would end.
+        script: Code to run once the page is loaded.
+        onload: The same as an attribute, for a page that is embedded in a script: a ``script``
+            element would end that one.
     """
     attribute = f' onload="{escape(onload)}"' if onload else ""
     return (
@@ -56,9 +53,3 @@ def document(title: str, body: str, style: str = STYLE, script: str = "", onload
         + (f"<script>{script}</script>\n" if script else "")
         + "</body>\n</html>\n"
     )
-
-
-def write(page: str, out: Path) -> None:
-    """Write a page, whole or not at all."""
-    with artefacts.atomic_path(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")

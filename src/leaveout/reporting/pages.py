@@ -1,12 +1,13 @@
-"""A table as a page of its own, to be read in the report: sorted by a click or a key, and searched.
+"""A table as a page of the report, which a reader can sort and search.
 
-The table is what the CSV holds. A few columns come first, by headings that say more; all others
-follow behind a box to tick, so that a phone shows what matters. Two ends of an interval share a
-cell. No library sorts: those that do, and need no network, weigh more than all tables together.
+The page holds all of the CSV. The columns that matter most come first, under plainer headings; a
+checkbox shows the others, so that the page fits a phone. Both ends of an interval share a cell. The
+script is our own, since a library that sorts offline would be larger than all tables together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -42,8 +43,8 @@ tbody tr:hover > * { background: var(--band); }
   } p { font-size: .9rem; } tbody th { max-width: 34vw;
   overflow: hidden; text-overflow: ellipsis; } }
 """
-# The best comes first at the first click: the highest number, or the lowest of a rank or a cost.
-# What has no number stays last.
+# The first click on a heading puts the best first: the highest number, or the lowest rank or cost.
+# Cells without a number stay last.
 SCRIPT = """
 const table = document.querySelector("table"), body = table.tBodies[0], rows = [...body.rows];
 const heads = [...table.tHead.rows[0].cells], search = document.querySelector("input[type=search]");
@@ -91,7 +92,7 @@ RANK = {
     "rank_low": "95% of ranks",
     "value": "value",
     "ci_low": "95% interval",
-    "tied_with_best": "not told apart from the best",
+    "tied_with_best": "not significantly different from the best",
     "not_ranked": "no rank, because",
 }
 PUBLISHED = {
@@ -139,9 +140,13 @@ SUBGROUPS = {
 }
 
 _VALUE = (
-    "<b>value</b> is measured with hyper-parameters chosen on other {samples} than those it is "
-    "reported on; <b>as published</b> follows the papers, which choose and report on the same, and "
-    "<b>difference</b> is this less what was published."
+    "For <b>value</b>, hyper-parameters are chosen on one half of the {samples}, and the result is "
+    "reported on the other half. <b>as published</b> follows the papers, which choose and report "
+    "on the same samples; <b>difference</b> is that minus the published value."
+)
+ABOVE_PBRF = (
+    "This ceiling is how well an independent run agrees with the truth. A method that is given the "
+    "very run that the truth starts from can score higher."
 )
 
 
@@ -154,78 +159,90 @@ class Page:
         about: Markup: what the table says, in a sentence or two.
         first: The columns shown first, and their headings; an interval's by its low end. All
             other columns follow.
+        best: The column that sorts the rows when the page opens, best first; if empty, they stand
+            in the table's order.
     """
 
     title: str
     about: str
     first: Mapping[str, str]
+    best: str = ""
 
 
 PAGES = {
     "lds": Page(
         "LDS: every method",
-        "Correlation of predicted and actual losses over random parts of the training set. "
-        + _VALUE.format(samples="test samples"),
+        "Correlation between predicted and actual losses of models that are trained on random "
+        "parts of the training set. " + _VALUE.format(samples="test samples"),
         PANEL,
+        "value",
     ),
     "loo": Page(
         "LOO: every method",
-        "Correlation of scores and the change of loss when one training sample is left out. "
-        + _VALUE.format(samples="test samples"),
+        "Correlation between scores and the change of the loss when one training sample is left "
+        "out. " + _VALUE.format(samples="test samples"),
         PANEL,
+        "value",
     ),
     "pbrf": Page(
         "PBRF: every method",
-        "Correlation of scores and the change of loss when the trained model itself moves to where "
-        "it would be without one training sample. " + _VALUE.format(samples="test samples"),
+        "Correlation between scores and the change of the loss when the trained model itself moves "
+        "to where it would be without one training sample. "
+        + _VALUE.format(samples="test samples")
+        + f" {ABOVE_PBRF.replace('This', 'The', 1)}",
         PANEL,
+        "value",
     ),
-    "lds_pearson": Page("LDS, Pearson: every method", "", PANEL),
-    "lds_kendall": Page("LDS, Kendall: every method", "", PANEL),
-    "loo_kendall": Page("LOO, Kendall: every method", "", PANEL),
-    "loo_topk": Page("LOO, top k: every method", "", PANEL),
+    "lds_pearson": Page("LDS, Pearson: every method", "", PANEL, "value"),
+    "lds_kendall": Page("LDS, Kendall: every method", "", PANEL, "value"),
+    "loo_kendall": Page("LOO, Kendall: every method", "", PANEL, "value"),
+    "loo_topk": Page("LOO, top k: every method", "", PANEL, "value"),
     "auc": Page(
         "Flipped labels: every method",
-        "AUC of finding training samples with flipped labels by self-influence; .5 is chance. "
-        + _VALUE.format(samples="training samples"),
+        "AUC of finding training samples with flipped labels by their self-influence; 0.5 is "
+        "chance. " + _VALUE.format(samples="training samples"),
         PANEL,
+        "value",
     ),
     "rank": Page(
         "Ranks: which methods differ",
-        "Rank 1 is best. Methods are told apart by paired bootstrap of their difference, corrected "
-        "for the number of pairs.",
+        "Rank 1 is best. Whether two methods differ significantly is tested by a paired bootstrap "
+        "of their difference, corrected for the number of pairs.",
         RANK,
     ),
     "published": Page(
         "Ours and the published values",
-        "Our values under the papers' protocol beside theirs.",
+        "Our values under the papers' protocol, next to the published ones.",
         PUBLISHED,
     ),
     "cost": Page(
         "Cost: time and memory",
-        "What each method and choice of hyper-parameters took: seconds of scoring without start-up "
-        "and peak memory of its process.",
+        "What each method and choice of hyper-parameters needed: the seconds of scoring, without "
+        "start-up, and the peak memory of the process.",
         COST,
     ),
     "brittleness": Page(
         "Brittleness: predictions that flip",
-        "Each test sample's most helpful training samples, by each method, are taken out and the "
-        "model is trained again: the share of predictions that flip, and the mean change of the "
-        "test loss. <b>random</b> takes out as many at random; what is above it, a method found.",
+        "For each test sample, the training samples that a method calls most helpful are taken out "
+        "and the model is trained again. The table has the share of predictions that flip, and the "
+        "mean change of the test loss. <b>random</b> takes out as many samples at random: a method "
+        "has found something only where it does better.",
         BRITTLENESS,
+        "flipped",
     ),
     "subgroups": Page(
         "Subgroups: by class, and by how sure the models are",
-        "LDS and LOO of every method over some of the test samples only: those of one "
-        "<b>class</b>, or a third of them by how sure the full models are of the right class "
+        "LDS and LOO of every method on a part of the test samples only: those of one "
+        "<b>class</b>, or a third of them, by how sure the full models are of the right class "
         "(<b>confidence</b>).",
         SUBGROUPS,
+        "value",
     ),
 }
 LOW_IS_BEST = ("rank", "wall_s", "peak_", "p_")
-"""How the names of columns begin of which less is better."""
+"""How the names of columns begin where a lower number is better."""
 WRAPPED = 40
-"""A text of more characters is broken into lines."""
+"""A longer text, in characters, is broken into lines."""
 LOW, HIGH = "_low", "_high"
 
 
@@ -250,7 +267,7 @@ def _short(text: str) -> str:
 
 
 def _undefined(row: Row) -> str:
-    """Return in words why a number is none."""
+    """Say why a value is NaN."""
     if row.get("not_computed"):
         return "not computed"
     why = row.get("dropped_why")
@@ -266,7 +283,7 @@ class _Column:
 
 
 def _columns(rows: Sequence[Row], names: Sequence[str], page: Page) -> list[_Column]:
-    """Return what to show, in order; of the columns to be first, those that say something."""
+    """Return the columns in order; a column that says nothing is not among the first."""
 
     def is_number(name: str) -> bool:
         filled = [row[name] for row in rows if row[name]]
@@ -315,7 +332,7 @@ def _row(row: Row, columns: Sequence[_Column]) -> str:
 
 
 def _by_place(columns: Sequence[_Column]) -> str:
-    """Return the style of whole columns, by their places: a class for each cell weighs more."""
+    """Return the style of whole columns by their places: classes on all cells take more bytes."""
     numbers = [f":nth-child({k})" for k, column in enumerate(columns, 1) if column.number]
     shown = sum(column.first for column in columns)
     return (
@@ -324,47 +341,60 @@ def _by_place(columns: Sequence[_Column]) -> str:
     )
 
 
-def _head(column: _Column) -> str:
+def _best_first(rows: Sequence[Row], column: str) -> list[Row]:
+    """Return rows by a column of numbers, the highest first and those without a number last."""
+
+    def place(row: Row) -> tuple[bool, float]:
+        value = _number(row[column])
+        return (True, 0.0) if value is None or math.isnan(value) else (False, -value)
+
+    return sorted(rows, key=place)
+
+
+def _head(column: _Column, best: str) -> str:
     low = column.number and column.sources[0].startswith(LOW_IS_BEST)
     kinds = {"n": column.number, "low": low, "more": not column.first}
     names = " ".join(name for name, holds in kinds.items() if holds)
     attributes = f' class="{names}"' if names else ""
+    attributes += " aria-sort='descending'" if column.sources == (best,) else ""
     return (
         f"<th scope='col'{attributes}><button type='button'>{escape(column.heading)}</button></th>"
     )
 
 
-def table_page(name: str, table_csv: Path, out: Path) -> None:
-    """Write a table as one self-contained HTML page.
+def table_page(name: str, table: Path) -> str:
+    """Return a table as one self-contained HTML page.
 
-    Numbers that are NaN are words: why there is none. What does not apply is left empty.
+    Where a number is NaN, the page says why there is none. Cells that do not apply stay empty.
 
     Args:
-        name: Which table: a metric, ``cost``, or another of :data:`PAGES`. Any other shows all
-            columns as they come.
-        table_csv: The table.
-        out: The page to write.
+        name: Which table: a metric, ``cost``, or another of :data:`PAGES`. A table that is not
+            among them shows all its columns, in their order.
+        table: The table.
 
     Raises:
         LeaveoutError: The table is missing or malformed.
     """
-    rows = read_csv(table_csv, ())
+    rows = read_csv(table, ())
     page = PAGES.get(name, Page(name.replace("_", " "), "", {}))
+    if page.best and rows and page.best in rows[0]:
+        rows = _best_first(rows, page.best)
     columns = _columns(rows, list(rows[0]) if rows else [], page)
     settings = list(dict.fromkeys(row["setting"] for row in rows if "setting" in row))
     about = page.about + (f" Setting: {escape(settings[0])}." if len(settings) == 1 else "")
     more = sum(not column.first for column in columns)
     box = f"<label><input type='checkbox' id='all'> {more} more columns</label>" if more else ""
+    heads = "".join(_head(column, page.best) for column in columns)
     body = "\n".join(
         [
             f"<h1>{escape(page.title)}</h1>\n<p>{about}</p>",
             f"<div class='tools'><label>Search <input type='search'></label>{box}"
             "<output aria-live='polite'></output></div>",
             "<div class='wide' tabindex='0' role='region' aria-label='table'>\n<table>",
-            f"<thead><tr>{''.join(map(_head, columns))}</tr></thead>\n<tbody>",
+            f"<thead><tr>{heads}</tr></thead>\n<tbody>",
             *(_row(row, columns) for row in rows),
             "</tbody>\n</table>\n</div>",
         ]
     )
     style = html.STYLE + STYLE + _by_place(columns)
-    html.write(html.document(page.title, body, style, SCRIPT), out)
+    return html.document(page.title, body, style, SCRIPT)

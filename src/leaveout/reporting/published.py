@@ -1,4 +1,4 @@
-"""Our values beside the published ones, and why they differ where that is known."""
+"""Our values next to the published ones, and why they differ where that is known."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from leaveout.reporting.tables import (
     PUBLISHED_COLUMNS,
     Row,
     as_published,
+    csv_text,
     four,
     published_rows,
     read_all,
     read_csv,
-    write_csv,
 )
 
 COLUMNS = (
@@ -76,8 +76,8 @@ def _table(path: Path, name: str, values: Any) -> Mapping[str, Any]:
     return values
 
 
-def published_table(csvs: Sequence[Path], published: Path, causes: Path, out: Path) -> None:
-    """Write one row for each published value of a method that is shown.
+def published_table(csvs: Sequence[Path], published: Path, causes: Path) -> str:
+    """Return one row for each published value of a method that is shown, as CSV.
 
     ``value`` follows the published protocol: one run each, hyper-parameters chosen and reported on
     all samples. Of a published bound, such as ``<=0.02``, ``difference`` is how far our value is
@@ -87,7 +87,9 @@ def published_table(csvs: Sequence[Path], published: Path, causes: Path, out: Pa
         csvs: The metric CSVs of all metrics, which order the rows.
         published: CSV of published values, with the columns ``PUBLISHED_COLUMNS``.
         causes: YAML of tolerances and causes; see ``config/causes.yaml``.
-        out: CSV to write, with the columns ``COLUMNS``; numbers have 4 decimals.
+
+    Returns:
+        CSV with the columns ``COLUMNS``; numbers have 4 decimals.
 
     Raises:
         LeaveoutError: A file is missing or malformed.
@@ -99,7 +101,7 @@ def published_table(csvs: Sequence[Path], published: Path, causes: Path, out: Pa
         for (metric, setting, method), rows in read_all(csvs).items()
         for theirs in published_rows(known, metric, setting, method, every=True)
     ]
-    write_csv(out, COLUMNS, table)
+    return csv_text(COLUMNS, table)
 
 
 def _row(

@@ -21,7 +21,7 @@ from matplotlib.transforms import Bbox
 
 from leaveout.errors import LeaveoutError
 from leaveout.reporting.families import ORDER, family
-from leaveout.reporting.figures import AXIS, CEILING, CHANCE, STYLE, WIDTH, look_of, save
+from leaveout.reporting.figures import AXIS, CEILING, CHANCE, STYLE, WIDTH, look_of, svg
 from leaveout.reporting.tables import COST_COLUMNS, PANEL_COLUMNS, Row, number, read_csv
 
 
@@ -57,7 +57,7 @@ def front(dots: Sequence[Dot]) -> list[Dot]:
     return found
 
 
-def quality_figure(metric: str, table_csv: Path, cost_csv: Path, out: Path) -> None:
+def quality_figure(metric: str, table: Path, costs: Path) -> str:
     """Draw a metric against the time of scoring: a part a setting, a dot a method.
 
     Values are held out, with 95% intervals; times are of the chosen hyper-parameters alone, without
@@ -66,34 +66,35 @@ def quality_figure(metric: str, table_csv: Path, cost_csv: Path, out: Path) -> N
 
     Args:
         metric: ``lds``, ``loo``, ``pbrf`` or ``auc``.
-        table_csv: From :func:`leaveout.reporting.tables.panel_table`.
-        cost_csv: From :func:`leaveout.reporting.tables.cost_table`, of the same methods.
-        out: File to write; its suffix decides the format.
+        table: From :func:`leaveout.reporting.tables.panel_table`.
+        costs: From :func:`leaveout.reporting.tables.cost_table`, of the same methods.
+
+    Returns:
+        SVG.
 
     Raises:
-        LeaveoutError: A file is missing or malformed, a method's cost is missing, or the suffix is
-            unknown.
+        LeaveoutError: A file is missing or malformed, or a method's cost is missing.
     """
-    rows = read_csv(table_csv, PANEL_COLUMNS)
-    costs = {
-        (row["setting"], row["method"], row["params"]): number(row, "wall_s", cost_csv)
-        for row in read_csv(cost_csv, COST_COLUMNS)
+    rows = read_csv(table, PANEL_COLUMNS)
+    seconds = {
+        (row["setting"], row["method"], row["params"]): number(row, "wall_s", costs)
+        for row in read_csv(costs, COST_COLUMNS)
         if (row.get("what", "") == "self_influence") == (metric == "auc")
     }
     parts: dict[str, list[Dot]] = {}
     ceilings: dict[str, Row] = {}
     for row in rows:
         key = (row["setting"], row["method"], row["params"])
-        if key not in costs:
+        if key not in seconds:
             raise LeaveoutError(
-                f"{cost_csv}: no cost of {' '.join(key)}, which is in {table_csv}. Delete both and "
+                f"{costs}: no cost of {' '.join(key)}, which is in {table}. Delete both and "
                 "make them anew."
             )
-        measured = [number(row, column, table_csv) for column in ("value", "ci_low", "ci_high")]
-        parts.setdefault(row["setting"], []).append(Dot(row["method"], costs[key], *measured))
+        measured = [number(row, column, table) for column in ("value", "ci_low", "ci_high")]
+        parts.setdefault(row["setting"], []).append(Dot(row["method"], seconds[key], *measured))
         ceilings.setdefault(row["setting"], row)
     if not parts:
-        raise LeaveoutError(f"{table_csv}: it has no rows. Delete it and make it anew.")
+        raise LeaveoutError(f"{table}: it has no rows. Delete it and make it anew.")
     with rc_context(STYLE):
         heights = [max(3.0, 1.6 + 0.13 * len(dots)) for dots in parts.values()]
         figure = Figure(figsize=(WIDTH, sum(heights) + 1.1), layout="constrained")
@@ -102,7 +103,7 @@ def quality_figure(metric: str, table_csv: Path, cost_csv: Path, out: Path) -> N
         for axes, (setting, dots) in zip(grid, parts.items(), strict=True):
             known = [dot for dot in dots if math.isfinite(dot.value) and dot.seconds > 0]
             _draw(axes, metric, known)
-            _draw_ceiling(axes, metric, ceilings[setting], table_csv)
+            _draw_ceiling(axes, metric, ceilings[setting], table)
             missing = [dot.method for dot in dots if dot not in known]
             note = f"\nwithout a value: {', '.join(missing)}" if missing else ""
             axes.set_xlabel("seconds to score all training samples" + note)
@@ -115,7 +116,7 @@ def quality_figure(metric: str, table_csv: Path, cost_csv: Path, out: Path) -> N
         figure.set_layout_engine("none")
         for axes, dots in shown:
             _label(axes, dots)
-        save(figure, out)
+        return svg(figure)
 
 
 def _draw(axes: Axes, metric: str, dots: Sequence[Dot]) -> None:

@@ -1,4 +1,4 @@
-"""The table of ranks: which methods really differ, setting by setting and over all of them."""
+"""The table of ranks: which methods differ significantly, in each setting and over all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from leaveout.metrics.draws import Draws, read_draws
 from leaveout.metrics.ranking import ALPHA, Comparison, compare, mean_ranks
-from leaveout.reporting.tables import Row, four, held_out, read_all, write_csv
+from leaveout.reporting.tables import Row, csv_text, four, held_out, read_all
 from leaveout.reporting.tidy import by_method
 
 RANK_COLUMNS = (
@@ -45,25 +45,27 @@ RANK_COLUMNS = (
     "not_ranked",
 )
 ALL = "all"
-"""In place of a setting: over all of them."""
+"""What stands as the setting in rows that are about all settings."""
 
 
-def rank_table(csvs: Sequence[Path], draws: Sequence[Path], out: Path) -> None:
-    """Write which methods differ: ranks, paired differences and the groups not told apart.
+def rank_table(csvs: Sequence[Path], draws: Sequence[Path]) -> str:
+    """Return which methods differ significantly, as CSV: ranks, paired differences, and groups.
 
     Methods are compared by their ``value``: hyper-parameters chosen on one half of the samples and
     measured on the other, against the mean of all runs. See :mod:`leaveout.metrics.ranking` for the
     tests. Rows of setting ``all`` have the mean of the ranks over a metric's settings, where there
     are two or more, among the methods that have a value in all of them.
 
-    A method without a value is not ranked, and ``not_ranked`` says why; so is one of a metric that
-    keeps no replicates.
+    A method is not ranked if it has no value, or if its metric keeps no replicates; ``not_ranked``
+    says which.
 
     Args:
         csvs: The metric CSVs of all metrics, which order settings and metrics; methods are ordered
             by rank.
         draws: What lies beside them.
-        out: CSV to write, with the columns ``RANK_COLUMNS``.
+
+    Returns:
+        CSV with the columns ``RANK_COLUMNS``.
 
     Raises:
         LeaveoutError: A file is missing or malformed.
@@ -85,11 +87,11 @@ def rank_table(csvs: Sequence[Path], draws: Sequence[Path], out: Path) -> None:
             rows += _over_settings(metric, settings, beside)
     order = list(dict.fromkeys([row["setting"] for row in rows if row["setting"] != ALL]))
     rows.sort(key=lambda row: [*order, ALL].index(row["setting"]))  # else as they are
-    write_csv(out, RANK_COLUMNS, rows)
+    return csv_text(RANK_COLUMNS, rows)
 
 
 def _why_not(row: Row, draws: Draws | None) -> str:
-    """Return why a method can't be ranked; nothing if it can."""
+    """Return why a method can't be ranked; an empty text if it can."""
     if row["not_computed"]:
         return row["not_computed"]
     if math.isnan(float(row["value"])):
@@ -153,7 +155,7 @@ def _interval(name: str, bounds: NDArray[np.float64]) -> Row:
 def _differences(
     to: str, methods: Sequence[str], found: Comparison, k: int, other: int | None
 ) -> Row:
-    """Return the difference to another method; none to the one after the last."""
+    """Return the difference to another method; the last one has none after it."""
     if other is None:
         return {}
     numbers = {"": found.difference, "_low": found.low, "_high": found.high}

@@ -1,8 +1,8 @@
-"""The page of what the results were made by: versions, hardware, and the whole configuration.
+"""The page of what made the results: versions, hardware, and the whole configuration.
 
-All of it is read from the results themselves: headers of artefacts say which code and packages
-made them, the table of costs which machine scored, with which hyper-parameters. Of the machine that
-writes the page nothing is in it.
+Everything on it is read from the results themselves: the headers of artefacts name the code and
+packages that made them, and the table of costs has the hyper-parameters and where they were scored.
+The machine that writes the page is not mentioned.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from pathlib import Path
 
 import yaml
 
-from leaveout import artefacts, plan
 from leaveout.config import Setting
+from leaveout.config.defaults import resolved
 from leaveout.reporting import html
 from leaveout.reporting.tables import COST_COLUMNS, Row, read_csv
+from leaveout.store import artefacts
+
+SHOWN = 8
+"""So many files made by the same code and packages are named."""
 
 STYLE = """
 pre { background: var(--band); padding: .6rem; overflow-x: auto; font-size: .9rem; }
@@ -47,19 +51,26 @@ def _short(commit: str) -> str:
 
 
 def _made_by(paths: Sequence[Path]) -> str:
-    """Return which code and packages made the artefacts: a row for all that were made alike."""
+    """Return which code and packages made the artefacts: one row for all made by the same ones."""
     alike: dict[tuple[str, ...], list[str]] = {}
     packages: dict[str, None] = {}
     found = []
     for path in paths:
         meta = artefacts.read(path, leave=artefacts.ALL).meta
+        if "versions" not in meta:  # draws of old
+            continue
         packages |= dict.fromkeys(meta["versions"])
         found.append((path, meta))
     for path, meta in found:
         versions = (meta["versions"].get(name, "") for name in packages)
         alike.setdefault((_short(meta["commit"]), meta["device"], *versions), []).append(str(path))
     heads = ("commit", "device", *packages, "files")
-    return _table(heads, [(*what, ", ".join(names)) for what, names in alike.items()])
+    return _table(heads, [(*what, _some(names)) for what, names in alike.items()])
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
 
 
 def _machines(costs: Sequence[Row]) -> str:
@@ -84,14 +95,13 @@ def _grids(costs: Sequence[Row]) -> str:
     return _table(heads, [(m, ", ".join(names), params) for (m, params), names in alike.items()])
 
 
-def setup_page(settings: Sequence[Setting], made: Sequence[Path], costs: Path, out: Path) -> None:
-    """Write the page of versions, hardware and configuration.
+def setup_page(settings: Sequence[Setting], made: Sequence[Path], costs: Path) -> str:
+    """Return the page of versions, hardware and configuration, as HTML.
 
     Args:
         settings: The settings shown, in order.
         made: Artefacts whose headers say what made them.
         costs: The table of costs.
-        out: The page to write.
 
     Raises:
         LeaveoutError: A file is missing or malformed.
@@ -100,17 +110,17 @@ def setup_page(settings: Sequence[Setting], made: Sequence[Path], costs: Path, o
     details = "<details open>" if len(settings) == 1 else "<details>"
     configured = (
         f"{details}<summary>{escape(setting.name)}</summary><pre>"
-        + escape(yaml.safe_dump(plan.resolved(setting), sort_keys=False, width=100))
+        + escape(yaml.safe_dump(resolved(setting), sort_keys=False, width=100))
         + "</pre></details>"
         for setting in settings
     )
     body = "\n".join(
         [
             "<h1>Versions, hardware and configuration</h1>",
-            "<p>Read from the results themselves: each says what it was made by.</p>",
+            "<p>All of this is read from the results themselves: each file says what made it.</p>",
             "<h2>Code and packages</h2>",
             _made_by(made),
-            "<h2>Hardware of the scores and their costs</h2>",
+            "<h2>Hardware that computed the scores</h2>",
             _machines(rows),
             "<h2>Settings, defaults filled in</h2>",
             *configured,
@@ -118,4 +128,4 @@ def setup_page(settings: Sequence[Setting], made: Sequence[Path], costs: Path, o
             _grids(rows),
         ]
     )
-    html.write(html.document("Versions, hardware and configuration", body, html.STYLE + STYLE), out)
+    return html.document("Versions, hardware and configuration", body, html.STYLE + STYLE)

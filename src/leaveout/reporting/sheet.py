@@ -20,7 +20,7 @@ SIZE = 0.48
 STEP = 0.535
 """Inches from one small picture to the next."""
 _PIXELS = 28
-"""Smaller pictures are enlarged to about so many, so that no viewer smooths them away."""
+"""Smaller pictures are enlarged to about this many, so that no viewer blurs them."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Frame:
 
 
 class Sheet:
-    """A figure of small pictures; nothing is drawn before :meth:`figure` is asked for.
+    """A figure of small pictures; :meth:`figure` draws all of them at once.
 
-    Pixels are shown dark on light, as print has them: the largest value is black.
+    Pixels are shown dark on light, as in print: the largest value is black.
     """
 
     def __init__(self, images: NDArray[Any], full_scale: float) -> None:
@@ -100,7 +100,7 @@ class Sheet:
             )
 
     def line(self, y: float) -> None:
-        """Rule off what is above."""
+        """Draw a line across the sheet."""
         self._artists.append(Line2D([0.05, WIDTH - 0.05], [y, y], color="0.75", linewidth=0.8))
 
     def figure(self, height: float) -> Figure:

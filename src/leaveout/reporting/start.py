@@ -1,11 +1,11 @@
 """The first page of the report: what was measured, and which methods come first.
 
-It begins with a box for each metric, which says who wins in which setting; all boxes fit a screen.
-Below them, each setting's values.
+It begins with a box for each metric, which names the winner in each setting; all boxes fit on one
+screen. The best values of each setting follow.
 
-It is a page of its own, and it is what the report opens with (``workflow/report/workflow.rst``). So
-its style sheet touches nothing outside of it, and its links do one thing in a browser, where the
-tables lie beside it, and another in the report, which has them inside.
+It is a page of its own, and also what the report opens with (``workflow/report/workflow.rst``). So
+its style sheet touches nothing outside of it, and its links work in both: in a browser, where the
+tables lie beside the page, and in the report, which contains them.
 """
 
 from __future__ import annotations
@@ -14,28 +14,36 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
 
 from leaveout.config import Setting
+from leaveout.metrics.ranking import ALPHA, descending_ranks
 from leaveout.reporting import html
 from leaveout.reporting.brittleness import BASELINE, TABLE_COLUMNS
+from leaveout.reporting.figures import CHANCE
+from leaveout.reporting.pages import ABOVE_PBRF
 from leaveout.reporting.ranks import ALL, RANK_COLUMNS
 from leaveout.reporting.tables import PANEL_COLUMNS, Row, read_csv
 
 AT_LEAST, AT_MOST = 5, 8
-"""So many methods have a bar, and more of those not told apart from the best."""
+"""How many methods have a bar; more than the least only if not significantly below the best."""
 NAMED = 3
-"""So many methods are named in a sentence."""
+"""How many methods a sentence names."""
 
 MEANING = {
     "lds": ("LDS", "Predicting losses after training on a random part of the data."),
     "loo": ("LOO", "Predicting how a loss changes when one training sample is left out."),
-    "pbrf": ("PBRF", "As LOO, but the trained model moves on from where it is."),
-    "lds_pearson": ("LDS, Pearson", "As LDS, but by the losses themselves and not their order."),
-    "lds_kendall": ("LDS, Kendall", "As LDS, by how many pairs of subsets are in order."),
-    "loo_kendall": ("LOO, Kendall", "As LOO, by how many pairs of samples are in order."),
-    "loo_topk": ("LOO, top k", "Which samples matter most when one is left out."),
-    "auc": ("Flipped labels", "Finding training samples with a wrong label: AUC, .5 is chance."),
+    "pbrf": ("PBRF", "As LOO, but the trained model itself moves on, with no new training."),
+    "lds_pearson": ("LDS, Pearson", "As LDS, but compares the losses themselves, not their order."),
+    "lds_kendall": ("LDS, Kendall", "As LDS, by the share of pairs of subsets in the right order."),
+    "loo_kendall": ("LOO, Kendall", "As LOO, by the share of pairs of samples in the right order."),
+    "loo_topk": ("LOO, top k", "Finding the samples that matter most when they are left out."),
+    "auc": ("Flipped labels", "Finding training samples with a wrong label: AUC, 0.5 is chance."),
 }
+WITHOUT_CEILING = ("auc", "loo_topk")
+"""Metrics that never have a noise ceiling."""
 MODELS = {
     "linear": "logistic regression",
     "mlp": "a perceptron",
@@ -76,7 +84,7 @@ body > .start {{ padding: 1rem; min-height: 100vh; }}
 .start li span:first-child {{ overflow: hidden; text-overflow: ellipsis; }}
 .framed .start :is(nav, .links) {{ display: none; }}
 """
-# As a result of the report the page is framed, where nothing lies beside it.
+# The report shows the page in a frame, where no tables lie beside it.
 ONLOAD = "document.body.classList.toggle('framed', location.protocol === 'data:')"
 
 
@@ -135,31 +143,97 @@ def _valued(rows: Iterable[Row], column: str = "value") -> list[Row]:
     return sorted(known, key=lambda row: -float(row[column]))
 
 
-def _winner(rows: Sequence[Row], tied: Collection[str] | None) -> str:
-    """Return which method is best, and which are not told apart from it if that is known."""
+def _is_noise(metric: str, rows: Sequence[Row], tied: Collection[str] | None) -> bool:
+    """Return whether a panel's best value is not significantly above chance.
+
+    The best of many values is high by luck, too; so its p-value is multiplied by their number
+    (Bonferroni). By chance, ``loo_topk`` finds a share that the table does not say. There, the best
+    method has to differ significantly from ``random``.
+
+    Args:
+        metric: The metric.
+        rows: Its panel in one setting.
+        tied: The methods not significantly different from the best, if that is known.
+    """
+    ordered = _valued(rows)
+    if not ordered:
+        return False
+    if metric == "loo_topk":
+        return BASELINE in (tied or ())
+    value, low = (float(ordered[0][name]) for name in ("value", "ci_low"))
+    above, error = value - CHANCE.get(metric, 0.0), (value - low) / NormalDist().inv_cdf(0.975)
+    # without an interval, or with one of no width, nothing speaks against the value itself
+    p = math.erfc(above / error / math.sqrt(2)) if error > 0 else 0.0
+    return above <= 0 or p * len(ordered) > ALPHA
+
+
+def _noise(metric: str, rows: Sequence[Row]) -> str:
+    """Say that a panel is noise, and why."""
+    ordered = _valued(rows)
+    best, among = ordered[0], f"the best of {len(ordered)}" if len(ordered) > 1 else "the only one"
+    than = "that of random samples" if metric == "loo_topk" else "chance"
+    said = (
+        f"This panel is noise, so nobody wins: {among}, {escape(best['method'])} "
+        f"{float(best['value']):.3f} <small>({_interval(best, 'ci')})</small>, is not "
+        f"significantly above {than}."
+    )
+    if not math.isnan(float(best["ceiling"])):
+        said += f" The noise ceiling is {float(best['ceiling']):.3f}."
+    elif best["ceiling_note"] and metric not in WITHOUT_CEILING:
+        said += f" There is no noise ceiling: {escape(best['ceiling_note'])}."
+    return f"<dd>{said}</dd>"
+
+
+def _winner(metric: str, rows: Sequence[Row], tied: Collection[str] | None) -> str:
+    """Return which method is best, and which do not differ from it significantly, if known."""
     ordered = _valued(rows)
     if not ordered:
         return "<dd>No method has a value.</dd>"
     best = ordered[0]
-    top = float(best["ceiling"])
-    note = f", {best['ceiling_note']}" if float(best["value"]) > top else ""
+    top, note, more = float(best["ceiling"]), "", ""
+    if float(best["value"]) > top:
+        note = f", {best['ceiling_note']}" if best["ceiling_note"] else ""
+        if metric == "pbrf":
+            note, more = "", f"<br><span class='faint'>{ABOVE_PBRF}</span>"
     ceiling = "" if math.isnan(top) else f" <small>(ceiling {top:.3f}{escape(note)})</small>"
     found = f"<dd><strong>{escape(best['method'])}</strong> {float(best['value']):.3f}{ceiling}"
     if tied is not None:
         others = [row["method"] for row in ordered[1:] if row["method"] in tied]
-        said = f"not told apart from {_some(others)}" if others else "told apart from all others"
+        said = (
+            f"not significantly different from {_some(others)}"
+            if others
+            else "significantly better than all others"
+        )
         found += f"<br><span class='faint'>{said}</span>"
-    return found + "</dd>"
+    return f"{found}{more}</dd>"
 
 
-def _mean_ranks(ranks: Sequence[Row], metric: str) -> str:
-    """Return the methods of the best mean rank over the metric's settings, if it has several."""
-    here = [r for r in ranks if (r["setting"], r["metric"]) == (ALL, metric) and r["rank"]]
-    here.sort(key=lambda row: float(row["rank"]))
-    if not here:
+def _mean_ranks(ranks: Sequence[Row], metric: str, noise: Collection[str]) -> str:
+    """Return the methods of the best mean rank over a metric's settings, if there are several.
+
+    Ranks are among the methods that are ranked in all of these settings, as in the table's own rows
+    for all settings. Those count noise, too, and are not used.
+
+    Args:
+        ranks: The table of ranks.
+        metric: The metric.
+        noise: The settings in which its panel is noise: they do not count.
+    """
+    places: dict[str, dict[str, float]] = {}
+    for row in ranks:
+        if row["metric"] == metric and row["rank"] and row["setting"] not in (ALL, *noise):
+            places.setdefault(row["setting"], {})[row["method"]] = float(row["rank"])
+    each = [*places.values()]
+    methods = [method for method in (each or [{}])[0] if all(method in of for of in each)]
+    if len(each) < 2 or not methods:
         return ""
-    listed = ", ".join(f"{escape(row['method'])} {float(row['rank']):g}" for row in here[:NAMED])
-    among = f"{here[0]['n_methods']} methods, {here[0]['n_settings']} settings"
+    by_setting = [descending_ranks(-np.array([of[m] for m in methods])) for of in each]
+    mean = np.mean(by_setting, axis=0)
+    best = sorted(zip(mean, methods, strict=True), key=lambda pair: pair[0])[:NAMED]
+    listed = ", ".join(f"{escape(method)} {float(f'{rank:.2f}'):g}" for rank, method in best)
+    if noise:
+        listed += f"<br><span class='faint'>without {escape(', '.join(noise))}: noise</span>"
+    among = f"{len(methods)} methods, {len(each)} settings"
     return f"<dt>mean rank ({among})</dt><dd>{listed}</dd>"
 
 
@@ -179,7 +253,7 @@ def _share(text: str) -> str:
 
 
 def _flips(table: Sequence[Row], settings: Iterable[str]) -> str:
-    """Say who flips most predictions where most samples are taken out; nothing if none does."""
+    """Say which methods flip most predictions where most samples are taken out."""
     found = []
     for setting in settings:
         here = [row for row in table if row["setting"] == setting]
@@ -192,24 +266,24 @@ def _flips(table: Sequence[Row], settings: Iterable[str]) -> str:
         share, low, high = (_share(best[f"flipped{end}"]) for end in ("", "_low", "_high"))
         equal = [row["method"] for row in ordered if row["flipped"] == best["flipped"]]
         beside = best[f"{BASELINE}_flipped"]
-        chance = f", {_share(beside)} without {most} at random" if beside else ""
+        chance = f", {_share(beside)} without {most} random ones" if beside else ""
         found.append(
-            f"{escape(setting)}: {share} <small>({low} to {high})</small> without the {most} that "
-            f"<strong>{_some(equal)}</strong> names{chance}"
+            f"{escape(setting)}: {share} <small>({low} to {high})</small> without the {most} "
+            f"samples named by <strong>{_some(equal)}</strong>{chance}"
         )
     if not found:
         return ""
     table_link = _link("pages/brittleness.html", "all methods", "html")
     figure_link = _link("figures/brittleness.svg", "figure", "img")
     return (
-        "<p class='line'><strong>Brittleness</strong>: how many predictions flip once the samples "
-        "that helped each one most are taken out, and the model is trained again. "
+        "<p class='line'><strong>Brittleness</strong>: how many predictions flip when the samples "
+        "that helped each of them most are taken out and the model is trained again. "
         f"{'; '.join(found)}. "
         f"<span class='links'>{table_link} · {figure_link}</span></p>"
     )
 
 
-def _card(metric: str, rows: Sequence[Row], tied: Collection[str]) -> str:
+def _card(metric: str, rows: Sequence[Row], tied: Collection[str], noise: bool) -> str:
     """Return the best values of one metric in one setting."""
     ordered = _valued(rows)
     near = [row["method"] for row in ordered if row["method"] in tied]
@@ -218,6 +292,7 @@ def _card(metric: str, rows: Sequence[Row], tied: Collection[str]) -> str:
     missing = len(rows) - len(ordered)
     counted = f"{len(shown)} of {len(rows)} methods"
     counted += f", {missing} without a value" if missing else ""
+    counted += "; this panel is noise" if noise else ""
     return (
         f"<section><h3>{escape(MEANING[metric][0])}</h3>\n<ol>{_ceiling(rows)}{bars}</ol>\n"
         f"<p class='faint'>{counted}</p></section>"
@@ -239,17 +314,16 @@ def _about(setting: Setting) -> str:
 def start_page(
     settings: Iterable[Setting],
     tables: Mapping[str, Path],
-    out: Path,
     ranks: Path | None = None,
     brittleness: Path | None = None,
-) -> None:
-    """Write the first page of the report.
+) -> str:
+    """Return the first page of the report, as HTML.
 
     Args:
         settings: The settings shown, in order.
         tables: The table of each metric, from :func:`leaveout.reporting.tables.panel_table`.
-        out: The page to write.
-        ranks: The table of ranks, which says which methods are not told apart from the best.
+        ranks: The table of ranks, which says which methods do not differ significantly from the
+            best.
         brittleness: The table of :func:`leaveout.reporting.brittleness.brittleness_table`.
 
     Raises:
@@ -259,7 +333,7 @@ def start_page(
     panels = {metric: read_csv(path, PANEL_COLUMNS) for metric, path in tables.items()}
     ranked = read_csv(ranks, RANK_COLUMNS) if ranks else []
     removed = read_csv(brittleness, TABLE_COLUMNS) if brittleness else []
-    tied: dict[tuple[str, str], set[str]] = {}  # of what is not ranked, nothing is known
+    tied: dict[tuple[str, str], set[str]] = {}  # nothing is known of panels without ranks
     for row in ranked:
         here = tied.setdefault((row["setting"], row["metric"]), set())
         here |= {row["method"]} if row["tied_with_best"] == "yes" else set()
@@ -269,15 +343,21 @@ def start_page(
         for metric, table in panels.items()
         if (rows := [row for row in table if row["setting"] == name])
     }
+    noise = {
+        cell: _noise(cell[1], rows)
+        for cell, rows in cells.items()
+        if _is_noise(cell[1], rows, tied.get(cell))
+    }
     boxes = [
         _box(
             *MEANING[metric],
             [
-                f"<dt>{escape(name)}</dt>{_winner(rows, tied.get((name, metric)))}"
-                for (name, of), rows in cells.items()
-                if of == metric
+                f"<dt>{escape(cell[0])}</dt>"
+                + (noise.get(cell) or _winner(metric, rows, tied.get(cell)))
+                for cell, rows in cells.items()
+                if cell[1] == metric
             ]
-            + [_mean_ranks(ranked, metric)],
+            + [_mean_ranks(ranked, metric, [name for name, of in noise if of == metric])],
             [
                 _link(f"pages/{metric}.html", "all methods", "html"),
                 _link(f"figures/{metric}.svg", "figure", "img"),
@@ -289,9 +369,9 @@ def start_page(
     parts = []
     for name in about:
         cards = [
-            _card(metric, rows, tied.get((name, metric), ()))
-            for (of, metric), rows in cells.items()
-            if of == name
+            _card(cell[1], rows, () if cell in noise else tied.get(cell, ()), cell in noise)
+            for cell, rows in cells.items()
+            if cell[0] == name
         ]
         parts.append(f"<h2>{escape(name)}</h2>\n<div class='cards'>{''.join(cards)}</div>")
     methods = {row["method"] for rows in cells.values() for row in rows}
@@ -303,21 +383,23 @@ def start_page(
         [
             "<main class='start'>",
             "<h1>Which training samples made a model say that?</h1>",
-            f"<p>{len(methods)} methods of training-data attribution, each held against what "
+            f"<p>{len(methods)} methods of training-data attribution, each compared with what "
             "really happens when samples are left out and the model is trained again.</p>",
             f"<p class='faint line'>{'; '.join(measured)}.</p>",
             "<h2>Who wins</h2>",
             f"<div class='cards'>{''.join(boxes)}</div>",
             _flips(removed, about),
-            "<p class='faint line'>How to read the numbers: 1 is a perfect prediction and 0 none; "
-            "of flipped labels, .5 is chance. Hyper-parameters were chosen on other samples than "
-            "the value is reported on. Training again gives other losses each time, so even a "
-            "predictor without error reaches no more than the noise ceiling. Between methods not "
-            "told apart, the difference may be chance. Each setting's best methods follow, with "
-            "95% intervals; those not told apart from the first are in bold.</p>",
+            "<p class='faint line'>How to read the numbers: 1 is a perfect prediction and 0 is "
+            "none, but for flipped labels 0.5 is chance. Hyper-parameters are chosen on other "
+            "samples than those the value is reported on. Training again gives other losses each "
+            "time, so even a predictor without error reaches no more than the noise ceiling. If "
+            "two methods are not significantly different, the gap between them may be chance. A "
+            "panel is noise if its best value is not significantly above chance; it does not count "
+            "in the mean rank. The best methods of each setting follow, with 95% intervals; names "
+            "in bold are not significantly different from the first.</p>",
             f"<nav><p>More: {' · '.join(links)}</p></nav>",
             *parts,
             "</main>",
         ]
     )
-    html.write(html.document("leaveout: results", body, STYLE, onload=ONLOAD), out)
+    return html.document("leaveout: results", body, STYLE, onload=ONLOAD)

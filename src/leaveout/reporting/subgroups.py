@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leaveout.metrics.subgroups import COLUMNS
-from leaveout.reporting.tables import number, read_csv, write_csv
+from leaveout.reporting.tables import csv_text, number, read_csv
 
 
-def subgroups_table(csvs: Sequence[Path], out: Path) -> None:
-    """Put the metrics by subgroup together.
+def subgroups_table(csvs: Sequence[Path]) -> str:
+    """Return the metrics by subgroup, put together as one CSV with the same columns.
 
     Args:
         csvs: From :func:`leaveout.metrics.subgroups.subgroups`, one a setting and metric.
-        out: CSV to write, with the same columns.
 
     Raises:
         LeaveoutError: A file is missing or malformed.
@@ -25,4 +24,4 @@ def subgroups_table(csvs: Sequence[Path], out: Path) -> None:
             for column in ("value", "ci_low", "ci_high", "n_test"):
                 number(row, column, path)
             rows.append({column: row[column] for column in COLUMNS})
-    write_csv(out, COLUMNS, rows)
+    return csv_text(COLUMNS, rows)

@@ -10,13 +10,13 @@ hyper-parameters chosen and reported on the same test samples.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from leaveout.artefacts import atomic_path
-from leaveout.damping import COLUMNS as DAMPING_COLUMNS
+from leaveout.config.damping import COLUMNS as DAMPING_COLUMNS
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.draws import Draws, best, read_draws
 from leaveout.metrics.evaluate import COLUMNS as METRIC_COLUMNS
@@ -168,7 +168,7 @@ def read_all(paths: Sequence[Path]) -> dict[tuple[str, str, str], list[Row]]:
 
 
 def by_metric(paths: Sequence[Path], columns: Iterable[str]) -> dict[str, list[Path]]:
-    """Sort CSVs by the metric that their first row names; what is wrong with one is said later.
+    """Group CSVs by the metric in their first row; :func:`read_metrics` checks the other rows.
 
     Args:
         paths: The files.
@@ -250,14 +250,14 @@ def surrogate(rows: Sequence[Row], dampings: Sequence[Row], half: str = "report"
 def published_rows(
     rows: Sequence[Row], metric: str, setting: str, method: str, *, every: bool = False
 ) -> list[Row]:
-    """Return the published values of a method: those of the panel's own figure, if it has any.
+    """Return the published values of a method: if the panel's own figure has any, only those.
 
     Args:
         rows: All published values.
         metric: Of which metric.
         setting: Of which setting.
         method: Of which method.
-        every: Whether to return those of other papers beside the figure's own, too.
+        every: Whether to return the values of other papers, too.
     """
     here = [row for row in rows if (row["setting"], row["metric"]) == (setting, metric)]
     own = [row for row in here if row["method"] == method]
@@ -270,7 +270,7 @@ def published_rows(
 
 
 def _published(rows: Sequence[Row], metric: str, setting: str, method: str) -> tuple[str, str]:
-    """Return the published value and its source; several are joined, none is two empty strings."""
+    """Return the published values and their sources, each joined; empty texts if there are none."""
     match = published_rows(rows, metric, setting, method)
     return "; ".join(row["value"] for row in match), "; ".join(row["source"] for row in match)
 
@@ -342,26 +342,23 @@ def _panel_row(
     return row
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows as a CSV; a column that a row lacks is empty."""
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as handle,
-    ):
-        writer = csv.DictWriter(handle, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
+    """Return rows as the text of a CSV; a column that a row lacks is empty."""
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
 
 
 def panel_table(
     metric: str,
     csvs: Sequence[Path],
     published: Path,
-    out: Path,
     dampings: Sequence[Path] = (),
     draws: Sequence[Path] = (),
-) -> None:
-    """Write the table of a panel: one row per setting and method.
+) -> str:
+    """Return the table of a panel as CSV: one row per setting and method, numbers have 4 decimals.
 
     For ``auc`` the samples that are counted and split are training samples, and ``n_samples`` says
     how many of them were flipped.
@@ -377,9 +374,11 @@ def panel_table(
         csvs: The metric CSVs of ``leaveout.metrics.evaluate``, one per setting and method; they
             order the rows.
         published: CSV of published values, with the columns ``PUBLISHED_COLUMNS``.
-        out: CSV to write, with the columns ``PANEL_COLUMNS``; numbers have 4 decimals.
-        dampings: The CSVs of ``leaveout.attribution.damping``, of methods that have one.
+        dampings: The CSVs of ``leaveout.scoring.damping``, of methods that have one.
         draws: What lies beside the metric CSVs; it says where the scores come from.
+
+    Returns:
+        CSV with the columns ``PANEL_COLUMNS``.
 
     Raises:
         LeaveoutError: A file is missing or malformed.
@@ -396,7 +395,7 @@ def panel_table(
         )
         for (setting, method), rows in methods.items()
     ]
-    write_csv(out, PANEL_COLUMNS, rows)
+    return csv_text(PANEL_COLUMNS, rows)
 
 
 SELF_INFLUENCE = "self_influence"
@@ -424,44 +423,65 @@ def quality_column(metric: str, name: str) -> str:
     return metric if name == "value" else f"{metric}_{name}"
 
 
-def cost_table(cost_jsons: Sequence[Path], out: Path, csvs: Sequence[Path] = ()) -> None:
-    """Write the table of costs, and what it buys: one row per cost file, in the order given.
+def read_costs(path: Path) -> list[dict[str, object]]:
+    """Read a JSON list of records, each the cost of one grid point.
+
+    Raises:
+        LeaveoutError: The file is missing or malformed.
+    """
+    anew = "Delete the file and make it anew."
+    try:
+        costs = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LeaveoutError(f"{path}: no such file. Make it with: snakemake {path}") from error
+    except (OSError, ValueError) as error:
+        raise LeaveoutError(f"{path}: not readable JSON ({error}). {anew}") from error
+    if not isinstance(costs, list):
+        raise LeaveoutError(f"{path}: not a list of costs. {anew}")
+    for k, cost in enumerate(costs):
+        missing = [key for key in COST_COLUMNS if not isinstance(cost, dict) or key not in cost]
+        if missing:
+            raise LeaveoutError(f"{path}, record {k}: no key {', '.join(missing)}. {anew}")
+    return costs
+
+
+def cost_table(costs: Sequence[Path], quality: Sequence[Path] = ()) -> str:
+    """Return the table of costs as CSV: one row per grid point, and what its cost buys.
+
+    Rows are ordered by setting, then scores before self-influence, then by method and grid point:
+    each in the order in which the files first name it. Metrics that share scores repeat their
+    cost; of several records of the same scores the first counts.
 
     Beside the cost of a grid point stand its values: of each metric the value against the mean of
     all runs on the reported half of the samples, its interval, the ceiling, and whether the grid
-    point is the one chosen on the other half. They are empty where a file does not serve a metric:
-    AUC is of self-influence, and the others of scores.
+    point is the one chosen on the other half. They are empty where the scores do not serve a
+    metric: AUC is of self-influence, and all other metrics are of scores.
 
     Args:
-        cost_jsons: Files with the keys ``COST_COLUMNS`` (wall time in seconds, peak resident memory
-            in MB) and, for jobs on an accelerator, ``COST_OPTIONAL``.
-        out: CSV to write.
-        csvs: The metric CSVs of all metrics, which order the columns.
+        costs: JSON lists of records with the keys ``COST_COLUMNS`` (wall time in seconds, peak
+            resident memory in MB) and, for jobs on an accelerator, ``COST_OPTIONAL``.
+        quality: The metric CSVs of all metrics, which order the columns.
 
     Raises:
         LeaveoutError: A file is missing or malformed.
     """
-    metrics, quality = _quality(csvs)
+    metrics, bought = _quality(quality)
     columns = [quality_column(metric, name) for metric in metrics for name in QUALITY]
-    rows = []
-    for path in cost_jsons:
-        try:
-            cost = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise LeaveoutError(f"{path}: no such file. Make it with: snakemake {path}") from error
-        except (OSError, ValueError) as error:
-            raise LeaveoutError(
-                f"{path}: not readable JSON ({error}). Delete the file and make it anew."
-            ) from error
-        missing = [key for key in COST_COLUMNS if not isinstance(cost, dict) or key not in cost]
-        if missing:
-            raise LeaveoutError(
-                f"{path}: no key {', '.join(missing)}. Delete the file and make it anew."
-            )
-        row = {key: cost.get(key, "") for key in (*COST_COLUMNS, *COST_OPTIONAL)}
-        of_itself = row["what"] == SELF_INFLUENCE
+    keys = (*COST_COLUMNS, *COST_OPTIONAL)
+    rows: dict[tuple[str, str, str, str], dict[str, object]] = {}
+    for record in (record for path in costs for record in read_costs(path)):
+        row = {key: record.get(key, "") for key in keys}
+        setting, what, method, params = (
+            str(row[key]) for key in ("setting", "what", "method", "params")
+        )
+        of_itself = what == SELF_INFLUENCE
         served = [metric for metric in metrics if (metric == "auc") == of_itself]
-        bought = quality.get((str(cost["setting"]), str(cost["method"]), str(cost["params"])), {})
         cells = [quality_column(metric, name) for metric in served for name in QUALITY]
-        rows.append(row | {name: bought[name] for name in cells if name in bought})
-    write_csv(out, (*COST_COLUMNS, *COST_OPTIONAL, *columns), rows)
+        values = bought.get((setting, method, params), {})
+        row |= {name: values[name] for name in cells if name in values}
+        rows.setdefault((setting, what, method, params), row)
+    settings, methods = (list(dict.fromkeys(key[k] for key in rows)) for k in (0, 2))
+    order = sorted(
+        rows, key=lambda k: (settings.index(k[0]), k[1] == SELF_INFLUENCE, methods.index(k[2]))
+    )
+    return csv_text((*keys, *columns), [rows[key] for key in order])

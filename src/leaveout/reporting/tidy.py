@@ -1,32 +1,30 @@
-"""The tidy table: everything that was measured, one row a number, beneath all other tables."""
+"""The tidy table: everything that was measured, one number a row; other tables select from it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaveout.damping import COLUMNS as DAMPING_COLUMNS
+from leaveout.config.damping import COLUMNS as DAMPING_COLUMNS
 from leaveout.metrics.draws import POINT, Draws, read_draws
 from leaveout.metrics.evaluate import COLUMNS as METRIC_COLUMNS
 from leaveout.reporting.tables import (
     Row,
     as_published,
     by_metric,
+    csv_text,
     held_out,
     read_all,
     read_dampings,
     surrogate,
-    write_csv,
 )
 
 CHOSEN = ("chosen_held_out", "chosen_as_published", "chosen_surrogate")
 TIDY_COLUMNS = (*METRIC_COLUMNS, *CHOSEN, *POINT)
 
 
-def tidy_table(
-    csvs: Sequence[Path], draws: Sequence[Path], dampings: Sequence[Path], out: Path
-) -> None:
-    """Write one long table: a row per setting, metric, method, grid point, truth and half.
+def tidy_table(csvs: Sequence[Path], draws: Sequence[Path], dampings: Sequence[Path]) -> str:
+    """Return one long table as CSV: a row per setting, metric, method, grid point, truth and half.
 
     To the columns of the metrics it adds, for a grid point as a whole, whether it is the choice of
     each protocol, and where its scores come from. ``value`` of a panel's table is that of
@@ -38,7 +36,9 @@ def tidy_table(
         csvs: The metric CSVs of all metrics, which order the rows.
         draws: What lies beside them.
         dampings: The dampings chosen without retraining.
-        out: CSV to write, with the columns ``TIDY_COLUMNS``.
+
+    Returns:
+        CSV with the columns ``TIDY_COLUMNS``.
 
     Raises:
         LeaveoutError: A file is missing or malformed.
@@ -61,7 +61,7 @@ def tidy_table(
             flags.append(_yes(here == without["params"]) if without else "")
             of_point = known.get(here, dict.fromkeys(POINT, ""))
             table.append(row | dict(zip(CHOSEN, flags, strict=True)) | of_point)
-    write_csv(out, TIDY_COLUMNS, table)
+    return csv_text(TIDY_COLUMNS, table)
 
 
 def by_method(draws: Sequence[Draws]) -> dict[tuple[str, str, str], Draws]:

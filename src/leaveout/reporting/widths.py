@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.width import COLUMNS, TARGETS
-from leaveout.reporting.figures import MARKS, SERIES, STYLE, WIDTH, save
+from leaveout.reporting.figures import MARKS, SERIES, STYLE, WIDTH, svg
 from leaveout.reporting.tables import Row, number, read_csv
 
 COLOURS = (SERIES[0], SERIES[6], SERIES[1])  # blue, vermillion, green: two methods, difference
@@ -24,7 +24,7 @@ _FARTHEST = 50
 """The foreseen widths are drawn up to this many times the trainings there are."""
 
 
-def width_figure(table_csv: Path, out: Path) -> None:
+def width_figure(table: Path) -> str:
     """Draw LDS, difference and width of two methods against the trainings they take.
 
     The fewest and the most runs a subset are drawn; the table has those between. First the two
@@ -34,21 +34,23 @@ def width_figure(table_csv: Path, out: Path) -> None:
     that the truth is the mean of, measured and, by Spearman and Brown, foreseen.
 
     Args:
-        table_csv: From :func:`leaveout.metrics.width.lds_width`.
-        out: File to write; its suffix decides the format.
+        table: From :func:`leaveout.metrics.width.lds_width`.
+
+    Returns:
+        SVG.
 
     Raises:
-        LeaveoutError: The file is missing or malformed, or the suffix is unknown.
+        LeaveoutError: The file is missing or malformed.
     """
-    rows = [row for row in read_csv(table_csv, COLUMNS) if row["kind"] == "measured"]
+    rows = [row for row in read_csv(table, COLUMNS) if row["kind"] == "measured"]
     names = list(dict.fromkeys(row["method"] for row in rows))
     if len(names) != 3:
         raise LeaveoutError(
-            f"{table_csv}: expected two methods and their difference, found "
+            f"{table}: expected two methods and their difference, found "
             f"{', '.join(names) or 'nothing'}. Delete the file and make it anew."
         )
-    runs = sorted({int(number(row, "runs", table_csv)) for row in rows})
-    trainings = sorted(number(row, "trainings", table_csv) for row in rows)
+    runs = sorted({int(number(row, "runs", table)) for row in rows})
+    trainings = sorted(number(row, "trainings", table) for row in rows)
     shown = [runs[0], runs[-1]] if len(runs) > 1 else runs
     series = {
         (name, r): [row for row in rows if (row["method"], row["runs"]) == (name, str(r))]
@@ -60,9 +62,9 @@ def width_figure(table_csv: Path, out: Path) -> None:
         (left, middle), (right, more) = figure.subplots(2, 2)
         for (name, r), points in series.items():
             k, last = names.index(name), r == shown[-1]
-            _draw_values(middle if k == 2 else left, points, k, last, table_csv)
-            _draw_widths(right, points, k, last, table_csv)
-        _draw_ceilings(left, {r: series[names[0], r][-1] for r in shown}, table_csv)
+            _draw_values(middle if k == 2 else left, points, k, last, table)
+            _draw_widths(right, points, k, last, table)
+        _draw_ceilings(left, {r: series[names[0], r][-1] for r in shown}, table)
         for target in TARGETS:
             right.axhline(target, color="0.75", linewidth=0.8, zorder=0)
             right.annotate(
@@ -92,12 +94,11 @@ def width_figure(table_csv: Path, out: Path) -> None:
         everything = {
             (row["method"], int(row["runs"])): row
             for row in rows
-            if number(row, "subsets", table_csv)
-            == max(number(r, "subsets", table_csv) for r in rows)
+            if number(row, "subsets", table) == max(number(r, "subsets", table) for r in rows)
         }
-        _draw_runs(more, names[:2], runs, everything, table_csv)
+        _draw_runs(more, names[:2], runs, everything, table)
         _legend(figure, names, shown)
-        save(figure, out)
+        return svg(figure)
 
 
 def _style(k: int, last: bool) -> dict[str, Any]:

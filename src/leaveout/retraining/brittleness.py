@@ -25,16 +25,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from leaveout import artefacts, stamps, trainings
-from leaveout.artefacts import ALL, Artefact, CorruptArtefactError
 from leaveout.config import Brittleness, ConfigError, Setting
+from leaveout.data.halves import chosen, split
 from leaveout.errors import LeaveoutError
-from leaveout.metrics.halves import chosen, split
-from leaveout.plan import brittleness_key
-from leaveout.provenance import provenance
+from leaveout.retraining import trainings
 from leaveout.retraining.common import Data, load_data, progress
 from leaveout.retraining.predictions import margins
 from leaveout.seeds import generator
+from leaveout.store import artefacts
+from leaveout.store.artefacts import ALL, Artefact, CorruptArtefactError
+from leaveout.store.contents import Arrays
 from leaveout.training.engine import train
 from leaveout.training.losses import stacked_targets
 from leaveout.training.trials import Trial
@@ -152,9 +152,8 @@ def retrain_brittleness(
     predictions_path: Path,
     scores: Sequence[Path],
     chosen_by: Path | None,
-    out: Path,
     device: str,
-) -> None:
+) -> Arrays:
     """Retrain without the top samples of one method: a ``brittleness`` artefact.
 
     It holds ``loss`` and ``margin`` (test, size, run) of the retrained models, each on the test
@@ -171,7 +170,6 @@ def retrain_brittleness(
         predictions_path: Its ``predictions`` artefact.
         scores: The method's ``score`` artefacts, in grid order.
         chosen_by: The method's LDS, which chooses among them; None for the first of the grid.
-        out: The file to write.
         device: ``cpu`` or ``cuda``.
 
     Raises:
@@ -179,7 +177,6 @@ def retrain_brittleness(
             models classify no test sample correctly.
     """
     wanted = section(setting)
-    inputs = stamps.sources([data_path, predictions_path, *scores, *filter(None, [chosen_by])])
     data = load_data(setting, data_path, device)
     score_path, label, why = _choose(scores, chosen_by)
     score = artefacts.read(score_path, "score", leave=["score"])
@@ -225,8 +222,7 @@ def retrain_brittleness(
                     cells.append((int(t), s, r))
     if trials:
         _train(setting, data, by_id, trials, cells, outcome)
-    artefacts.write(
-        out,
+    return Arrays(
         "brittleness",
         {
             **outcome,
@@ -239,8 +235,6 @@ def retrain_brittleness(
         },
         DIMS,
         {
-            **provenance(setting, brittleness_key(setting, method), {}, device),
-            **stamps.entries(brittleness_key(setting, method), inputs),
             **trainings.record(trials, len(data.train.ids)),
             "method": method,
             "label": label,

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from leaveout import artefacts
-from leaveout.artefacts import Artefact, CorruptArtefactError
 from leaveout.config import Setting
+from leaveout.data.identity import data_identity
 from leaveout.data.normalise import normalise
 from leaveout.errors import LeaveoutError
 from leaveout.models.build import initialise
-from leaveout.plan import prepare_key
+from leaveout.store import artefacts
+from leaveout.store.artefacts import Artefact, CorruptArtefactError
 from leaveout.training.engine import Trained, select_device, train
 from leaveout.training.losses import stacked_targets
 from leaveout.training.trials import Trial
@@ -34,6 +34,11 @@ class Samples:
     inputs: Tensor
     labels: Tensor
     ids: NDArray[np.int64]
+
+
+def part_of(samples: Samples, rows: slice | list[int]) -> Samples:
+    """Return the samples at some positions, in that order."""
+    return Samples(samples.inputs[rows], samples.labels[rows], samples.ids[rows])
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,8 @@ def load_data(setting: Setting, path: Path, device: str) -> Data:
     where = select_device(device)
     artefact = artefacts.read(path, "data")
     arrays = artefact.tensors
-    made_of = json.loads(artefact.meta["key"]).get("dataset")
-    wanted = json.loads(prepare_key(setting))["dataset"]
+    made_of = json.loads(artefact.meta.get("key", "{}")).get("dataset")
+    wanted = data_identity(setting)["dataset"]
     if made_of != wanted:
         raise LeaveoutError(
             f"{path}: it was prepared from {made_of}, but {setting.name} asks for {wanted}. "
@@ -134,10 +139,22 @@ def train_targets(
     ]
     targets = np.concatenate(found).astype(np.float32)
     broken = int((~np.isfinite(targets).all(axis=1)).sum())
+    warn_of_diverged(broken, len(trials), "a loss", "counted wherever they are used")
+    return targets
+
+
+def warn_of_diverged(broken: int, models: int, what: str, then: str) -> None:
+    """Say on standard error that training diverged, where it did.
+
+    Args:
+        broken: How many models diverged.
+        models: How many there are.
+        what: What of them is not finite.
+        then: What becomes of them, beside that they are kept.
+    """
     if broken:
         print(
-            f"warning: {broken} of {len(trials)} models diverged (a loss that is not finite); they "
-            "are kept as they are, and counted wherever they are used",
+            f"warning: {broken} of {models} models diverged ({what} that is not finite); they are "
+            f"kept as they are, and {then}",
             file=sys.stderr,
         )
-    return targets

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from leaveout import artefacts, trainings
 from leaveout.config import Setting
-from leaveout.plan import chunk, train_key
-from leaveout.provenance import by_name, provenance
+from leaveout.retraining import trainings
 from leaveout.retraining.common import load_data, train_targets
+from leaveout.retraining.items import chunk
 from leaveout.retraining.layout import LDS_DIMS
 from leaveout.retraining.subsets import subset_mask
+from leaveout.store.contents import Arrays
 from leaveout.training.trials import Identity, Trial
 
 
@@ -23,8 +23,8 @@ def _identity(setting: Setting, subset: int, run: int) -> Identity:
     return (setting.name, "lds", subset, run)
 
 
-def retrain_lds(setting: Setting, name: str, data_path: Path, out: Path, device: str) -> None:
-    """Train one chunk of models and write their targets: an ``lds-chunk`` artefact.
+def retrain_lds(setting: Setting, name: str, data_path: Path, device: str) -> Arrays:
+    """Train one chunk of models and return their targets: an ``lds-chunk`` artefact.
 
     It holds ``target`` (subset, test) of one run, and ``mask`` (subset, train).
 
@@ -32,7 +32,6 @@ def retrain_lds(setting: Setting, name: str, data_path: Path, out: Path, device:
         setting: The setting.
         name: Which chunk; all its models belong to one run.
         data_path: The setting's ``data`` artefact.
-        out: The file to write.
         device: ``cpu`` or ``cuda``.
     """
     data = load_data(setting, data_path, device)
@@ -45,8 +44,7 @@ def retrain_lds(setting: Setting, name: str, data_path: Path, out: Path, device:
         for subset, mask in zip(subsets, masks, strict=True)
     ]
     targets = train_targets(setting, data, trials, "LDS models")
-    artefacts.write(
-        out,
+    return Arrays(
         "lds-chunk",
         {
             "target": targets,
@@ -57,10 +55,5 @@ def retrain_lds(setting: Setting, name: str, data_path: Path, out: Path, device:
             "test_id": data.test.ids,
         },
         {**LDS_DIMS, "target": ("subset", "test"), "run_id": ("run",)},
-        {
-            **provenance(
-                setting, train_key(setting, "lds", name), by_name([data.artefact]), device
-            ),
-            **trainings.record(trials, len(data.train.ids)),
-        },
+        trainings.record(trials, len(data.train.ids)),
     )

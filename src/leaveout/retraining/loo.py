@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from leaveout import artefacts, trainings
 from leaveout.config import Setting
-from leaveout.plan import chunk, train_key
-from leaveout.provenance import by_name, provenance
+from leaveout.retraining import trainings
 from leaveout.retraining.common import load_data, positions, train_targets
+from leaveout.retraining.items import chunk
 from leaveout.seeds import generator
+from leaveout.store.contents import Arrays
 from leaveout.training.trials import Identity, Trial
 
 NUDGE = 2.0**-20
@@ -68,8 +68,8 @@ def loo_trial(setting: Setting, position: int | None, run: int) -> Trial:
     return Trial(setting.seed, identity, kept=kept, shuffle=shuffle)
 
 
-def retrain_loo(setting: Setting, name: str, data_path: Path, out: Path, device: str) -> None:
-    """Train one chunk of leave-one-out models and write their targets: a ``loo-chunk`` artefact.
+def retrain_loo(setting: Setting, name: str, data_path: Path, device: str) -> Arrays:
+    """Train one chunk of leave-one-out models: a ``loo-chunk`` artefact of their targets.
 
     It holds ``target`` (removed, test) and, of the full run trained beside them, ``full_target``
     (test,).
@@ -78,7 +78,6 @@ def retrain_loo(setting: Setting, name: str, data_path: Path, out: Path, device:
         setting: The setting.
         name: Which chunk; all its models belong to one run.
         data_path: The setting's ``data`` artefact.
-        out: The file to write.
         device: ``cpu`` or ``cuda``.
     """
     data = load_data(setting, data_path, device)
@@ -91,8 +90,7 @@ def retrain_loo(setting: Setting, name: str, data_path: Path, out: Path, device:
     if again:
         data = replace(data, build=nudged(setting, data.build))
     targets = train_targets(setting, data, trials, "LOO models")
-    artefacts.write(
-        out,
+    return Arrays(
         "loo-chunk",
         {
             "target": targets[1:],
@@ -111,9 +109,6 @@ def retrain_loo(setting: Setting, name: str, data_path: Path, out: Path, device:
             "test_id": ("test",),
         },
         {
-            **provenance(
-                setting, train_key(setting, "loo", name), by_name([data.artefact]), device
-            ),
             **trainings.record(
                 trials[1:], len(data.train.ids), trials[:1], suffix=" nudged" * again
             ),

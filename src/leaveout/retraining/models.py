@@ -8,13 +8,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from leaveout import artefacts, trainings
 from leaveout.config import Setting
-from leaveout.plan import chunk, train_key
-from leaveout.provenance import by_name, provenance
-from leaveout.retraining.common import load_data, progress
+from leaveout.retraining import trainings
+from leaveout.retraining.common import load_data, progress, warn_of_diverged
+from leaveout.retraining.items import chunk
 from leaveout.retraining.subsets import subset_mask
+from leaveout.store.contents import Arrays
 from leaveout.training.engine import train
+from leaveout.training.losses import stacked_targets
 from leaveout.training.trials import Trial
 
 
@@ -23,10 +24,9 @@ def train_models(
     kind: Literal["full", "half"],
     name: str,
     data_path: Path,
-    out: Path,
     device: str,
-) -> None:
-    """Train one chunk of full or half models and write the ``models`` artefact.
+) -> Arrays:
+    """Train one chunk of full or half models: a ``models`` artefact.
 
     It holds ``state.NAME`` (run, checkpoint, ...) for every parameter and buffer, ``epoch`` and
     ``learning_rate`` by checkpoint, and ``mask`` (run, train), the samples each run was trained on.
@@ -36,7 +36,6 @@ def train_models(
         kind: Which models.
         name: Which chunk.
         data_path: The setting's ``data`` artefact.
-        out: The file to write.
         device: ``cpu`` or ``cuda``.
     """
     data = load_data(setting, data_path, device)
@@ -57,20 +56,25 @@ def train_models(
         for run, mask in zip(runs, masks, strict=True)
     ]
     stacks = train(data.build, trials, data.train.inputs, data.train.labels, setting.recipe, epochs)
-    parts = [
-        {
-            name: torch.stack([state[name] for state in trained.snapshots], dim=1).cpu().numpy()
-            for name in trained.snapshots[0]
-        }
-        for trained in progress(stacks, len(trials), f"{kind} models")
-    ]
+    parts, finite = [], []
+    for trained in progress(stacks, len(trials), f"{kind} models"):
+        losses = stacked_targets(trained.outputs(data.test.inputs), data.test.labels)
+        finite.append(losses.isfinite().all(dim=1).cpu().numpy())
+        parts.append(
+            {
+                name: torch.stack([state[name] for state in trained.snapshots], dim=1).cpu().numpy()
+                for name in trained.snapshots[0]
+            }
+        )
     states = {f"state.{name}": np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    sound = [np.isfinite(array).reshape(len(trials), -1).all(axis=1) for array in states.values()]
+    broken = int((~np.logical_and.reduce([np.concatenate(finite), *sound])).sum())
+    warn_of_diverged(broken, len(trials), "a weight or a loss", "scores from them are undefined")
     dims = {
         name: ("run", "checkpoint", *(f"{name}.{d}" for d in range(array.ndim - 2)))
         for name, array in states.items()
     }
-    artefacts.write(
-        out,
+    return Arrays(
         "models",
         {
             **states,
@@ -88,8 +92,5 @@ def train_models(
             "mask": ("run", "train"),
             "train_id": ("train",),
         },
-        {
-            **provenance(setting, train_key(setting, kind, name), by_name([data.artefact]), device),
-            **trainings.record(trials, n),
-        },
+        trainings.record(trials, n),
     )

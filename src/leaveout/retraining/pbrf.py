@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from leaveout import artefacts, trainings
-from leaveout.artefacts import Artefact, CorruptArtefactError
 from leaveout.config import Setting
-from leaveout.plan import chunk, train_key
-from leaveout.provenance import by_name, provenance
+from leaveout.retraining import trainings
 from leaveout.retraining.common import Data, load_data, positions, progress_bar
+from leaveout.retraining.items import chunk
 from leaveout.retraining.proximal import solve_proximal
+from leaveout.store import artefacts
+from leaveout.store.artefacts import Artefact, CorruptArtefactError
+from leaveout.store.contents import Arrays
 from leaveout.training.functional import functional_outputs
 from leaveout.training.losses import stacked_targets
 from leaveout.training.trials import Trial
@@ -56,9 +57,9 @@ def _targets(module: nn.Module, states: State, data: Data) -> NDArray[np.float64
 
 
 def retrain_pbrf(
-    setting: Setting, name: str, data_path: Path, full_path: Path, out: Path, device: str
-) -> None:
-    """Solve the points of one chunk and write their targets: a ``pbrf-chunk`` artefact.
+    setting: Setting, name: str, data_path: Path, full_path: Path, device: str
+) -> Arrays:
+    """Solve the points of one chunk and return their targets: a ``pbrf-chunk`` artefact.
 
     It holds ``target`` (point, test) and, of the full model they start from, ``full_target``
     (test,), both float32: their difference, a hundredth of them, loses nothing that counts. By
@@ -70,7 +71,6 @@ def retrain_pbrf(
         name: Which chunk; all its points start from one full run.
         data_path: The setting's ``data`` artefact.
         full_path: The ``models`` artefact that holds the run.
-        out: The file to write.
         device: ``cpu`` or ``cuda``.
 
     Raises:
@@ -114,12 +114,13 @@ def retrain_pbrf(
     if missed:
         print(
             f"warning: {len(missed)} of {len(points)} points of full run {run} did not converge "
-            f"(at most {asked.steps} steps) and do not count: {', '.join(map(str, missed))}. More "
-            "pbrf.steps, or a larger pbrf.damping, may help.",
+            f"(at most {asked.steps} steps) and do not count: {', '.join(map(str, missed))}. "
+            "More pbrf.steps can help points that took all their steps. Points that stopped before "
+            "that are mostly at a kink of a ReLU or a pooling, where no gradient is small: there a "
+            "larger pbrf.damping helps; more steps or another pbrf.solver do not.",
             file=sys.stderr,
         )
-    artefacts.write(
-        out,
+    return Arrays(
         "pbrf-chunk",
         {
             "target": target,
@@ -145,13 +146,5 @@ def retrain_pbrf(
             "train_id": ("train",),
             "test_id": ("test",),
         },
-        {
-            **provenance(
-                setting,
-                train_key(setting, "pbrf", name),
-                by_name([data.artefact, models]),
-                device,
-            ),
-            **trainings.moved(Trial(setting.seed, (setting.name, "full", run)), at, n_train),
-        },
+        trainings.moved(Trial(setting.seed, (setting.name, "full", run)), at, n_train),
     )

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from leaveout import artefacts
 from leaveout.config import Setting
 from leaveout.errors import LeaveoutError
-from leaveout.plan import predict_key
-from leaveout.provenance import by_name, provenance
 from leaveout.retraining.common import load_data
+from leaveout.store import artefacts
+from leaveout.store.contents import Arrays
 from leaveout.training.losses import stacked_targets
 
 BLOCK = 1000
@@ -40,10 +39,8 @@ def margins(outputs: Tensor, labels: Tensor) -> Tensor:
     return outputs.gather(2, place)[..., 0] - others.amax(dim=2)
 
 
-def predict(
-    setting: Setting, data_path: Path, full_paths: Sequence[Path], out: Path, device: str
-) -> None:
-    """Write what each full model says of each test sample: a ``predictions`` artefact.
+def predict(setting: Setting, data_path: Path, full_paths: Sequence[Path], device: str) -> Arrays:
+    """Return what each full model says of each test sample: a ``predictions`` artefact.
 
     It holds ``loss``, ``margin`` and ``predicted`` (run, test), and ``label`` (test,).
 
@@ -51,7 +48,6 @@ def predict(
         setting: The setting.
         data_path: Its ``data`` artefact.
         full_paths: Its full models, ``models`` artefacts.
-        out: The file to write.
         device: ``cpu`` or ``cuda``.
 
     Raises:
@@ -83,8 +79,7 @@ def predict(
                 "predicted": outputs[0].argmax(dim=1),
             }
     runs = sorted(found)
-    artefacts.write(
-        out,
+    return Arrays(
         "predictions",
         {
             **{
@@ -101,5 +96,4 @@ def predict(
             "run_id": ("run",),
             "test_id": ("test",),
         },
-        provenance(setting, predict_key(setting), by_name([data.artefact, *files]), device),
     )

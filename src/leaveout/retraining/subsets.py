@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaveout.config import Setting
+from leaveout.config.subset_file import subset_size
 from leaveout.seeds import generator
 
 
@@ -30,7 +31,18 @@ def subset_mask(
         mask[own.ids(subset)] = True
         return mask
     ratio = getattr(setting, purpose).ratio
-    rng = generator(setting.seed, setting.name, purpose, subset, "subset")
+    return draw_subset(n, ratio, generator(setting.seed, setting.name, purpose, subset, "subset"))
+
+
+def draw_subset(n: int, ratio: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Draw which samples a random subset keeps, (samples,); all subsets are equally likely.
+
+    Args:
+        n: How many samples there are.
+        ratio: The part of them that is kept, see
+            :func:`~leaveout.config.subset_file.subset_size`.
+        rng: The random stream of the subset.
+    """
     mask = np.zeros(n, dtype=bool)
-    mask[rng.permutation(n)[: int(n * ratio)]] = True
+    mask[rng.permutation(n)[: subset_size(n, ratio)]] = True
     return mask

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaveout import artefacts, trainings
-from leaveout.artefacts import Artefact, CorruptArtefactError
 from leaveout.config import Setting
-from leaveout.plan import items, truth_key
-from leaveout.provenance import by_name, provenance
+from leaveout.retraining import trainings
+from leaveout.retraining.items import items
 from leaveout.retraining.layout import LDS_DIMS, LOO_DIMS, PBRF_DIMS
+from leaveout.store import artefacts
+from leaveout.store.artefacts import Artefact, CorruptArtefactError
+from leaveout.store.contents import Arrays
 
 _DIMS = {"lds": LDS_DIMS, "loo": LOO_DIMS, "pbrf": PBRF_DIMS}
 _EACH = {
@@ -97,15 +98,14 @@ def _by_run(
 
 
 def merge_truth(
-    setting: Setting, kind: Literal["lds", "loo", "pbrf"], chunk_paths: Sequence[Path], out: Path
-) -> None:
-    """Write the ``lds``, ``loo`` or ``pbrf`` artefact from its chunks.
+    setting: Setting, kind: Literal["lds", "loo", "pbrf"], chunk_paths: Sequence[Path]
+) -> Arrays:
+    """Return the ``lds``, ``loo`` or ``pbrf`` artefact from its chunks.
 
     Args:
         setting: Says what must be there.
         kind: Which ground truth.
         chunk_paths: The chunks, in order.
-        out: The file to write.
 
     Raises:
         CorruptArtefactError: A chunk is damaged, missing, twice there or of another setting.
@@ -119,20 +119,14 @@ def merge_truth(
             f"it is of {n_train} training samples, {setting.name} has {setting.dataset.n_train}",
         )
     _check_whole(setting, kind, chunks)
-    second = next((c.meta["second"] for c in chunks if "second" in c.meta), None)
+    # where the models were trained, and what sets a second run apart: of the first that says it
+    facts: dict[str, Any] = {
+        name: chunk.meta[name]
+        for chunk in reversed(chunks)
+        for name in ("device", "second")
+        if name in chunk.meta
+    }
     joined = _lds(setting, chunks) if kind == "lds" else _by_run(kind, chunks)
     for name in ("train_id", "test_id"):
         joined[name] = chunks[0].tensors[name]
-    artefacts.write(
-        out,
-        kind,
-        joined,
-        _DIMS[kind],
-        {
-            **provenance(
-                setting, truth_key(setting, kind), by_name(chunks), str(chunks[0].meta["device"])
-            ),
-            **trainings.joined(chunks),
-            **({"second": second} if second else {}),
-        },
-    )
+    return Arrays(kind, joined, _DIMS[kind], {**facts, **trainings.joined(chunks)})

@@ -78,8 +78,8 @@ def per_sample(loss_fn: Callable[..., Tensor] | None, name: str) -> Losses:
     """Return a loss function as one that gives the loss of each sample, however it reduces.
 
     A reduction over one sample alone is that sample's loss, be it a mean or a sum. So a function
-    whose ``reduction`` is not ``"none"`` is called on each sample alone, and what it would make of
-    a batch (divide by its size, or by the weights in it) has no part in the scores.
+    whose ``reduction`` is not ``"none"`` is called on each sample alone, so that a division by the
+    size or the weights of a batch does not enter the scores.
 
     Args:
         loss_fn: ``loss_fn(outputs, targets)``; None if the model itself returns losses.
@@ -115,7 +115,7 @@ def _summed(losses: Tensor, count: int, name: str) -> Tensor:
 def _rows(losses: Tensor, count: int, name: str) -> Tensor:
     if losses.numel() != count:
         raise LeaveoutError(
-            f"{name}: gave {tuple(losses.shape)} for {count} samples; it is to give one number a "
+            f"{name}: gave {tuple(losses.shape)} for {count} samples; it must return one number a "
             "sample, or their mean or sum"
         )
     return losses.reshape(count)

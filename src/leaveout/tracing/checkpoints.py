@@ -19,7 +19,7 @@ Load = Callable[[nn.Module, Any], float]
 
 
 def list_checkpoints(checkpoints: str | Path | Iterable[Any]) -> list[Any]:
-    """List checkpoints: the files of a folder, by the numbers in their names, or what is given.
+    """List checkpoints: the items given, or a folder's files, ordered by numbers in their names.
 
     Raises:
         LeaveoutError: There are none.
@@ -51,7 +51,7 @@ def load_checkpoint(model: nn.Module, checkpoint: Any) -> float:
         model: Gets the parameters and buffers.
         checkpoint: A state dict, or a mapping that holds one as ``state_dict`` or
             ``model_state_dict``, or the path of a file with either, as ``torch.save`` writes it
-            (read with ``weights_only=True``). Its ``learning_rate`` is 1 where there is none.
+            (read with ``weights_only=True``). The learning rate is 1 where it holds none.
 
     Raises:
         LeaveoutError: It is something else.
@@ -86,7 +86,7 @@ def load_with(load: Load, model: nn.Module, checkpoint: Any) -> float:
     if not isinstance(rate, int | float) or not math.isfinite(rate) or rate < 0:
         where = checkpoint if isinstance(checkpoint, str | Path) else "a checkpoint"
         raise LeaveoutError(
-            f"checkpoints_load_func returned {rate!r} for {where}; it is to load the checkpoint "
+            f"checkpoints_load_func returned {rate!r} for {where}; it must load the checkpoint "
             "into the model and return the learning rate, a finite number >= 0"
         )
     return float(rate)

@@ -31,7 +31,7 @@ def most_influential(
     Args:
         blocks: Scores of consecutive training samples, (test, some of them).
         k: How many; all, if there are fewer.
-        proponents: Whether the highest are wanted; else the lowest.
+        proponents: Whether to find the highest; else the lowest.
 
     Raises:
         LeaveoutError: A score is NaN, ``k`` is not positive, or there are no blocks.

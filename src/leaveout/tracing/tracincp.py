@@ -45,6 +45,7 @@ from leaveout.tracing.checkpoints import (
     load_checkpoint,
     load_with,
 )
+from leaveout.tracing.layers import chosen_parameters, linear_layer_name
 from leaveout.tracing.most import KMostInfluentialResults, most_influential
 from leaveout.tracing.waiting import Waiting, sees_samples
 
@@ -76,7 +77,7 @@ class TracInCP:
         batch_size: int = 512,
         test_loss_fn: LossFunction | None = None,
     ) -> None:
-        """Note what is to be traced; nothing is computed yet.
+        """Prepare the tracing; nothing is computed yet.
 
         Args:
             model: The module that the checkpoints are of.
@@ -87,13 +88,13 @@ class TracInCP:
             checkpoints_load_func: Loads a checkpoint into the model and returns the learning rate.
             layers: Names of the modules (or parameters) whose gradients count; by default all
                 parameters that require a gradient.
-            loss_fn: The loss; per sample, mean or sum, the same scores come out. None if the model
-                returns losses itself.
+            loss_fn: The loss. Scores are the same whether it returns a loss a sample, their mean or
+                their sum. None if the model returns losses itself.
             batch_size: Samples at once, where ``train_dataset`` is a ``Dataset``.
-            test_loss_fn: Another loss for the samples that influence is asked on.
+            test_loss_fn: Another loss, of the samples whose loss is influenced.
 
         Raises:
-            LeaveoutError: An argument is of no use; the message says which.
+            LeaveoutError: An argument is not usable; the message says which.
         """
         self.model = model
         self.train_dataset = train_dataset
@@ -103,7 +104,7 @@ class TracInCP:
         self.loss_fn = loss_fn
         self.batch_size = batch_size
         self.test_loss_fn = loss_fn if test_loss_fn is None else test_loss_fn
-        self._parameters = _chosen_parameters(model, layers)
+        self._parameters = chosen_parameters(model, layers)
         self._train = as_batches(train_dataset, batch_size, "train_dataset")
         self._losses = per_sample(loss_fn, "loss_fn")
         self._test_losses = per_sample(self.test_loss_fn, "test_loss_fn")
@@ -120,7 +121,7 @@ class TracInCP:
 
         Args:
             inputs: Test samples: a batch, or a loader of batches.
-            k: Return only so many training samples for each test sample.
+            k: Return only the k most influential training samples for each test sample.
             proponents: Whether these are the ones that help most; else those that harm most.
             show_progress: Whether to show it on stderr.
             aggregate: Whether to sum over the test samples, which makes one row of them.
@@ -147,14 +148,8 @@ class TracInCP:
             show_progress: Whether to show it on stderr.
         """
         with borrowed(self.model):
-            return torch.cat(
-                [
-                    self._over_checkpoints(
-                        group, lambda _, parts: squared_norms(parts)[:, None], bar
-                    )[:, 0]
-                    for group, bar in self._groups(self._given(inputs), 1, show_progress)
-                ]
-            )
+            groups = self._groups(self._given(inputs), 1, show_progress)
+            return torch.cat([self._squared_norms(group, bar) for group, bar in groups])
 
     def embeddings(
         self,
@@ -236,14 +231,12 @@ class TracInCP:
             waiting.add_to(scores)
             yield scores
 
-    def _over_checkpoints(
-        self, group: list[Batch], function: Callable[[int, list[Part]], Tensor], bar: tqdm[Any]
-    ) -> Tensor:
-        """Sum a function of the training samples' gradients over checkpoints, (samples, ...)."""
+    def _squared_norms(self, group: list[Batch], bar: tqdm[Any]) -> Tensor:
+        """Sum the squared norms of gradients over checkpoints, (samples,)."""
         total: Tensor | None = None
-        for number, rate, chosen, formed in self._loaded(group[0], self._losses):
+        for _, rate, chosen, formed in self._loaded(group[0], self._losses):
             found = [
-                function(number, parts)
+                squared_norms(parts)
                 for batch in group
                 for _, parts in self._gradients(batch, chosen, formed, self._losses, bar)
             ]
@@ -268,7 +261,7 @@ class TracInCP:
     def _gradients(
         self, batch: Batch, chosen: Chosen, formed: int, losses: Losses, bar: tqdm[Any] | None
     ) -> Iterator[tuple[int, list[Part]]]:
-        """Yield gradients of consecutive samples, so many that ``CHUNK_BYTES`` are formed."""
+        """Yield gradients of consecutive samples, forming at most ``CHUNK_BYTES`` at once."""
         count = len(tensors(batch)[0])
         size = max(1, CHUNK_BYTES // (4 * formed)) if formed else count
         for start in range(0, count, size):
@@ -353,7 +346,7 @@ class TracInCPFast(TracInCP):
         test_loss_fn: LossFunction | None = None,
         bias: bool = True,
     ) -> None:
-        """Note what is to be traced; see :class:`TracInCP`.
+        """Prepare the tracing; see :class:`TracInCP`.
 
         Args:
             model: The module.
@@ -363,13 +356,13 @@ class TracInCPFast(TracInCP):
             checkpoints_load_func: Loads one and returns the learning rate.
             loss_fn: The loss.
             batch_size: Samples at once, where ``train_dataset`` is a ``Dataset``.
-            test_loss_fn: Another loss for the samples that influence is asked on.
+            test_loss_fn: Another loss, of the samples whose loss is influenced.
             bias: Whether the layer's bias counts. captum leaves it out.
 
         Raises:
             LeaveoutError: ``final_fc_layer`` is no linear layer of the model.
         """
-        name = _layer_name(model, final_fc_layer)
+        name = linear_layer_name(model, final_fc_layer)
         layer = model.get_submodule(name)
         own = ["weight", "bias"] if bias and layer.bias is not None else ["weight"]
         super().__init__(
@@ -408,7 +401,7 @@ class TracInCPFastRandProj(TracInCPFast):
         seed: int = 0,
         bias: bool = True,
     ) -> None:
-        """Note what is to be traced; see :class:`TracInCPFast`.
+        """Prepare the tracing; see :class:`TracInCPFast`.
 
         Args:
             model: The module.
@@ -418,7 +411,7 @@ class TracInCPFastRandProj(TracInCPFast):
             checkpoints_load_func: Loads one and returns the learning rate.
             loss_fn: The loss.
             batch_size: Samples at once, where ``train_dataset`` is a ``Dataset``.
-            test_loss_fn: Another loss for the samples that influence is asked on.
+            test_loss_fn: Another loss, of the samples whose loss is influenced.
             projection_dim: Numbers kept of a sample at each checkpoint, at most; the root of it of
                 either side. None projects nothing.
             seed: Of the projections.
@@ -474,43 +467,3 @@ def _new_scores(part: Part, n_test: int, n_train: int) -> Tensor:
 def _bytes(part: Part) -> int:
     tensors = [part.values] if isinstance(part, Formed) else [part.inputs, part.deltas]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _chosen_parameters(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
-    """Return the names of the parameters that count.
-
-    Raises:
-        LeaveoutError: A layer is not there, or there is no parameter.
-    """
-    known = dict(model.named_parameters())
-    if layers is None:
-        found = [name for name, parameter in known.items() if parameter.requires_grad]
-        if not found:
-            raise LeaveoutError(
-                "model: no parameter requires a gradient; name the layers that count in `layers`"
-            )
-        return found
-    if isinstance(layers, str):
-        raise LeaveoutError(f"layers: expected a list of names, got {layers!r}; give [{layers!r}]")
-    found = []
-    for layer in layers:
-        own = [name for name in known if name == layer or name.startswith(f"{layer}.")]
-        if not own:
-            modules = [name for name, m in model.named_modules() if name and [*m.parameters()]]
-            raise LeaveoutError(
-                f"layers: the model has no layer {layer!r} with parameters; it has "
-                f"{', '.join(modules)}"
-            )
-        found += [name for name in own if name not in found]
-    return found
-
-
-def _layer_name(model: nn.Module, layer: nn.Module | str) -> str:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and (module is layer or name == layer):
-            return str(name)
-    what = layer if isinstance(layer, str) else type(layer).__name__
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    raise LeaveoutError(
-        f"final_fc_layer: {what} is no linear layer of the model; it has {', '.join(names)}"
-    )

@@ -136,7 +136,7 @@ class MaskStreams:
         Args:
             streams: New dropout generators of the trials.
             layers: The dropout layers.
-            device: Where the masks are wanted.
+            device: Where the masks will be used.
             on_device: Whether to draw them there; by default on anything but a CPU.
         """
         self.streams = list(streams)

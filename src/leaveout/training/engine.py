@@ -1,4 +1,4 @@
-"""The retraining engine: trials in, trained models out, by the fastest path there is.
+"""The retraining engine: trials in, trained models out, by the fastest path.
 
 Three paths compute the same models to rounding: ``stack`` (hand-written, stacks of linear layers),
 ``functional`` (``torch.func``, any module) and ``reference`` (one model at a time). On a CPU a
@@ -32,7 +32,7 @@ State = dict[str, Tensor]
 Path = Literal["stack", "functional", "reference"]
 
 MOST = 4096
-"""Models trained at once, at most: more fill no GPU better."""
+"""Models trained at once, at most; more do not use a GPU better."""
 
 DEVICE_BYTES_PER_SAMPLE = 24
 """Device memory for the indices and weights of an epoch, a model and training sample."""
@@ -51,7 +51,7 @@ def select_device(name: str) -> torch.device:
         name: ``cpu`` or ``cuda``.
 
     Raises:
-        LeaveoutError: ``cuda`` is asked for and there is none.
+        LeaveoutError: ``cuda`` is asked for, but torch finds no GPU.
     """
     if name == "cuda":
         if not torch.cuda.is_available():
@@ -247,8 +247,8 @@ def _cached_size(module: nn.Module, sample: Tensor, recipe: Recipe, shared: bool
 def _fitting_size(job: _Job) -> int:
     """Return how many models to train at once on a GPU: what half of the free memory holds.
 
-    What a model takes in a step is measured on a small stack; to it come the indices and weights of
-    an epoch, and the snapshots of this stack and of the one before, which is still being read.
+    The memory of a step is measured on a small stack. The indices and weights of an epoch are added
+    to it, and the snapshots of this stack and of the one before, which is still being read.
     """
     n, size = len(job.inputs), job.recipe.batch_size
     first = replace(job, inputs=job.inputs[:size], labels=job.labels[:size], snapshot_epochs=())

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def sample_losses(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of each sample: training takes their mean, a target is one.
+    """Return the cross-entropy of each sample; training minimises their mean.
 
     Args:
         outputs: Logits, (samples, classes).

@@ -1,7 +1,7 @@
-"""Device memory: how much to do at once, and what to do when it was too much.
+"""Device memory: how much work to do at once, and how to go on when it was too much.
 
-A device may be shared with other jobs, whose needs nobody knows, so no estimate is safe: work is
-cut into blocks by an estimate, and a block that does not fit is halved and tried again.
+A device may be shared with other jobs, whose needs are unknown, so no estimate is safe. Work is cut
+into blocks by an estimate, and a block that does not fit is halved and tried again.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ def fitting(work: Callable[[int], object], beside: int, total: int, device: torc
     """Return how many units of work to do at once on a CUDA device, from a small try.
 
     Args:
-        work: Does so many units, in a way that takes the memory of the real work.
-        beside: Bytes a unit takes in the real work and not in the try.
-        total: Units there are.
+        work: Does a given number of units, with the same use of memory as the real work.
+        beside: Bytes a unit takes in the real work, but not in the try.
+        total: Number of units.
         device: The device.
 
     Returns:

@@ -6,16 +6,17 @@ It uses torch's own modules and ``torch.optim.SGD``; only dropout is replaced, s
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from leaveout.config import Recipe
-from leaveout.training.dropout import draw_masks, use_streams
+from leaveout.training.dropout import StreamDropout, draw_masks, use_streams
 from leaveout.training.losses import sample_losses
 from leaveout.training.precision import forward_precision
-from leaveout.training.trials import Trial, epoch_rows
+from leaveout.training.trials import Index, Trial, epoch_rows
 
 State = dict[str, Tensor]
 
@@ -43,7 +44,6 @@ def train_one(
         State dicts at ``snapshot_epochs`` and at the end, in order.
     """
     dropouts = use_streams(module, inputs[:1])
-    layers = [(layer.unit_shape, layer.probability) for layer in dropouts]
     stream = trial.dropout_generator()
     optimizer = torch.optim.SGD(
         module.parameters(),
@@ -55,15 +55,10 @@ def train_one(
     snapshots = []
     module.train()
     for epoch in range(recipe.epochs):
-        for row in epoch_rows(trial, len(inputs), epoch, recipe.batch_size):
-            row = row[row != -2]
-            stays = row != -1
-            masks = draw_masks(stream, len(row), layers)
-            if not stays.any():  # the removed sample was alone in its batch: no step
-                continue
+        rows = epoch_rows(trial, len(inputs), epoch, recipe.batch_size)
+        for batch, masks in draw_steps(rows, stream, dropouts, inputs.device):
             for layer, mask in zip(dropouts, masks, strict=True):
-                layer.mask = torch.from_numpy(mask[stays]).to(inputs.device)
-            batch = torch.from_numpy(row[stays]).to(inputs.device)
+                layer.mask = mask
             optimizer.zero_grad()
             with forward_precision(recipe, inputs.device):
                 outputs = module(inputs[batch])
@@ -78,3 +73,32 @@ def train_one(
                 }
             )
     return snapshots
+
+
+def draw_steps(
+    rows: Index, stream: np.random.Generator, dropouts: list[StreamDropout], device: torch.device
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Draw the masks of one epoch's steps.
+
+    Masks are drawn for holes, too, so that a removed sample changes nobody else's masks.
+
+    Args:
+        rows: From :func:`leaveout.training.trials.epoch_rows`.
+        stream: The trial's dropout generator.
+        dropouts: From :func:`leaveout.training.dropout.use_streams`.
+        device: Where the samples are.
+
+    Yields:
+        Positions of a step's samples, (samples,), and for each dropout layer the units kept,
+        (samples, *units). Where the removed sample was alone in its batch there is no step.
+    """
+    layers = [(layer.unit_shape, layer.probability) for layer in dropouts]
+    for row in rows:
+        places = row[row != -2]
+        stays = places != -1
+        masks = draw_masks(stream, len(places), layers)
+        if stays.any():
+            yield (
+                torch.from_numpy(places[stays]).to(device),
+                [torch.from_numpy(mask[stays]).to(device) for mask in masks],
+            )

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from leaveout.config import Recipe
-from leaveout.training.dropout import draw_masks, use_streams
+from leaveout.training.dropout import use_streams
 from leaveout.training.losses import sample_losses
 from leaveout.training.precision import forward_precision
+from leaveout.training.reference import draw_steps
 from leaveout.training.trials import Trial, epoch_rows
 
 State = dict[str, Tensor]
@@ -115,18 +116,8 @@ class Replay:
         return {name: value.clone() for name, value in self.module.state_dict().items()}
 
     def _draws(self, epoch: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Yield the samples and masks of an epoch's steps; a batch left empty makes no step."""
-        device = self.inputs.device
-        layers = [(layer.unit_shape, layer.probability) for layer in self.dropouts]
-        for row in epoch_rows(self.trial, len(self.inputs), epoch, self.recipe.batch_size):
-            places = row[row != -2]
-            stays = places != -1
-            masks = draw_masks(self._stream, len(places), layers)
-            if stays.any():
-                yield (
-                    torch.from_numpy(places[stays]).to(device),
-                    [torch.from_numpy(mask[stays]).to(device) for mask in masks],
-                )
+        rows = epoch_rows(self.trial, len(self.inputs), epoch, self.recipe.batch_size)
+        return draw_steps(rows, self._stream, self.dropouts, self.inputs.device)
 
     def _take(self, batch: Tensor, masks: list[Tensor]) -> None:
         """Take one step, as torch.optim.SGD does."""

@@ -356,20 +356,10 @@ def train_stack(
     recipe: Recipe,
     snapshot_epochs: Collection[int] = (),
 ) -> list[State]:
-    """Train many models at once.
+    """Train many stacks of linear layers at once.
 
-    Args:
-        layers: From :func:`parse`.
-        state: Initial parameters, stacked, (models, ...); trained in place.
-        trials: One a model. All take the same number of steps an epoch.
-        inputs: Training inputs, (samples, ...).
-        labels: Training labels, (samples,).
-        recipe: Optimiser and sizes.
-        snapshot_epochs: After which epochs, counted from 1, the state is kept; the last epoch
-            always is.
-
-    Returns:
-        Stacked states at ``snapshot_epochs`` and at the end, in order.
+    ``layers`` are those of :func:`parse`. The other arguments, and what is returned, are those of
+    :func:`leaveout.training.functional.train_functional`.
     """
     dropouts: list[DropoutLayer] = [
         ((layer.width,), layer.dropout) for layer in layers if layer.dropout

@@ -33,7 +33,7 @@ class Trial:
         identity: Whose random streams it uses, e.g. ``("mnist_lr", "lds", 17, 0)``.
         kept: Positions of the training samples it sees, ascending; None means all.
         removed: Position taken out of its batch while all other batches stay as they are; None
-            means no one.
+            removes nothing.
         shuffle: Whether the order is drawn anew every epoch; otherwise it is file order.
     """
 

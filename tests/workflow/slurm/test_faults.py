@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from leaveout.resources import LEAST_MB, LEAST_MINUTES
+from leaveout.workflow.resources import LEAST_MB, LEAST_MINUTES
 
 pytestmark = pytest.mark.slow
 

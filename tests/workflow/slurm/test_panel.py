@@ -19,7 +19,7 @@ def test_the_digits_panel_runs_through_slurm_to_the_table(
     run: Any, snakemake: Callable[..., tuple[int, str]], contents: Callable[..., dict[str, str]]
 ) -> None:
     # One setting and a few of the methods: each of its jobs takes some 3 s.
-    for name in ("config", "results", "logs", "benchmarks", ".snakemake"):
+    for name in ("config", "results", "logs", ".snakemake"):
         shutil.rmtree(run.clone / name)
     shutil.copytree(ROOT / "config", run.clone / "config")
     values = yaml.safe_load((ROOT / "config" / "digits.yaml").read_text())

@@ -1,0 +1,340 @@
+"""The sections of a setting: data set, model, recipe, and how much is retrained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from leaveout.config.catalogue import DATASETS, Name
+from leaveout.config.loading import Closed, nearest
+from leaveout.config.subset_file import Subsets, read_subsets
+
+
+class LabelNoise(Closed):
+    """Training labels flipped on purpose, for mislabel detection."""
+
+    fraction: float = Field(gt=0, le=1)
+    """Part of the training labels that is flipped, each to another class, all being equally likely;
+    drawn from `seed` and the data set's name, so that settings with the same noise on the same
+    training samples share the flips. Their ids are kept in the prepared file."""
+
+
+class Dataset(Closed):
+    """Which samples, and how they are normalised."""
+
+    name: Name
+    """Data set, see leaveout.data."""
+    source: Literal["bundled", "hub", "idx"] = "bundled"
+    """`bundled` ships with the package and needs no network; `hub` downloads the pinned files
+    (mnist); `idx` reads the official ones from the folder that LEAVEOUT_MNIST_IDX_DIR or
+    LEAVEOUT_FASHION_MNIST_IDX_DIR names."""
+    classes: tuple[int, ...] | None = None
+    """Only samples of these classes, labelled 0, 1, ... in the order given here; by default all."""
+    n_train: int = Field(gt=1)
+    """Training samples: the first ones, in file order (of the classes asked for)."""
+    n_test: int = Field(gt=3)
+    """Test samples: the first ones, in file order (of the classes asked for)."""
+    label_noise: LabelNoise | None = None
+    """Flipped training labels; by default none."""
+    mean: float = 0.0
+    """Subtracted from the inputs, after scaling them to [0, 1]."""
+    std: float = Field(default=1.0, gt=0)
+    """The inputs are divided by it."""
+
+    @field_validator("source")
+    @classmethod
+    def _source_is_there(cls, source: str, info: ValidationInfo) -> str:
+        name = info.data.get("name")  # absent if it is wrong itself
+        if name and source not in DATASETS[name].sources:
+            raise ValueError(
+                f"{name} has no source {source!r}{nearest(source, [*DATASETS[name].sources])}"
+            )
+        return source
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_are_there(
+        cls, classes: tuple[int, ...] | None, info: ValidationInfo
+    ) -> tuple[int, ...] | None:
+        name = info.data.get("name")
+        if classes is None or not name:
+            return classes
+        last = DATASETS[name].classes - 1
+        for found in classes:
+            if not 0 <= found <= last:
+                raise ValueError(
+                    f"{name} has no class {found}; the nearest is {min(max(found, 0), last)}. "
+                    f"Valid: 0 to {last}"
+                )
+        if len(classes) < 2 or len(set(classes)) != len(classes):
+            raise ValueError(f"the classes must be distinct, and two at least; got {classes}")
+        return classes
+
+    @field_validator("label_noise")
+    @classmethod
+    def _noise_is_some(cls, noise: LabelNoise | None, info: ValidationInfo) -> LabelNoise | None:
+        n_train = info.data.get("n_train")
+        if noise and n_train and not round(noise.fraction * n_train):
+            raise ValueError(f"fraction: {noise.fraction} of {n_train} samples is none")
+        return noise
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes the samples have, and a model outputs."""
+        return DATASETS[self.name].classes if self.classes is None else len(self.classes)
+
+
+class Linear(Closed):
+    """Logistic regression."""
+
+    name: Literal["linear"]
+    """One linear layer on the flattened input."""
+
+
+class MLP(Closed):
+    """Multi-layer perceptron."""
+
+    name: Literal["mlp"]
+    """Linear layers with ReLU, dropout after each hidden one."""
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
+    """Width of each hidden layer."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability of dropping a hidden unit."""
+
+
+class CNN(Closed):
+    """Small convolutional network."""
+
+    name: Literal["cnn"]
+    """3x3 convolutions with ReLU and 2x2 pooling, then one linear layer."""
+    channels: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
+    """Output channels of each block."""
+    batch_norm: bool = False
+    """Whether a batch norm follows each convolution."""
+
+
+Model = Linear | MLP | CNN
+
+
+class Recipe(Closed):
+    """How one model is trained; the loss is the mean cross-entropy over the batch."""
+
+    optimizer: Literal["sgd"] = "sgd"
+    """Stochastic gradient descent, as torch.optim.SGD defines it."""
+    learning_rate: float = Field(gt=0)
+    """Constant step size."""
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Momentum factor."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """L2 penalty added to the gradient."""
+    epochs: int = Field(gt=0)
+    """Passes over the training samples."""
+    batch_size: int = Field(gt=0)
+    """Samples per step; the last batch of an epoch may be smaller."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """`float32` means float32 everywhere, TensorFloat-32 is off; `bfloat16` runs forward and
+    backward of training in bfloat16 (autocast), with weights and optimiser in float32."""
+
+
+Chunk = Annotated[int, Field(gt=0)]
+
+
+class Full(Closed):
+    """Models trained on all training samples."""
+
+    runs: int = Field(default=10, gt=0)
+    """Runs, each with its own initialisation and order."""
+    checkpoints: int = Field(default=10, gt=0)
+    """Checkpoints kept along each trajectory, evenly spaced in epochs, the last one final."""
+    chunk: Chunk = 10
+    """Models per job. `leaveout plan` proposes another size where jobs get long or short."""
+
+
+class Half(Closed):
+    """Models trained on a random part of the training samples, for methods that ensemble."""
+
+    runs: int = Field(default=50, gt=0)
+    """Runs, each on its own subset, with its own initialisation and order."""
+    ratio: float = Field(default=0.5, gt=0, lt=1)
+    """Size of a subset as a fraction of the training samples."""
+    chunk: Chunk = 50
+    """Models per job. `leaveout plan` proposes another size where jobs get long or short."""
+
+
+Pairing = Literal["none", "drop", "mask"]
+
+
+def _read_own(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str):
+        return value
+    subsets = read_subsets(value, (info.context or {}).get("folder", Path("config")))
+    if len(subsets) < 3:
+        raise ValueError(f"{value}: {len(subsets)} subsets, three are the least to correlate over")
+    return subsets
+
+
+OwnSubsets = Annotated[
+    Annotated[int, Field(gt=2), Tag("count")] | Annotated[Subsets, Tag("file")],
+    Discriminator(lambda value: "file" if isinstance(value, Subsets | dict) else "count"),
+    BeforeValidator(_read_own),
+    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 2}, {"type": "string"}]}),
+]
+
+
+class LDS(Closed):
+    """Retraining on subsets, for the linear datamodeling score."""
+
+    subsets: OwnSubsets = 100
+    """Subsets drawn, or the file of your own: a path from the configuration folder, one subset a
+    line, the ids it keeps separated by spaces or commas. More of them later leave those that are
+    trained as they are."""
+    ratio: float = Field(default=0.5, gt=0, lt=1)
+    """Size of a subset drawn, as a fraction of the training samples; not with a file."""
+    runs: int = Field(default=2, gt=0)
+    """Models per subset; two or more give a noise ceiling. More of them later train no other."""
+    pairing: Literal["none", "drop"] = "none"
+    """`none`: independent initialisation and order. `drop`: run r of every subset is full run r
+    with the other ids taken out of its order (same initialisation, what stays is batched anew)."""
+    chunk: Chunk = 50
+    """Subsets per job, which trains one run of each."""
+
+    @model_validator(mode="after")
+    def _ratio_is_of_drawn_ones(self) -> Self:
+        if self.own and "ratio" in self.model_fields_set:
+            raise ValueError(
+                f"ratio: the subsets of {self.own.file} have sizes of their own; remove ratio"
+            )
+        return self
+
+    @property
+    def own(self) -> Subsets | None:
+        """The subsets of the user's file, if they are not drawn."""
+        return self.subsets if isinstance(self.subsets, Subsets) else None
+
+    @property
+    def count(self) -> int:
+        """How many subsets there are."""
+        return self.subsets if isinstance(self.subsets, int) else len(self.subsets)
+
+
+class FirstIds(Closed):
+    """The first ids of the training slice."""
+
+    first: int = Field(gt=1)
+    """How many."""
+
+
+class SpacedIds(Closed):
+    """Ids at even distances in the training slice: a sorted data set does not mislead."""
+
+    spaced: int = Field(gt=1)
+    """How many, at most."""
+
+
+def _distinct(ids: Any) -> Any:
+    if isinstance(ids, tuple) and (not ids or len(set(ids)) != len(ids)):
+        raise ValueError("the ids must be distinct, and one at least")
+    return ids
+
+
+Ids = Annotated[Literal["all"] | FirstIds | SpacedIds | tuple[int, ...], AfterValidator(_distinct)]
+
+
+def spaced(ids: Sequence[int], most: int) -> tuple[int, ...]:
+    """Return so many of the ids, at even distances; all of them if they are no more."""
+    count = min(most, len(ids))
+    return tuple(ids[len(ids) * i // count] for i in range(count))
+
+
+class LOO(Closed):
+    """Retraining with one sample left out."""
+
+    ids: Ids = "all"
+    """Which samples are left out, one at a time: `all`, `{first: n}`, `{spaced: n}` (so many at
+    most, evenly spaced), or a list of ids: places in the training slice, counted from 0 (with
+    `dataset.classes`, among the samples of these)."""
+    pairing: Pairing = "mask"
+    """`mask`: the full run with the id taken out of its batch, all else equal. `drop`: the same
+    initialisation and order, what stays is batched anew. `none`: independent initialisation and
+    order."""
+    shuffle: bool = True
+    """Whether the order is shuffled every epoch; false keeps file order."""
+    replicate: int = Field(default=500, ge=0)
+    """So many ids, evenly spaced, get a second run, for the noise ceiling."""
+    second: Literal["seed", "nudge"] = "seed"
+    """What the second run is. `seed`: another one, with another initialisation and order; the
+    ceiling then holds for what can be said without knowing the run. `nudge`: the same one, its
+    initial weights moved by a millionth of their size; the ceiling then holds for methods that see
+    the very run, and says what training makes of rounding errors."""
+    chunk: Chunk = 500
+    """Samples per job."""
+
+
+class PBRF(Closed):
+    """Proximal Bregman response: a full model moved to the minimum without one sample."""
+
+    ids: Ids = SpacedIds(spaced=500)
+    """Which samples are taken out, one at a time: `all`, `{first: n}`, `{spaced: n}` (so many at
+    most, evenly spaced), or a list of ids."""
+    damping: float = Field(default=1e-3, gt=0)
+    """Weight of half the squared distance from the full model; the damping of an influence
+    function with the Gauss-Newton matrix of the mean loss."""
+    solver: Literal["newton_cg", "sgd", "adam"] = "newton_cg"
+    """`newton_cg`: Newton's method by conjugate gradients. `sgd`, `adam`: plain steps."""
+    steps: int = Field(default=50, gt=0)
+    """Steps at most; a point that has not converged by then is reported and not counted."""
+    tolerance: float = Field(default=1e-4, gt=0)
+    """A point has converged when the norm of its objective's gradient has fallen to so small a part
+    of what it was at the full model."""
+    learning_rate: float = Field(default=0.01, gt=0)
+    """Step size of the plain steps."""
+    replicate: int = Field(default=100, ge=0)
+    """So many of the points, evenly spaced, are solved from full run 1 too, for the ceiling; none
+    where there is one full run."""
+    chunk: Chunk = 100
+    """Samples per job."""
+
+
+class Brittleness(Closed):
+    """Retraining without the training samples that a method calls most helpful to a test sample."""
+
+    n_test: int = Field(default=50, gt=0)
+    """Test samples, at most: drawn from those of the reported half that the full models classify
+    correctly (`runs` of them, by their mean margin). More of them later keep these."""
+    k: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
+    """How many training samples are taken out, the most helpful first; one training for each."""
+    runs: int = Field(default=3, gt=0)
+    """Full runs that are trained again without them: same initialisation and order, what stays is
+    batched anew. Outcomes are means over runs."""
+
+    @field_validator("k")
+    @classmethod
+    def _ascending(cls, k: tuple[int, ...]) -> tuple[int, ...]:
+        if list(k) != sorted(set(k)):
+            raise ValueError(f"must ascend, each number once; got {list(k)}")
+        return k
+
+
+class Attribution(Closed):
+    """What a method may use to score this setting, for each choice of its hyper-parameters.
+
+    It is part of what is compared: a method that needs more has no value, and the tables say why.
+    """
+
+    memory_gb: float = Field(default=8, gt=0)
+    """Memory in GB, beside the data and the trained models."""
+    hours: float = Field(default=2, gt=0)
+    """Time in hours."""

@@ -1,0 +1,1 @@
+"""Running an attribution method: scores, self-influence, and damping without retraining."""

@@ -1,0 +1,1 @@
+"""Files: artefacts that describe themselves, and stamps that say what a file was made from."""
