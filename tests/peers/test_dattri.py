@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import subprocess
 from collections.abc import Callable
@@ -90,22 +91,22 @@ def found(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def value(finished: Path, tmp_path: Path) -> Callable[[str], dict[str, float]]:
+def value(finished: Path) -> Callable[[str], dict[str, float]]:
     """Return a function that gives our own values of a metric: truth -> value."""
 
     def measure(metric: str) -> dict[str, float]:
-        evaluate(
-            metric,
-            finished / RESULTS / f"truth/{metric}.safetensors",
-            [finished / RESULTS / "scores/grad_dot/default.safetensors"],
-            tmp_path / "out.csv",
+        found = evaluate(
+            metric=metric,
+            truth=finished / RESULTS / f"truth/{metric}.safetensors",
+            scores=[finished / RESULTS / "scores/grad_dot/default.safetensors"],
+            costs=[],
             setting="mnist_lr",
             method="grad_dot",
             root_seed=4,
             bootstrap=10,
         )
-        with (tmp_path / "out.csv").open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["half"] == "all"]
+        table = csv.DictReader(io.StringIO(found["csv"]))
+        rows = [row for row in table if row["half"] == "all"]
         return {row["truth"]: float(row["value"]) for row in rows}
 
     return measure

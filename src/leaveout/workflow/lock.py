@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from leaveout.errors import LeaveoutError
 from leaveout.workflow.digest import code_digest, path_of
 
 if TYPE_CHECKING:
@@ -46,10 +47,20 @@ class Versioned(Protocol):
 
 @cache
 def locked() -> Lock:
-    """Return what was confirmed."""
+    """Return what was confirmed.
+
+    Raises:
+        LeaveoutError: The lock can't be read, for instance in the middle of a merge.
+    """
     if not LOCK.is_file():
         return {"steps": {}, "methods": {}}
-    return dict(json.loads(LOCK.read_text(encoding="utf-8")))
+    try:
+        return dict(json.loads(LOCK.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise LeaveoutError(
+            f"{LOCK}: not valid JSON ({error}). Take the version of either side of a merge, then "
+            "run `leaveout confirm`."
+        ) from error
 
 
 def step_entry(step: Versioned) -> Entry:
