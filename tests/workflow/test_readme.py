@@ -84,7 +84,7 @@ def test_a_clone_has_nothing_to_do_after_a_pull(
     clone = tmp_path / "clone"
     run(clone, "dvc", "pull")
     assert "not what today's" not in snakemake(clone, "--dry-run")[1]
-    assert planned(clone, "results") == set()
+    assert planned(clone) == set()
     assert "results/lds_table.csv" in run(clone, "git", "check-ignore", "results/lds_table.csv")
 
 

@@ -383,11 +383,15 @@ def test_a_table_is_sorted_by_keys(page: Path, browser: Browser) -> None:
     browser.wait_for_text("33 of 33 rows")
     numbers = sorted((f"{v:.3f}" for k, v in enumerate(VALUES) if k not in (4, 20)), key=float)
     browser.evaluate("document.querySelectorAll('th button')[1].focus()")
-    # highest first, then lowest first, and what has no value last in both
-    for said, expected in (("descending", numbers[::-1]), ("ascending", numbers)):
-        browser.press("Enter", 13)
+    # it opens with the highest first; what has no value is last either way
+    for said, expected in (
+        ("descending", numbers[::-1]),
+        ("ascending", numbers),
+        ("descending", numbers[::-1]),
+    ):
         assert column(browser, 1) == [*expected, "not computed", "not computed"]
         assert browser.evaluate("document.querySelectorAll('th')[1].ariaSort") == said
+        browser.press("Enter", 13)
     browser.evaluate("document.querySelectorAll('th button')[0].focus()")
     browser.press(" ", 32)
     # 10 comes after 9, and only one column says that it is sorted
