@@ -15,6 +15,7 @@ ROOMS = (
     ("seeds", "devices"),
     ("store",),
     ("config",),
+    ("problem",),
     ("data", "models"),
     ("training",),
     ("gradients",),

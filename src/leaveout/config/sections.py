@@ -129,24 +129,81 @@ class CNN(Closed):
 Model = Linear | MLP | CNN
 
 
-class Recipe(Closed):
-    """How one model is trained; the loss is the mean cross-entropy over the batch."""
+_LATER: dict[str, Any] = {
+    "nesterov": False,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "decay": "all",
+    "clip": None,
+    "schedule": "constant",
+    "warmup": 0,
+    "final_rate": 0.0,
+    "iterations": None,
+}
+"""Keys that recipes did not always have, with what they were: these are left out of identities."""
 
-    optimizer: Literal["sgd"] = "sgd"
-    """Stochastic gradient descent, as torch.optim.SGD defines it."""
+
+class Recipe(Closed):
+    """How one model is trained; the loss is the objective's mean over the batch."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """As torch.optim's SGD, Adam or AdamW define it."""
     learning_rate: float = Field(gt=0)
-    """Constant step size."""
+    """Step size, before the schedule."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
-    """Momentum factor."""
+    """Momentum factor of `sgd`."""
+    nesterov: bool = False
+    """Whether `sgd` looks ahead."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the averages of gradients and their squares, of `adam` and `adamw`."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the averaged squares, of `adam` and `adamw`."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """L2 penalty added to the gradient."""
-    epochs: int = Field(gt=0)
-    """Passes over the training samples."""
+    """L2 penalty added to the gradient; of `adamw`, decay of the weights themselves."""
+    decay: Literal["all", "matrices"] = "all"
+    """Which parameters decay: all, or those of two dimensions and more (no biases, no norms)."""
+    clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient of all parameters together; a longer one is scaled down to it
+    (torch.nn.utils.clip_grad_norm_). By default none."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes from its value to `final_rate` times it over all steps."""
+    warmup: int = Field(default=0, ge=0)
+    """Steps in which the learning rate rises from 0 in a line; the schedule follows."""
+    final_rate: float = Field(default=0.0, ge=0, le=1)
+    """Part of the learning rate that the schedule ends at; not of `constant`."""
+    epochs: int | None = Field(default=None, gt=0)
+    """Passes over the training samples; or `iterations`."""
+    iterations: int | None = Field(default=None, gt=0)
+    """Steps, whatever the number of training samples: passes follow until there are so many."""
     batch_size: int = Field(gt=0)
     """Samples per step; the last batch of an epoch may be smaller."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """`float32` means float32 everywhere, TensorFloat-32 is off; `bfloat16` runs forward and
     backward of training in bfloat16 (autocast), with weights and optimiser in float32."""
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> Self:
+        if (self.epochs is None) == (self.iterations is None):
+            raise ValueError("epochs: give either epochs or iterations")
+        for key in ("betas", "eps"):
+            if self.optimizer == "sgd" and key in self.model_fields_set:
+                raise ValueError(f"{key}: sgd has none; it is a key of adam and adamw")
+        for key in ("momentum", "nesterov"):
+            if self.optimizer != "sgd" and getattr(self, key):
+                raise ValueError(f"{key}: {self.optimizer} has none; it is a key of sgd")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: it needs a momentum")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: {self.betas} do not lie in [0, 1)")
+        if self.schedule == "constant" and self.final_rate:
+            raise ValueError("final_rate: a constant schedule has none; choose linear or cosine")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that decides a training, JSON-able."""
+        values = self.model_dump(mode="json")
+        later = {key: list(v) if isinstance(v, tuple) else v for key, v in _LATER.items()}
+        return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
 
 Chunk = Annotated[int, Field(gt=0)]

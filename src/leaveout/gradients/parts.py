@@ -19,7 +19,7 @@ from torch.func import functional_call, grad
 from torch.nn import functional
 
 from leaveout.gradients.factors import Factor, factored_dots, factored_norms, form
-from leaveout.gradients.trees import one_by_one, rows, tensors
+from leaveout.problem.trees import one_by_one, rows, tensors
 
 UNFOLDED_BYTES = 16 << 20
 """Patches of a convolution's inputs held at once, at most; small, to stay in cache."""

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from leaveout.errors import LeaveoutError
 from leaveout.gradients.parts import Losses
-from leaveout.gradients.trees import one_by_one, tensors, tree_map
+from leaveout.problem.trees import one_by_one, tensors, tree_map
 
 Batch = Sequence[Any]
 """Arguments of the model and, last, targets."""

@@ -36,7 +36,7 @@ from leaveout.gradients.parts import (
     squared_norms,
 )
 from leaveout.gradients.per_sample import CHUNK_BYTES
-from leaveout.gradients.trees import rows, tensors
+from leaveout.problem.trees import rows, tensors
 from leaveout.tracing.batches import Batch, as_batches, per_sample, placed
 from leaveout.tracing.checkpoints import (
     Load,

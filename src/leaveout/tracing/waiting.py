@@ -17,7 +17,7 @@ from torch import Tensor
 
 from leaveout.gradients.factors import Factor, factored_dots
 from leaveout.gradients.parts import Part
-from leaveout.gradients.trees import tensors
+from leaveout.problem.trees import tensors
 
 Place = tuple[int, int]
 """First row and first column of some scores."""

@@ -133,7 +133,7 @@ def _damping_identity(job: Job) -> dict[str, Any]:
     return {
         "seed": setting.seed,
         "model": setting.model.model_dump(),
-        "recipe": setting.recipe.model_dump(),
+        "recipe": setting.recipe.identity(),
         "limits": setting.attribution.model_dump(),
         "subsets": list(own.digests)
         if own

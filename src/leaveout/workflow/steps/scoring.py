@@ -58,7 +58,7 @@ def _decides(job: Job) -> dict[str, Any]:
     return {
         "seed": setting.seed,
         "model": setting.model.model_dump(),
-        "recipe": setting.recipe.model_dump(),
+        "recipe": setting.recipe.identity(),
         "limits": setting.attribution.model_dump(),
         "params": job.params,
     }

@@ -29,7 +29,7 @@ def training_identity(setting: Setting) -> dict[str, Any]:
         "seed": setting.seed,
         "n_train": setting.dataset.n_train,
         "model": setting.model.model_dump(),
-        "recipe": setting.recipe.model_dump(),
+        "recipe": setting.recipe.identity(),
     }
 
 

@@ -1,0 +1,1 @@
+"""What is learnt: samples, what is said of them (the objective), and how a model is called."""
