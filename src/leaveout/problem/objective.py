@@ -74,7 +74,7 @@ class Likelihood:
         return self._scaled(self.family.curve(outputs, vectors), self.mass(outputs, targets))
 
     def root(self, outputs: Tensor, targets: Any, points: Tensor) -> Tensor:
-        """Return random r with E[r r'] the second derivative; points are uniform, shape of units."""
+        """Return random r, E[r r'] the second derivative, from uniform points of the units."""
         return self._scaled(self.family.root(outputs, points), self.mass(outputs, targets).sqrt())
 
     def roots(self, outputs: Tensor, targets: Any) -> Iterator[Tensor]:
@@ -101,6 +101,8 @@ class Objective:
         classes: From targets, the class of each sample, (samples,), int64; None where samples have
             none.
         likelihood: Its curvature in the outputs; None where it is unknown.
+        check: Looks at the values of all targets once; raises LeaveoutError where they are wrong.
+        plain: Whether the losses are plain cross-entropy, which some fast ways are made for.
     """
 
     name: str
@@ -110,6 +112,8 @@ class Objective:
     margin: Losses | None = None
     classes: Callable[[Any], Tensor] | None = None
     likelihood: Likelihood | None = None
+    check: Callable[[Any], None] | None = None
+    plain: bool = False
 
     def batch_loss(self, outputs: Any, targets: Any, weights: Tensor | None = None) -> Tensor:
         """Return the loss of a batch, a number, its samples weighted or not."""
@@ -124,19 +128,22 @@ class Objective:
 
         Influence functions are about the mean over all training samples; where a batch's mean is
         one over tokens or weights, a sample's own part is its loss divided by the mean count.
+
+        Raises:
+            LeaveoutError: The targets' values do not fit the objective.
         """
+        if self.check is not None:
+            self.check(targets)
         if self.counts is None:
             return self
         mean = self.counts(targets).double().mean()
         losses, likelihood = self.losses, self.likelihood
         if likelihood is not None:
             mass = likelihood.mass
-            likelihood = replace(
-                likelihood, mass=lambda h, t: mass(h, t) / mean.to(h.dtype)
-            )
+            likelihood = replace(likelihood, mass=lambda h, t: mass(h, t) / mean.to(h))
         return replace(
             self,
-            losses=lambda outputs, t: (found := losses(outputs, t)) / mean.to(found.dtype),
+            losses=lambda outputs, t: (found := losses(outputs, t)) / mean.to(found),
             counts=None,
             likelihood=likelihood,
         )
@@ -144,7 +151,12 @@ class Objective:
     def measured(self) -> Objective:
         """Return what is asked of test samples: the measure, which has no curvature."""
         return replace(
-            self, losses=self.measure or self.losses, counts=None, measure=None, likelihood=None
+            self,
+            losses=self.measure or self.losses,
+            counts=None,
+            measure=None,
+            likelihood=None,
+            plain=self.plain and self.measure is None,
         )
 
     def need(self, what: str, why: str) -> Any:

@@ -7,7 +7,6 @@ the keys of a setting's ``objective`` section beside ``name``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ def logits(outputs: Any) -> Tensor:
     found = getattr(outputs, "logits", None) if found is None else found
     if not isinstance(found, Tensor):
         raise LeaveoutError(
-            f"the objective takes a tensor of outputs, or outputs with `logits`; the model returned "
+            "the objective takes a tensor of outputs, or outputs with `logits`; the model returned "
             f"{type(outputs).__name__}. Return one of these, or give an objective of your own"
         )
     return found
@@ -70,14 +69,14 @@ def _softmax_losses(
 ) -> Tensor:
     """Return the cross-entropy of every unit, of the classes' shape."""
     found = functional.cross_entropy(
-        h.flatten(0, -2),
-        classes.flatten(),
+        h.reshape(-1, h.shape[-1]),
+        classes.reshape(-1),
         weight=None if weight is None else weight.to(h),
         ignore_index=ignore,
         label_smoothing=smoothing,
         reduction="none",
     )
-    return found.view(classes.shape)
+    return found.reshape(classes.shape)
 
 
 def _softmax_mass(
@@ -95,7 +94,7 @@ def _softmax_mass(
 def cross_entropy(
     weight: Sequence[float] | None = None,
     label_smoothing: float = 0.0,
-    ignore_index: int = -100,
+    ignore_index: int | None = None,
     measure: str = "loss",
 ) -> Objective:
     """Cross-entropy of one class a sample, as ``torch.nn.CrossEntropyLoss`` with its mean has it.
@@ -103,24 +102,26 @@ def cross_entropy(
     Args:
         weight: Of each class; a batch's loss is divided by the sum of its samples' weights.
         label_smoothing: Part of the target that is spread over all classes.
-        ignore_index: Class of samples that do not count.
+        ignore_index: Class of samples that do not count; by default all do.
         measure: ``loss``, ``margin`` (log odds), ``logit`` or ``log_probability`` of the target.
     """
     weights = None if weight is None else torch.tensor(weight, dtype=torch.float64)
-    plain = weights is None and not label_smoothing and ignore_index < 0
+    plain = weights is None and not label_smoothing and ignore_index is None
+    ignored = -100 if ignore_index is None else ignore_index
 
     def losses(outputs: Any, targets: Tensor) -> Tensor:
         h = logits(outputs)
         check_classes(h, targets, "cross_entropy", 2)
-        if plain and ignore_index == -100:
-            return functional.cross_entropy(h, targets, reduction="none")
-        return _softmax_losses(h, targets, weights, label_smoothing, ignore_index)
+        return _softmax_losses(h, targets, weights, label_smoothing, ignored)
 
     def margin(outputs: Any, targets: Tensor) -> Tensor:
         return _margin(logits(outputs), targets)
 
+    def check(targets: Tensor) -> None:
+        check_values(targets, "cross_entropy", None if ignore_index is None else ignored)
+
     def counts(targets: Tensor) -> Tensor:
-        seen = (targets != ignore_index).double()
+        seen = (targets != ignored).double()
         return seen if weights is None else seen * weights.to(targets.device)[targets.clamp(min=0)]
 
     measures: dict[str, Losses | None] = {
@@ -132,16 +133,37 @@ def cross_entropy(
     return Objective(
         "cross_entropy",
         losses,
-        counts=None if plain else counts,
+        counts=None if weights is None and ignore_index is None else counts,
         measure=choose_measure(measures, measure),
         margin=margin,
         classes=lambda targets: targets,
         likelihood=Likelihood(
             SOFTMAX,
             logits,
-            lambda h, t: _softmax_mass(t, h, weights, label_smoothing, ignore_index),
+            lambda h, t: _softmax_mass(t, h, weights, label_smoothing, ignored),
         ),
+        check=check,
+        plain=plain,
     )
+
+
+def check_values(targets: Tensor, name: str, ignored: int | None) -> None:
+    """Check that classes are integers and none is negative, but for the one that does not count.
+
+    Raises:
+        LeaveoutError: One is; a class of -100 would have loss 0 in torch, silently.
+    """
+    if targets.is_floating_point():
+        raise LeaveoutError(
+            f"{name}: the targets are {targets.dtype}, not classes. For numbers take "
+            "squared_error, for one logit binary_cross_entropy, for several labels multi_label"
+        )
+    wrong = (targets < 0) if ignored is None else (targets < 0) & (targets != ignored)
+    if bool(wrong.any()):
+        raise LeaveoutError(
+            f"{name}: {int(wrong.sum())} targets are negative, such as {int(targets[wrong][0])}; "
+            "classes count from 0. Give ignore_index for those that do not count"
+        )
 
 
 def choose_measure(measures: Mapping[str, Losses | None], name: str) -> Losses | None:
@@ -211,6 +233,7 @@ def token_cross_entropy(
             places,
             lambda h, t: _softmax_mass(wanted(t), h, None, label_smoothing, ignore_index),
         ),
+        check=lambda t: check_values(t, "token_cross_entropy", ignore_index),
     )
 
 
