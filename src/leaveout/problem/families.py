@@ -66,7 +66,7 @@ def _bernoulli_root(outputs: Tensor, points: Tensor) -> Tensor:
 
 def _each(scale: Tensor) -> Iterator[Tensor]:
     """Yield, number by number of a sample, what is 0 but there."""
-    flat = scale.flatten(1)
+    flat = scale.reshape(len(scale), -1)
     for k in range(flat.shape[1]):
         root = torch.zeros_like(flat)
         root[:, k] = flat[:, k]
