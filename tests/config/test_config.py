@@ -96,7 +96,7 @@ def test_an_unknown_key_names_file_key_and_nearest(
 def test_the_valid_keys_are_those_of_that_place(tmp_path: Path) -> None:
     assert message(tmp_path, {"model.hidden": [3]}) == "model.hidden: unknown key. Valid: name"
     found = message(tmp_path, {"model": {**MLP, "qqqq": 1}})
-    assert found == "model.qqqq: unknown key. Valid: name, hidden, dropout"
+    assert found == "model.qqqq: unknown key. Valid: name, hidden, dropout, activation"
     assert "name," not in message(tmp_path, {"qqqq": 1})  # a setting is named by its file
 
 
@@ -170,11 +170,11 @@ def test_the_valid_keys_are_those_of_that_place(tmp_path: Path) -> None:
             "dataset.label_noise.fractoin: unknown key; did you mean 'fraction'?",
         ),
         ({"lds.pairing": "mask"}, "lds.pairing: unknown value 'mask'. Valid: none, drop"),
-        ({"recipe.optimizer": "adam"}, "recipe.optimizer: "),
+        ({"recipe.optimizer": "adan"}, "recipe.optimizer: "),
         ({"model": {**MLP, "hidden": []}}, "model.hidden: "),
         ({"model": {**MLP, "hidden": [4, -1]}}, "model.hidden.1: "),
-        ({"model": {"hidden": [4]}}, "model: "),
-        ({"model": {"name": "mpl"}}, "model: "),
+        ({"model": {"hidden": [4]}}, "model: expected a `name`, or a `module` of yours"),
+        ({"model": {"name": "mpl"}}, "model.name: unknown value 'mpl'; did you mean 'mlp'? "),
         ({"name": "other"}, "name: unknown key; a setting is named by its file"),
         (
             {"lds.subsets": 10_000, "lds.runs": 1, "lds.chunk": 1},

@@ -6,10 +6,10 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from leaveout.errors import LeaveoutError
 
@@ -63,29 +63,42 @@ def nearest(word: str, valid: Sequence[str], cutoff: float = 0.5) -> str:
     return f"{hint} Valid: {', '.join(valid) or 'none'}"
 
 
+OWN, SHIPPED = "own module", "shipped"
+"""Tags of the two forms of a section: a module of the user's, or what has a name here."""
+
+
+def _forms(annotation: Any, tag: str = "") -> list[tuple[str, type[BaseModel]]]:
+    """Return the sections that a key can hold, each with its tag."""
+    if get_origin(annotation) is Annotated:
+        inner, *notes = get_args(annotation)
+        own = next((note.tag for note in notes if isinstance(note, Tag)), tag)
+        return _forms(inner, own)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [(tag, annotation)]
+    return [found for part in get_args(annotation) for found in _forms(part, tag)]
+
+
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Follow a pydantic error location down the schema and list the keys valid there."""
-    current: Any = model
-    for step in location:
-        if not (isinstance(current, type) and issubclass(current, BaseModel)):
-            break
-        field = current.model_fields.get(str(step))
+    current: type[BaseModel] | None = model
+    for step, after in zip(location, (*location[1:], None), strict=False):
+        field = current.model_fields.get(str(step)) if current else None
         if field is None:
-            continue
-        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        tags = [m for m in models if "name" in m.model_fields and set(location[1:2]) & {*_tags(m)}]
-        current = next(iter(tags or models), None)
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return list(current.model_fields)
-    return []
+            if step in _TAGS:
+                continue
+            return []
+        forms = _forms(field.annotation)
+        current = next(
+            (form for tag, form in forms if tag == after), forms[0][1] if forms else None
+        )
+    return list(current.model_fields) if current else []
 
 
-def _tags(model: type[BaseModel]) -> tuple[str, ...]:
-    return getattr(model.model_fields["name"].annotation, "__args__", ())
-
-
-_TAGS = ("linear", "mlp", "cnn", "count", "file", "every", "names", "entries", "by_setting")
+_TAGS = (
+    OWN, SHIPPED, "linear", "mlp", "cnn", "resnet9", "gpt", "cross_entropy", "token_cross_entropy",
+    "squared_error", "binary_cross_entropy", "multi_label",
+    "count", "file", "every", "names", "entries", "by_setting",
+)  # fmt: skip
 """Alternatives that pydantic names in a location, though no file has them as keys."""
 
 
@@ -104,6 +117,12 @@ def _explain(
         elif item["type"] == "literal_error" and isinstance(item["input"], str):
             valid = re.findall(r"'([^']*)'", item["ctx"]["expected"])
             text = f"{key}: unknown value {item['input']!r}{nearest(item['input'], valid)}"
+        elif item["type"] == "union_tag_invalid":
+            valid = [v for v in re.findall(r"'([^']*)'", item["ctx"]["expected_tags"]) if v != OWN]
+            tag = item["ctx"]["tag"]
+            text = f"{key}.name: unknown value {tag!r}{nearest(tag, valid)}. Or a `module` of yours"
+        elif item["type"] == "union_tag_not_found":
+            text = f"{key}: expected a `name`, or a `module` of yours (got {item['input']!r})"
         elif item["type"] == "value_error":
             message = str(item["ctx"]["error"])
             text = f"{key}: {message}" if key else message

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from leaveout.config.loading import NAME, NAME_RULE, Closed, ConfigError, load_yaml, nearest
+from leaveout.config.own import source_of
 
 Scalar = bool | int | float | str
 
@@ -49,20 +50,20 @@ class _Signature(NamedTuple):
 @cache
 def _signature(module: str) -> _Signature:
     """Return what a method's file says of it, without importing it (and torch with it)."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
+    path = source_of(module)
+    if path is None:
         raise ModuleNotFoundError(module)
     try:
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
-        raise ConfigError(f"{spec.origin}: line {error.lineno}: {error.msg}") from error
+        raise ConfigError(f"{path}: line {error.lineno}: {error.msg}") from error
     needs = _constant(tree, "NEEDS", ("full",))
     if not isinstance(needs, tuple | list) or (unknown := {*needs} - {"full", "half"}):
         odd = sorted(unknown) if isinstance(needs, tuple | list) else repr(needs)
-        raise ConfigError(f"{spec.origin}: NEEDS: unknown {odd}. Valid: full, half")
+        raise ConfigError(f"{path}: NEEDS: unknown {odd}. Valid: full, half")
     version = _constant(tree, "VERSION", 1)
     if type(version) is not int or version < 1:
-        raise ConfigError(f"{spec.origin}: VERSION: a whole number from 1, not {version!r}")
+        raise ConfigError(f"{path}: VERSION: a whole number from 1, not {version!r}")
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == "attribute":
             takes = {
@@ -73,9 +74,7 @@ def _signature(module: str) -> _Signature:
                 for arg, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
             }
             return _Signature(takes, tuple(needs), version)
-    raise ConfigError(
-        f"{spec.origin}: defines no function 'attribute'; see the README, add a method"
-    )
+    raise ConfigError(f"{path}: defines no function 'attribute'; see the README, add a method")
 
 
 def _constant(tree: ast.Module, name: str, default: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The sections of a setting: data set, model, recipe, and how much is retrained."""
+"""The sections of a setting that say how models are trained, and how many."""
 
 from __future__ import annotations
 
@@ -18,116 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from leaveout.config.catalogue import DATASETS, Name
-from leaveout.config.loading import Closed, nearest
+from leaveout.config.loading import Closed
 from leaveout.config.subset_file import Subsets, read_subsets
-
-
-class LabelNoise(Closed):
-    """Training labels flipped on purpose, for mislabel detection."""
-
-    fraction: float = Field(gt=0, le=1)
-    """Part of the training labels that is flipped, each to another class, all being equally likely;
-    drawn from `seed` and the data set's name, so that settings with the same noise on the same
-    training samples share the flips. Their ids are kept in the prepared file."""
-
-
-class Dataset(Closed):
-    """Which samples, and how they are normalised."""
-
-    name: Name
-    """Data set, see leaveout.data."""
-    source: Literal["bundled", "hub", "idx"] = "bundled"
-    """`bundled` ships with the package and needs no network; `hub` downloads the pinned files
-    (mnist); `idx` reads the official ones from the folder that LEAVEOUT_MNIST_IDX_DIR or
-    LEAVEOUT_FASHION_MNIST_IDX_DIR names."""
-    classes: tuple[int, ...] | None = None
-    """Only samples of these classes, labelled 0, 1, ... in the order given here; by default all."""
-    n_train: int = Field(gt=1)
-    """Training samples: the first ones, in file order (of the classes asked for)."""
-    n_test: int = Field(gt=3)
-    """Test samples: the first ones, in file order (of the classes asked for)."""
-    label_noise: LabelNoise | None = None
-    """Flipped training labels; by default none."""
-    mean: float = 0.0
-    """Subtracted from the inputs, after scaling them to [0, 1]."""
-    std: float = Field(default=1.0, gt=0)
-    """The inputs are divided by it."""
-
-    @field_validator("source")
-    @classmethod
-    def _source_is_there(cls, source: str, info: ValidationInfo) -> str:
-        name = info.data.get("name")  # absent if it is wrong itself
-        if name and source not in DATASETS[name].sources:
-            raise ValueError(
-                f"{name} has no source {source!r}{nearest(source, [*DATASETS[name].sources])}"
-            )
-        return source
-
-    @field_validator("classes")
-    @classmethod
-    def _classes_are_there(
-        cls, classes: tuple[int, ...] | None, info: ValidationInfo
-    ) -> tuple[int, ...] | None:
-        name = info.data.get("name")
-        if classes is None or not name:
-            return classes
-        last = DATASETS[name].classes - 1
-        for found in classes:
-            if not 0 <= found <= last:
-                raise ValueError(
-                    f"{name} has no class {found}; the nearest is {min(max(found, 0), last)}. "
-                    f"Valid: 0 to {last}"
-                )
-        if len(classes) < 2 or len(set(classes)) != len(classes):
-            raise ValueError(f"the classes must be distinct, and two at least; got {classes}")
-        return classes
-
-    @field_validator("label_noise")
-    @classmethod
-    def _noise_is_some(cls, noise: LabelNoise | None, info: ValidationInfo) -> LabelNoise | None:
-        n_train = info.data.get("n_train")
-        if noise and n_train and not round(noise.fraction * n_train):
-            raise ValueError(f"fraction: {noise.fraction} of {n_train} samples is none")
-        return noise
-
-    @property
-    def n_classes(self) -> int:
-        """How many classes the samples have, and a model outputs."""
-        return DATASETS[self.name].classes if self.classes is None else len(self.classes)
-
-
-class Linear(Closed):
-    """Logistic regression."""
-
-    name: Literal["linear"]
-    """One linear layer on the flattened input."""
-
-
-class MLP(Closed):
-    """Multi-layer perceptron."""
-
-    name: Literal["mlp"]
-    """Linear layers with ReLU, dropout after each hidden one."""
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
-    """Width of each hidden layer."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Probability of dropping a hidden unit."""
-
-
-class CNN(Closed):
-    """Small convolutional network."""
-
-    name: Literal["cnn"]
-    """3x3 convolutions with ReLU and 2x2 pooling, then one linear layer."""
-    channels: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
-    """Output channels of each block."""
-    batch_norm: bool = False
-    """Whether a batch norm follows each convolution."""
-
-
-Model = Linear | MLP | CNN
-
 
 _LATER: dict[str, Any] = {
     "nesterov": False,

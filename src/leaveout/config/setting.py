@@ -18,17 +18,17 @@ from leaveout.config.loading import (
     load_yaml,
     validate,
 )
+from leaveout.config.own import Own
+from leaveout.config.problem import AnyDataset, AnyModel, AnyObjective, CrossEntropy
 from leaveout.config.sections import (
     LDS,
     LOO,
     PBRF,
     Attribution,
     Brittleness,
-    Dataset,
     FirstIds,
     Full,
     Half,
-    Model,
     Recipe,
     SpacedIds,
     spaced,
@@ -64,10 +64,12 @@ class Setting(Closed):
     hardware: Literal["cpu", "gpu"] = "cpu"
     """What times are estimated for: one CPU core, or one GPU. It changes no file and no result, and
     says nothing of where jobs run."""
-    dataset: Dataset
+    dataset: AnyDataset
     """Which samples."""
-    model: Model = Field(discriminator="name")
+    model: AnyModel
     """Which architecture."""
+    objective: AnyObjective = CrossEntropy()
+    """What training minimises, and what is attributed; by default plain cross-entropy."""
     recipe: Recipe
     """How it is trained."""
     full: Full = Full()
@@ -97,6 +99,31 @@ class Setting(Closed):
     def _names_are_names(cls, grids: dict[str, Any]) -> dict[str, Any]:
         checked_names(grids)
         return grids
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> Self:
+        if isinstance(self.dataset, Own) or isinstance(self.objective, Own):
+            return self  # what the targets are is known once they are there
+        asked, data, count = self.objective.name, self.dataset.name, self.dataset.n_classes
+        if count is None and asked != "squared_error":
+            raise ValueError(
+                f"objective: {asked} takes classes, and the targets of {data} are numbers; set "
+                "objective: {name: squared_error}"
+            )
+        if asked == "binary_cross_entropy" and count != 2:
+            raise ValueError(
+                f"objective: binary_cross_entropy takes two classes, {data} has {count}; set "
+                "objective: {name: cross_entropy}, or choose two dataset.classes"
+            )
+        if asked in ("token_cross_entropy", "multi_label"):
+            raise ValueError(
+                f"objective: {asked} takes several targets a sample, {data} has one; set "
+                "objective: {name: cross_entropy}"
+            )
+        weight = getattr(self.objective, "weight", None)
+        if weight is not None and len(weight) != count:
+            raise ValueError(f"objective.weight: {len(weight)} weights for {count} classes")
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:

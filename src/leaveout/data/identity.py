@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from leaveout.config import Setting
+from leaveout.config import Own, Setting
 from leaveout.config.catalogue import DATASETS
 
 
@@ -18,13 +18,13 @@ def data_identity(setting: Setting) -> dict[str, Any]:
         setting: The setting.
 
     Returns:
-        ``dataset``, the samples; ``full_scale``, the largest possible pixel; and ``n_classes``.
+        ``dataset``, the samples; of images also ``full_scale``, the largest possible pixel, and
+        ``n_classes``.
     """
-    dataset = setting.dataset.model_dump(mode="json", exclude={"source"}, exclude_none=True)
-    if setting.dataset.label_noise is not None:  # nothing else is drawn
+    wanted = setting.dataset
+    dataset = wanted.model_dump(mode="json", exclude={"source"}, exclude_none=True)
+    if wanted.label_noise is not None:  # nothing else is drawn
         dataset["label_noise"]["seed"] = setting.seed
-    return {
-        "dataset": dataset,
-        "full_scale": DATASETS[setting.dataset.name].full_scale,
-        "n_classes": setting.dataset.n_classes,
-    }
+    if isinstance(wanted, Own) or (full_scale := DATASETS[wanted.name].full_scale) is None:
+        return {"dataset": dataset}
+    return {"dataset": dataset, "full_scale": full_scale, "n_classes": wanted.n_classes}

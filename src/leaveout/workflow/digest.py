@@ -1,7 +1,7 @@
 """Digests of code: which modules are behind a step, and whether their code has changed.
 
-The modules are found by following imports inside the package (for a user's own method, inside that
-method's package or folder too). They are read and never executed, so that parsing the workflow
+The modules are found by following imports inside the package (for a module of a user's own, inside
+that module's package or folder too). They are read and never executed, so that parsing the workflow
 loads none of them. Comments, docstrings and layout do not count, and neither does the version of
 Python that reads the code.
 """
@@ -15,6 +15,8 @@ import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from leaveout.config.own import source_of
 
 PACKAGE = "leaveout"
 
@@ -56,27 +58,14 @@ def _find(folder: Path, parts: list[str]) -> Path | None:
 
 @cache
 def path_of(module: str) -> Path | None:
-    """Return a module's file, or None: a library's own code is no part of ours.
-
-    Only the top package is looked up as Python does it, for that loads nothing.
-    """
+    """Return a module's file, or None: a library's own code is no part of ours."""
     top, *parts = module.split(".")
     if top == PACKAGE:
         return _find(Path(__file__).parents[1], parts)
     if top in sys.stdlib_module_names:
         return None
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ModuleNotFoundError, ValueError):
-        return None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    origin = Path(spec.origin)
-    if {"site-packages", "dist-packages"} & {*origin.parts}:
-        return None
-    if origin.name != "__init__.py":
-        return None if parts else origin
-    return _find(origin.parent, parts)
+    path = source_of(module)
+    return None if path is None or {"site-packages", "dist-packages"} & {*path.parts} else path
 
 
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -148,9 +137,21 @@ def _parsed(module: str, path: Path) -> tuple[str, frozenset[str]]:
             name = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             imported.add(name)
             imported.update(f"{name}.{alias.name}" for alias in node.names)
-    ours = module.split(".")[0] == PACKAGE  # a user's module can have helpers of the user's
-    inside = {m for m in imported if not ours or m.split(".")[0] == PACKAGE}
+    if _is_ours(module):
+        inside = {name for name in imported if _is_ours(name)}
+    else:  # a user's module can have helpers of the user's, and packages that are run before them
+        inside = {part for name in (module, *imported) for part in _parents(name)} - {module}
     return hashlib.sha256(text.encode()).hexdigest(), frozenset(m for m in inside if path_of(m))
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".")[0] == PACKAGE
+
+
+def _parents(module: str) -> list[str]:
+    """Return a module and, but for those of this package, the packages that it lies in."""
+    parts = module.split(".")
+    return [module] if _is_ours(module) else [".".join(parts[: k + 1]) for k in range(len(parts))]
 
 
 def modules_behind(*modules: str) -> list[str]:
@@ -168,4 +169,14 @@ def modules_behind(*modules: str) -> list[str]:
 def code_digest(*modules: str) -> str:
     """Return one digest over the code that the given modules run, 16 hex digits."""
     lines = [f"{module} {_read(module)[0]}" for module in modules_behind(*modules)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def own_digest(*modules: str) -> str:
+    """Return one digest over modules of the user's, and those of the user's that they import.
+
+    What they import of this package is behind every step that runs them, and guarded there.
+    """
+    behind = [module for module in modules_behind(*modules) if not _is_ours(module)]
+    lines = [f"{module} {_read(module)[0]}" for module in behind]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

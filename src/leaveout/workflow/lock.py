@@ -16,8 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from leaveout.config.own import Own
 from leaveout.errors import LeaveoutError
-from leaveout.workflow.digest import code_digest, path_of
+from leaveout.workflow.digest import code_digest, own_digest, path_of
 
 if TYPE_CHECKING:
     from leaveout.config import Method
@@ -122,6 +123,21 @@ def method_version(method: Method) -> str:
     if name not in _FOUND:
         _FOUND[name] = _version(method_entry(method), locked()["methods"].get(method.module))
     return _FOUND[name]
+
+
+def own_code(*sections: Any) -> dict[str, str]:
+    """Return what stands for code of the user's that a setting names, for a key; else nothing.
+
+    Args:
+        *sections: Of a setting: its data set, model or objective.
+    """
+    modules = [section.module for section in sections if isinstance(section, Own)]
+    if not modules:
+        return {}
+    name = ("own", " ".join(modules))
+    if name not in _FOUND:
+        _FOUND[name] = own_digest(*modules)
+    return {"own_code": _FOUND[name]}
 
 
 def look_again() -> None:

@@ -11,7 +11,7 @@ from leaveout.workflow import costs
 from leaveout.workflow.plan import Plan
 from leaveout.workflow.step import Input, Job, Names, Option, Step
 from leaveout.workflow.steps.scoring import HALF
-from leaveout.workflow.steps.training import DATA, FULL, training_identity
+from leaveout.workflow.steps.training import DATA, FULL, problem_identity, training_identity
 
 BOOTSTRAP = Option("bootstrap draws", lambda plan, names: plan.config.bootstrap, int, default=1000)
 
@@ -132,7 +132,7 @@ def _damping_identity(job: Job) -> dict[str, Any]:
     own = setting.lds.own
     return {
         "seed": setting.seed,
-        "model": setting.model.model_dump(),
+        **problem_identity(setting),
         "recipe": setting.recipe.identity(),
         "limits": setting.attribution.model_dump(),
         "subsets": list(own.digests)

@@ -9,7 +9,7 @@ from leaveout.config import label
 from leaveout.workflow import costs
 from leaveout.workflow.plan import Plan
 from leaveout.workflow.step import Input, Job, Names, Step
-from leaveout.workflow.steps.training import DATA, FULL
+from leaveout.workflow.steps.training import DATA, FULL, problem_identity
 
 
 def _half(plan: Plan, names: Names) -> list[str]:
@@ -57,7 +57,7 @@ def _decides(job: Job) -> dict[str, Any]:
     setting = job.setting
     return {
         "seed": setting.seed,
-        "model": setting.model.model_dump(),
+        **problem_identity(setting),
         "recipe": setting.recipe.identity(),
         "limits": setting.attribution.model_dump(),
         "params": job.params,

@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from leaveout.config import Layer, Setting
+from leaveout.config import Layer, Setting, model_identity, objective_identity
 from leaveout.config.subset_file import subset_size
 from leaveout.data.identity import data_identity
 from leaveout.retraining.items import base_chunk, chunk, chunks, items
 from leaveout.workflow import costs
+from leaveout.workflow.lock import own_code
 from leaveout.workflow.plan import Plan
 from leaveout.workflow.step import Input, Job, Names, Step
 
@@ -23,12 +24,22 @@ FULL = Input(
 )
 
 
+def problem_identity(setting: Setting) -> dict[str, Any]:
+    """Return what decides a model and what is asked of it, the user's own code included."""
+    model, objective = setting.model, setting.objective
+    return {
+        "model": model_identity(model),
+        **objective_identity(objective),
+        **own_code(model, objective),
+    }
+
+
 def training_identity(setting: Setting) -> dict[str, Any]:
     """Return what decides a training, whatever is left out."""
     return {
         "seed": setting.seed,
         "n_train": setting.dataset.n_train,
-        "model": setting.model.model_dump(),
+        **problem_identity(setting),
         "recipe": setting.recipe.identity(),
     }
 
@@ -92,7 +103,7 @@ PREPARE = Step(
     every=lambda plan: [{"setting": name} for name in plan.settings],
     compute="leaveout.data.prepare:prepare",
     call=lambda job: {"setting": job.setting},
-    decides=lambda job: data_identity(job.setting),
+    decides=lambda job: {**data_identity(job.setting), **own_code(job.setting.dataset)},
     takes=lambda job: costs.data_job(costs.workload(job.setting)),
 )
 
@@ -201,7 +212,7 @@ PREDICT = Step(
         "full_paths": job.files("full"),
         "device": job.device,
     },
-    decides=lambda job: {"model": job.setting.model.model_dump()},
+    decides=lambda job: problem_identity(job.setting),
     takes=lambda job: costs.data_job(costs.workload(job.setting)),  # and models to read
     device=True,
 )
