@@ -1,4 +1,4 @@
-"""Multi-layer perceptron: linear layers with ReLU and dropout after each hidden one."""
+"""Multi-layer perceptron: linear layers with ReLU or tanh, dropout after each hidden one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from collections.abc import Sequence
 
 from torch import nn
 
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
 
 def build(
-    input_shape: tuple[int, ...], n_outputs: int, hidden: Sequence[int], dropout: float
+    input_shape: tuple[int, ...],
+    n_outputs: int,
+    hidden: Sequence[int],
+    dropout: float,
+    activation: str = "relu",
 ) -> nn.Sequential:
     """Build the model.
 
@@ -19,12 +25,13 @@ def build(
         n_outputs: Number of outputs, e.g. classes.
         hidden: Width of each hidden layer.
         dropout: Probability of dropping a hidden unit; 0 builds no dropout layer.
+        activation: ``relu`` or ``tanh``.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     width = math.prod(input_shape)
     for number, units in enumerate(hidden, start=1):
         layers[f"fc{number}"] = nn.Linear(width, units)
-        layers[f"relu{number}"] = nn.ReLU()
+        layers[f"{activation}{number}"] = ACTIVATIONS[activation]()
         if dropout > 0:
             layers[f"dropout{number}"] = nn.Dropout(dropout)
         width = units
