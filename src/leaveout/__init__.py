@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     )
     from leaveout.curvature.ekfac import ihvp_ekfac
     from leaveout.data.label_noise import flip_label
+    from leaveout.data.split import Split
     from leaveout.interop.benchmark import load_benchmark
     from leaveout.tracing.tracincp import TracInCP, TracInCPFast, TracInCPFastRandProj
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Split",
     "TracInCP",
     "TracInCPFast",
     "TracInCPFastRandProj",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Split": "leaveout.data.split",
     "TracInCP": "leaveout.tracing.tracincp",
     "TracInCPFast": "leaveout.tracing.tracincp",
     "TracInCPFastRandProj": "leaveout.tracing.tracincp",

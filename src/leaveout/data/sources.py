@@ -1,4 +1,4 @@
-"""Raw data by name and source, checked against pinned digests, with the samples' official ids."""
+"""Raw images by name and source, checked against pinned digests, with the samples' official ids."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load(
         LeaveoutError: Unknown name or source, more samples than there are, or data that are damaged
             or out of reach.
     """
-    facts = {str(known): of for known, of in DATASETS.items()}
+    facts = {str(known): of for known, of in DATASETS.items() if of.full_scale is not None}
     if name not in facts:
         raise LeaveoutError(f"unknown data set {name!r}: {_choices(name, facts)}.")
     if source not in facts[name].sources:
