@@ -78,7 +78,7 @@ class Recipe(Closed):
         if (self.epochs is None) == (self.iterations is None):
             raise ValueError("epochs: give either epochs or iterations")
         for key in ("betas", "eps"):
-            if self.optimizer == "sgd" and key in self.model_fields_set:
+            if self.optimizer == "sgd" and getattr(self, key) != _LATER[key]:
                 raise ValueError(f"{key}: sgd has none; it is a key of adam and adamw")
         for key in ("momentum", "nesterov"):
             if self.optimizer != "sgd" and getattr(self, key):

@@ -27,7 +27,8 @@ def flatten(tree: Tree, name: str, arrays: dict[str, Array]) -> Form:
     """Take a tree apart.
 
     Args:
-        tree: Tensors or NumPy arrays, in nested mappings, tuples and lists.
+        tree: Tensors or NumPy arrays, in nested mappings, tuples and lists. One without dimensions
+            becomes a plain number.
         name: Of the whole, such as ``inputs``; what lies in it is called ``inputs.mask``.
         arrays: Where the arrays are added, by name. float64 becomes float32, which models have.
 
@@ -38,6 +39,8 @@ def flatten(tree: Tree, name: str, arrays: dict[str, Array]) -> Form:
         LeaveoutError: Something in it is of another kind.
     """
     if isinstance(tree, Tensor | np.ndarray):
+        if not tree.shape:  # it belongs to all samples alike
+            return {"value": tree.item()}
         if name in arrays:
             raise LeaveoutError(f"data: two entries are called {name}; rename one")
         arrays[name] = _array(tree, name)

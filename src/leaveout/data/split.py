@@ -100,7 +100,7 @@ def prepared(split: Any, sizes: Mapping[str, int], where: str) -> Arrays:
         form = {"inputs": flatten(inputs, "inputs", found)}
         form["targets"] = flatten(targets, "targets", found)
         _check_rows(found, part, wanted, where)
-        found = {k: v[:wanted] if v.ndim else v for k, v in found.items()}
+        found = {name: array[:wanted] for name, array in found.items()}
         for name in [name for name in found if name.startswith("targets")]:
             if found[name].dtype.kind in "iu":
                 found[name] = found[name].astype(np.int64)
@@ -114,14 +114,14 @@ def prepared(split: Any, sizes: Mapping[str, int], where: str) -> Arrays:
         for name, array in found.items():
             whole = f"{part}_{name}"
             arrays[whole] = array
-            dims[whole] = (part, *(f"{whole}_{k}" for k in range(1, array.ndim)))[: array.ndim]
+            dims[whole] = (part, *(f"{whole}_{k}" for k in range(1, array.ndim)))
     facts: dict[str, Any] = {"form": forms, "n_classes": _count_classes(arrays)}
     _show(split, sizes, where, arrays, dims, facts)
     return Arrays("data", arrays, dims, facts)
 
 
 def _check_rows(arrays: Mapping[str, Array], part: str, wanted: int, where: str) -> None:
-    counts = {name: len(array) for name, array in arrays.items() if array.ndim}
+    counts = {name: len(array) for name, array in arrays.items()}
     if not counts:
         raise LeaveoutError(f"{where}: {part} holds no array with a row a sample")
     first, *_ = counts.values()

@@ -166,6 +166,21 @@ def check_values(targets: Tensor, name: str, ignored: int | None) -> None:
         )
 
 
+def check_truths(targets: Tensor, name: str) -> None:
+    """Check that what holds or not is told by numbers from 0 to 1.
+
+    Raises:
+        LeaveoutError: One lies outside, a class of several for instance.
+    """
+    wrong = (targets < 0) | (targets > 1)
+    if bool(wrong.any()):
+        raise LeaveoutError(
+            f"{name}: {int(wrong.sum())} targets do not lie between 0 and 1, such as "
+            f"{targets[wrong][0].item():g}. For classes take cross_entropy, for numbers "
+            "squared_error"
+        )
+
+
 def choose_measure(measures: Mapping[str, Losses | None], name: str) -> Losses | None:
     """Return a measure by its name.
 
@@ -297,6 +312,7 @@ def binary_cross_entropy(pos_weight: float = 1.0) -> Objective:
         margin=margin,
         classes=lambda t: t.reshape(-1).round().long(),
         likelihood=objective.likelihood,
+        check=lambda t: check_truths(t, "binary_cross_entropy"),
     )
 
 
@@ -325,7 +341,11 @@ def multi_label(pos_weight: float = 1.0) -> Objective:
         return (h * (2 * t - 1)).reshape(len(h), -1).sum(1)
 
     return Objective(
-        "multi_label", losses, margin=margin, likelihood=Likelihood(BERNOULLI, logits, mass)
+        "multi_label",
+        losses,
+        margin=margin,
+        likelihood=Likelihood(BERNOULLI, logits, mass),
+        check=lambda t: check_truths(t, "multi_label"),
     )
 
 
