@@ -6,8 +6,8 @@ PEERS  ?= .venv-peers
 ARGS   ?=
 # a file of config/, without its ending; the default one, config.yaml, if empty
 PANEL  ?=
-# tests side by side; each may start a workflow of its own, with two jobs
-JOBS   ?= 2
+# tests side by side; one of them waits for Slurm most of the time
+JOBS   ?= 3
 
 BIN        := $(VENV)/bin
 READY      := $(VENV)/.ready
