@@ -14,7 +14,7 @@ def data(n_train: int, n_test: int) -> Split:
     )
     inputs = digits.images / 8 - 1
     train, test = slice(n_train), slice(n_train, n_train + n_test)
-    shown = 255 - 15.9 * digits.images
+    shown = (255 - 15 * digits.images).astype(np.uint8)
     return Split(
         (inputs[train], labels[train].astype(np.float32)),
         (inputs[test], labels[test].astype(np.float32)),

@@ -121,4 +121,4 @@ def _provenance(dataset: OwnDataset, arrays: Any) -> dict[str, Any]:
     for name, array in arrays.items():
         values: Array = array
         digests[name] = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-    return {"name": dataset.module, "source": "module", "sha256": digests}
+    return {"name": dataset.module, "source": "module", "revision": "", "sha256": digests}

@@ -74,8 +74,10 @@ def _of(key: Key, job: Job | None) -> list[dict[str, Any]]:
     setting = key.get("setting", "")
     match key["step"]:
         case "prepare":
-            noise = key["dataset"].get("label_noise")
-            flips = _stream("which labels are flipped", key["dataset"]["name"], "label_noise")
+            asked = key["dataset"]
+            noise = asked.get("label_noise")
+            name = asked.get("name") or asked["module"]
+            flips = _stream("which labels are flipped", name, "label_noise")
             return [flips] if noise else []
         case "train":
             kind = key["kind"]

@@ -232,8 +232,9 @@ def _detail(entry: Entry, many: bool = False) -> Iterator[str]:
     if data := entry.get("data"):
         wanted = key["dataset"]
         source = data["source"]
+        whence = "; ".join(filter(None, (source["source"], source["revision"])))
         yield (
-            f"{source['name']} ({source['source']}; {source['revision']}), the first "
+            f"{source['name']} ({whence}), the first "
             f"{wanted['n_train']} training and {wanted['n_test']} test samples"
             + (f" of the classes {wanted['classes']}" if "classes" in wanted else "")
         )

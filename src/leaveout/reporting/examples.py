@@ -42,33 +42,56 @@ class Samples:
     """A setting's data.
 
     Attributes:
-        images: Of the training samples, left on disk.
+        images: Of the training samples, left on disk; or texts, where there are no images.
         train_id: (train,).
-        labels: (train,), as trained on.
+        labels: (train,), as trained on; None where samples have no class.
         original: The label before it was flipped, of those that were, by id.
-        test: Images of the test samples, left on disk.
+        test: Images of the test samples, left on disk, or texts.
         test_id: (test,).
-        test_labels: (test,).
-        full_scale: The largest value of a pixel.
+        test_labels: (test,) or None.
+        full_scale: The value of a pixel that is drawn black; None for pictures that are drawn as
+            they are, see :class:`leaveout.reporting.sheet.Sheet`.
     """
 
-    images: Rows
+    images: Rows | list[str]
     train_id: Array
-    labels: Array
+    labels: Array | None
     original: dict[int, int]
-    test: Rows
+    test: Rows | list[str]
     test_id: Array
-    test_labels: Array
-    full_scale: float
+    test_labels: Array | None
+    full_scale: float | None
 
-    def picture(self, sample: int) -> Array:
-        """Return the image of a training sample."""
-        image: Array = self.images.take(np.flatnonzero(self.train_id == sample))[0]
-        return image
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a picture."""
+        return (1, 1) if isinstance(self.images, list) else self.images.shape[1:]
 
-    def label(self, sample: int) -> int:
-        """Return the label a training sample was trained with."""
-        return int(self.labels[self.train_id == sample][0])
+    def picture(self, sample: int) -> Array | str:
+        """Return the image, or the text, of a training sample."""
+        return _row(self.images, self.train_id, sample)
+
+    def tested(self, sample: int) -> Array | str:
+        """Return the image, or the text, of a test sample."""
+        return _row(self.test, self.test_id, sample)
+
+    def label(self, sample: int) -> int | None:
+        """Return the label a training sample was trained with, if it has one."""
+        return None if self.labels is None else int(self.labels[self.train_id == sample][0])
+
+    def wanted(self, sample: int) -> int | None:
+        """Return the label of a test sample, if it has one."""
+        if self.test_labels is None:
+            return None
+        return int(self.test_labels[self.test_id == sample][0])
+
+
+def _row(rows: Rows | list[str], ids: Array, sample: int) -> Array | str:
+    place = np.flatnonzero(ids == sample)
+    if isinstance(rows, list):
+        return rows[int(place[0])]
+    found: Array = rows.take(place)[0]
+    return found
 
 
 @dataclass(frozen=True)
@@ -89,23 +112,34 @@ class Strip:
 
 
 def _samples(path: Path) -> Samples:
-    data = read(path, "data", leave=["train_inputs", "test_inputs"])
-    for name in ("train_inputs", "test_inputs"):
-        if name not in data.rows or len(data.rows[name].shape) != 3:
-            raise CorruptArtefactError(path, f"its {name} are no images")
-    found = {name: data.tensors[name] for name in ("train_id", "train_labels", "test_id")}
-    flipped = data.tensors.get("flipped_id", np.zeros(0, np.int64))
-    was = data.tensors.get("original_labels", flipped)
+    names = ("train_inputs", "test_inputs", "train_show", "test_show")
+    data = read(path, "data", leave=names)
+    found = data.tensors
+    flipped = found.get("flipped_id", np.zeros(0, np.int64))
+    was = found.get("original_labels", flipped)
+    pixels = data.meta.get("pixels")
+    train, test = (_shown(data, part) for part in ("train", "test"))
     return Samples(
-        images=data.rows["train_inputs"],
+        images=train,
         train_id=found["train_id"],
-        labels=found["train_labels"],
+        labels=found.get("train_labels"),
         original={int(i): int(label) for i, label in zip(flipped, was, strict=True)},
-        test=data.rows["test_inputs"],
+        test=test,
         test_id=found["test_id"],
-        test_labels=data.tensors["test_labels"],
-        full_scale=float(data.meta["pixels"]["full_scale"]),
+        test_labels=found.get("test_labels"),
+        full_scale=float(pixels["full_scale"]) if pixels else None,
     )
+
+
+def _shown(data: Artefact, part: str) -> Rows | list[str]:
+    """Return what is shown of training or test samples: images, else texts, else their ids."""
+    name = f"{part}_{'inputs' if 'pixels' in data.meta else 'show'}"
+    if name in data.rows:
+        if len(data.rows[name].shape) not in (3, 4):
+            raise CorruptArtefactError(data.path, f"its {name} are no images")
+        return data.rows[name]
+    texts = data.meta.get("show", {}).get(part)
+    return list(texts or (f"id {sample}" for sample in data.tensors[f"{part}_id"]))
 
 
 def losses(truth: Artefact) -> tuple[NDArray[np.float64], str]:
@@ -123,7 +157,9 @@ def losses(truth: Artefact) -> tuple[NDArray[np.float64], str]:
     return total / rows.shape[0], "a model of some of the samples, on average,"
 
 
-def chosen_tests(loss: NDArray[np.float64], test_id: Array) -> list[tuple[int, str]]:
+def chosen_tests(
+    loss: NDArray[np.float64], test_id: Array, likely: bool = True
+) -> list[tuple[int, str]]:
     """Return which test samples are shown: an ordinary, an undecided and the worst one.
 
     The choice is neither random nor does it depend on scores: losses decide, then the lowest id.
@@ -131,6 +167,8 @@ def chosen_tests(loss: NDArray[np.float64], test_id: Array) -> list[tuple[int, s
     Args:
         loss: (test,); samples whose loss is not finite are not chosen.
         test_id: (test,).
+        likely: Whether the loss is minus the log-probability of a class; else no sample is
+            undecided.
 
     Returns:
         Of each: its place, and why it is shown.
@@ -141,11 +179,10 @@ def chosen_tests(loss: NDArray[np.float64], test_id: Array) -> list[tuple[int, s
     order = known[np.lexsort((test_id[known], loss[known]))]
     undecided = order[np.lexsort((test_id[order], np.abs(np.exp(-loss[order]) - 0.5)))[0]]
     worst = order[np.lexsort((test_id[order], -loss[order]))[0]]
-    found = {
-        int(order[(len(order) - 1) // 2]): "the median loss: an ordinary one",
-        int(undecided): "nearest to one half: the model is undecided",
-        int(worst): "the highest loss: the one it gets least right",
-    }
+    found = {int(order[(len(order) - 1) // 2]): "the median loss: an ordinary one"}
+    if likely:
+        found[int(undecided)] = "nearest to one half: the model is undecided"
+    found[int(worst)] = "the highest loss: the one it gets least right"
     return list(found.items())
 
 
@@ -251,18 +288,27 @@ def scaled(values: Array) -> tuple[list[str], str]:
     return texts, f"×10{str(power).translate(_SUPERSCRIPT)}" if power else ""
 
 
-def _frame(same: bool, flipped: bool) -> Frame:
+def _frame(same: bool | None, flipped: bool) -> Frame:
+    if same is None:
+        return Frame(PLAIN, 0.8)
     return Frame(SAME, 2.0, "-", flipped) if same else Frame(OTHER, 1.2, (0, (2, 1)), flipped)
 
 
 def _said(samples: Samples, sample: int) -> str:
     """Return the label of a training sample; of a flipped one also what it was."""
     was, label = samples.original.get(sample), samples.label(sample)
+    if label is None:
+        return f"id {sample}"
     return f"{label}" if was is None else f"{was}→{label}"
 
 
 def examples_figure(
-    setting: str, data: Path, truth: Path, csvs: Sequence[Path], scores: Sequence[Path]
+    setting: str,
+    data: Path,
+    truth: Path,
+    csvs: Sequence[Path],
+    scores: Sequence[Path],
+    likely: bool = True,
 ) -> str:
     """Draw some test samples with their strongest supporters and opponents, by several methods.
 
@@ -274,6 +320,7 @@ def examples_figure(
         truth: A ground truth: its losses choose the test samples (:func:`chosen_tests`).
         csvs: One metric's CSVs of the methods shown, in order; hyper-parameters are chosen by them.
         scores: Score artefacts of these methods.
+        likely: Whether a sample's loss is minus the log-probability of its class.
 
     Returns:
         SVG.
@@ -283,14 +330,14 @@ def examples_figure(
     """
     samples, ground = _samples(data), read(truth, leave=["target"])
     loss, whose = losses(ground)
-    shown = chosen_tests(loss, ground.tensors["test_id"])
+    shown = chosen_tests(loss, ground.tensors["test_id"], likely)
     wanted = np.array([ground.tensors["test_id"][place] for place, _ in shown])
     strips = []
     if ground.kind == "loo":
         strips.append(_truth_strip(ground, wanted, len(samples.train_id)))
     chosen = _chosen(csvs, scores, setting, "score")
     strips += [_strip(method, artefact, wanted) for method, artefact in chosen.items()]
-    sheet = Sheet(np.zeros((1, *samples.images.shape[1:])), samples.full_scale)
+    sheet = Sheet(np.zeros((1, *samples.shape)), samples.full_scale)
     sheet.words(0.05, 0.06, setting, fontsize=10, fontweight="bold")
     y = 0.34
     if not shown:
@@ -298,8 +345,12 @@ def examples_figure(
         y += 0.3
     for k, (place, why) in enumerate(shown):
         sheet.line(y)
-        y = _draw_test(sheet, samples, int(wanted[k]), float(loss[place]), why, whose, y + 0.1)
-        label = int(samples.test_labels[samples.test_id == wanted[k]][0])
+        label = samples.wanted(int(wanted[k]))
+        value = float(loss[place])
+        says = f"{whose} gives its class a probability of {math.exp(-value):.2g},"
+        if not likely:
+            says = f"its loss under {whose} is {value:.3g},"
+        y = _draw_test(sheet, samples, int(wanted[k]), label, (says, why), y + 0.1)
         truly = strips[0] if ground.kind == "loo" else None
         for strip in strips:
             _draw_strip(sheet, samples, strip, k, label, truly, y)
@@ -309,25 +360,32 @@ def examples_figure(
         (_frame(True, False), "trained with the same label"),
         (_frame(False, False), "with another"),
     ]
+    if samples.labels is None:
+        entries = [(_frame(None, False), "a training sample")]
     if samples.original:
         entries.append((Frame(PLAIN, 0.8, marked=True), "flipped, from→to"))
-    note = "below a picture: its label; its score, or the rise of the loss when it was left out"
+    first = "id" if samples.labels is None else "label"
+    note = f"below a picture: its {first}; its score, or the rise of the loss when it was left out"
     y = _draw_legend(sheet, entries, note, y + 0.04)
     with rc_context(STYLE):
         return svg(sheet.figure(y))
 
 
 def _draw_test(
-    sheet: Sheet, samples: Samples, test: int, loss: float, why: str, whose: str, y: float
+    sheet: Sheet,
+    samples: Samples,
+    test: int,
+    label: int | None,
+    says: tuple[str, str],
+    y: float,
 ) -> float:
     """Draw a test sample, and return where what follows begins."""
-    place = np.flatnonzero(samples.test_id == test)
-    label = int(samples.test_labels[place][0])
-    sheet.picture(0.06, y, samples.test.take(place)[0], (), Frame("black", 1.0))
+    sheet.picture(0.06, y, samples.tested(test), (), Frame("black", 1.0))
     x = 0.06 + SIZE + 0.12
-    sheet.words(x, y - 0.01, f"test sample {test}, of class {label}", fontsize=9, fontweight="bold")
-    sheet.words(x, y + 0.16, f"{whose} gives its class a probability of {math.exp(-loss):.2g},")
-    sheet.words(x, y + 0.30, why)
+    title = f"test sample {test}" + ("" if label is None else f", of class {label}")
+    sheet.words(x, y - 0.01, title, fontsize=9, fontweight="bold")
+    sheet.words(x, y + 0.16, says[0])
+    sheet.words(x, y + 0.30, says[1])
     y += SIZE + 0.08
     high = _COLUMN + 2 * STEP - (STEP - SIZE) / 2
     for centre, text in (
@@ -339,7 +397,13 @@ def _draw_test(
 
 
 def _draw_strip(
-    sheet: Sheet, samples: Samples, strip: Strip, k: int, label: int, truly: Strip | None, y: float
+    sheet: Sheet,
+    samples: Samples,
+    strip: Strip,
+    k: int,
+    label: int | None,
+    truly: Strip | None,
+    y: float,
 ) -> None:
     score = strip.score[:, k]
     high, low = extremes(score, strip.ids, SIDE)
@@ -363,7 +427,8 @@ def _draw_strip(
         column = i - len(high) + SIDE if lower else i
         x = _COLUMN + column * STEP + _GAP * lower
         sample = int(strip.ids[place])
-        frame = _frame(samples.label(sample) == label, sample in samples.original)
+        same = None if label is None else samples.label(sample) == label
+        frame = _frame(same, sample in samples.original)
         sheet.picture(x, y, samples.picture(sample), (_said(samples, sample), text), frame)
 
 
@@ -398,7 +463,7 @@ def self_influence_figure(
     """
     samples = _samples(data)
     chosen = _chosen(csvs, scores, setting, "self_influence")
-    sheet = Sheet(np.zeros((1, *samples.images.shape[1:])), samples.full_scale)
+    sheet = Sheet(np.zeros((1, *samples.shape)), samples.full_scale)
     sheet.words(0.05, 0.06, setting, fontsize=10, fontweight="bold")
     share = len(samples.original) / len(samples.train_id)
     sheet.words(

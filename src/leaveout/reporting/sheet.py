@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,14 +47,15 @@ class Sheet:
     Pixels are shown dark on light, as in print: the largest value is black.
     """
 
-    def __init__(self, images: NDArray[Any], full_scale: float) -> None:
+    def __init__(self, images: NDArray[Any], full_scale: float | None) -> None:
         """Prepare for pictures of one size.
 
         Args:
-            images: Any of them, (picture, height, width).
-            full_scale: The largest value a pixel can have.
+            images: Any of them, (picture, height, width), or (picture, height, width, 3) in colour.
+            full_scale: The value that is drawn black; None for pictures that are drawn as they are,
+                in colour or not: 255, or 1 of floats, is white.
         """
-        longer = max(images.shape[1:])
+        longer = max(images.shape[1:3])
         self._times = max(1, round(_PIXELS / longer))
         self._inch = longer * self._times / SIZE  # so many pixels
         self._full_scale = full_scale
@@ -67,19 +69,24 @@ class Sheet:
         self._words.append((x, y, text, style))
 
     def picture(
-        self, x: float, y: float, image: NDArray[Any], lines: Sequence[str], frame: Frame
+        self, x: float, y: float, image: NDArray[Any] | str, lines: Sequence[str], frame: Frame
     ) -> None:
         """Put a picture in a frame, with words below it.
 
         Args:
             x: Of its upper left corner.
             y: The same.
-            image: (height, width).
+            image: (height, width), or (height, width, 3); or a text instead, which is cut to fit.
             lines: The words, a line each; the first one in bold, in the frame's colour.
             frame: The frame.
         """
-        down, across = (side * self._times / self._inch for side in image.shape)
-        self._pictures.append((x, y, image))
+        if isinstance(image, str):
+            down = across = SIZE
+            text = "\n".join(textwrap.wrap(image, 9)[:5])
+            self.words(x + 0.03, y + 0.03, text, fontsize=5.5)
+        else:
+            down, across = (side * self._times / self._inch for side in image.shape[:2])
+            self._pictures.append((x, y, image))
         self.frame(x, y, across, down, frame)
         for k, line in enumerate(lines):
             style: dict[str, Any] = {"fontweight": "bold", "color": frame.colour} if k == 0 else {}
@@ -103,6 +110,14 @@ class Sheet:
         """Draw a line across the sheet."""
         self._artists.append(Line2D([0.05, WIDTH - 0.05], [y, y], color="0.75", linewidth=0.8))
 
+    def _enlarged(self, image: NDArray[Any]) -> NDArray[Any]:
+        if self._full_scale is not None:
+            return np.kron(image, np.ones((self._times, self._times)))
+        image = image if image.ndim == 3 else image[..., None].repeat(3, 2)
+        scaled = image / 255 if image.dtype == np.uint8 else image.clip(0, 1)
+        large: NDArray[Any] = scaled.repeat(self._times, 0).repeat(self._times, 1)
+        return large
+
     def figure(self, height: float) -> Figure:
         """Return all of it as a figure so many inches high."""
         with rc_context(STYLE):
@@ -110,9 +125,10 @@ class Sheet:
             axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
             axes.set_axis_off()
             down, across = (int(inches * self._inch) + 1 for inches in (height, WIDTH))
-            canvas = np.zeros((down, across))
+            colour = self._full_scale is None
+            canvas = np.ones((down, across, 3)) if colour else np.zeros((down, across))
             for x, y, image in self._pictures:
-                large = np.kron(image, np.ones((self._times, self._times)))
+                large = self._enlarged(image)
                 top, left = round(y * self._inch), round(x * self._inch)
                 canvas[top : top + large.shape[0], left : left + large.shape[1]] = large
             axes.imshow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from leaveout.config import objective_identity
 from leaveout.workflow.plan import Plan
 from leaveout.workflow.step import Input, Names, Step
 from leaveout.workflow.steps.measuring import metric_files
@@ -129,7 +130,12 @@ EXAMPLES_FIGURE = Step(
         if plan.pictured and {"lds", "loo", "pbrf"} & {*plan.metrics_of(setting)}
     ],
     compute="leaveout.reporting.examples:examples_figure",
-    call=lambda job: {"setting": job["setting"], **paths(job, "data", "truth", "csvs", "scores")},
+    call=lambda job: {
+        "setting": job["setting"],
+        "likely": not objective_identity(job.setting.objective),
+        **paths(job, "data", "truth", "csvs", "scores"),
+    },
+    decides=lambda job: objective_identity(job.setting.objective),
     shown="figure",
 )
 SELF_INFLUENCE_FIGURE = Step(

@@ -168,9 +168,12 @@ TABLE_PAGE = Step(
 
 def _about(setting: Setting) -> dict[str, Any]:
     return {
-        "dataset": setting.dataset.model_dump(
-            include={"name", "n_train", "n_test", "label_noise"}, exclude_none=True
-        ),
+        "dataset": {
+            "name": setting.dataset.name,
+            **setting.dataset.model_dump(
+                include={"n_train", "n_test", "label_noise"}, exclude_none=True
+            ),
+        },
         "model": setting.model.name,
     }
 
