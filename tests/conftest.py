@@ -147,7 +147,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_examples() -> Callable[[str, int], dict[str, Any]]:
     """Return a function that runs a page's so many blocks of Python, and gives their names."""
 
-    from leaveout.banks.randomness import preserved  # and torch with it
+    from leaveout.problem.randomness import preserved  # and torch with it
 
     def run(page: str, count: int) -> dict[str, Any]:
         text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")

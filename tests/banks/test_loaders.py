@@ -25,7 +25,7 @@ from leaveout.banks.loaders import (
     find_samples,
     subset_loader,
 )
-from leaveout.banks.randomness import preserved
+from leaveout.problem.randomness import preserved
 
 DATASET: list[int] = [10 * i for i in range(12)]
 

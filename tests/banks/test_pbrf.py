@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from leaveout import calculate_pbrf_ground_truth, retrain_pbrf
 from leaveout.banks.layout import BankError, read_state
-from leaveout.banks.randomness import preserved, seeded
+from leaveout.problem.randomness import preserved, seeded
 
 Loader = DataLoader[Any]
 Contents = Callable[[Path], dict[str, bytes]]

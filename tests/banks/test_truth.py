@@ -18,8 +18,8 @@ from leaveout import (
     retrain_loo,
 )
 from leaveout.banks.layout import BankError, read_ids, write_state
-from leaveout.banks.randomness import preserved, seeded
 from leaveout.metrics.lds import lds
+from leaveout.problem.randomness import preserved, seeded
 
 Loader = DataLoader[Any]
 Train = Callable[..., nn.Module]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections import UserDict
 from collections.abc import Callable, Iterator
@@ -234,3 +235,16 @@ def test_the_header_says_how_arrays_belong_together(prepared: Prepared) -> None:
         "mapping": {"a": {"array": "inputs.a"}, "b": {"tuple": [{"array": "inputs.b.0"}]}}
     }
     assert found.meta["source"]["name"] == "own_data"
+
+
+def test_what_a_function_draws_is_the_same_each_time(prepared: Prepared) -> None:
+    def drawn() -> Split:
+        x = torch.rand(20, 1) + torch.from_numpy(np.random.rand(20, 1)) + random.random()
+        return Split((x, Y[:20]), (x, Y[:20]))
+
+    states = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    first, again = (prepared(drawn).tensors["train_inputs"] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert len(np.unique(first)) == 20
+    assert torch.equal(states[0], torch.random.get_rng_state())
+    assert (states[1], states[2]) == (np.random.get_state()[1].tolist(), random.getstate())

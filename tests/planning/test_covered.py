@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from leaveout.banks.randomness import preserved
 from leaveout.config import load_yaml
+from leaveout.problem.randomness import preserved
 from leaveout.workflow import confirm, digest, lock, run
 from leaveout.workflow.step import Job
 from leaveout.workflow.steps import STEPS, load_plan

@@ -21,7 +21,7 @@ from torch.utils.data import (
 )
 
 from leaveout.banks.layout import BankError
-from leaveout.banks.randomness import preserved
+from leaveout.problem.randomness import preserved
 
 Loader = DataLoader[Any]
 _UNSEEDED = 0

@@ -35,8 +35,8 @@ from leaveout.banks.layout import (
     write_state,
 )
 from leaveout.banks.loaders import Loader, Samples, describe, find_samples, subset_loader
-from leaveout.banks.randomness import argument_seed, seeded
 from leaveout.config.subset_file import subset_size
+from leaveout.problem.randomness import argument_seed, seeded
 from leaveout.retraining.subsets import draw_subset
 from leaveout.seeds import generator, torch_seed
 

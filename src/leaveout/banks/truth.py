@@ -25,7 +25,7 @@ from leaveout.banks.layout import (
     read_state,
 )
 from leaveout.banks.loaders import Loader, count, draws_in_one_order
-from leaveout.banks.randomness import preserved
+from leaveout.problem.randomness import preserved
 
 TargetFunc = Callable[..., Any]
 

@@ -108,10 +108,12 @@ def _noisy(clean: Arrays, setting: Setting) -> Arrays:
 
 def _own(dataset: OwnDataset) -> Arrays:
     from leaveout.data.split import prepared  # and torch, which images do without
+    from leaveout.problem.randomness import seeded
     from leaveout.problem.user import call_own
 
     where = f"{dataset.module}.{dataset.function}"
-    split = call_own(dataset, n_train=dataset.n_train, n_test=dataset.n_test)
+    with seeded(0, "data"):  # what it draws is the same each time
+        split = call_own(dataset, n_train=dataset.n_train, n_test=dataset.n_test)
     found = prepared(split, {"train": dataset.n_train, "test": dataset.n_test}, where)
     return replace(found, facts={**found.facts, "source": _provenance(dataset, found.tensors)})
 

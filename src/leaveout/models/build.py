@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from leaveout.config import CNN, GPT, MLP, Linear, Model, Own, OwnModel, ResNet9, Setting
 from leaveout.errors import LeaveoutError
 from leaveout.models import cnn, gpt, linear, mlp, resnet9
+from leaveout.problem.randomness import seeded
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import Tree, tensors, tree_map
 from leaveout.problem.user import call_own
@@ -95,7 +96,7 @@ def initialise(model: Model, input_shape: Any, n_outputs: int, seed: int) -> nn.
         n_outputs: Number of outputs.
         seed: Integer seed, see :func:`leaveout.seeds.torch_seed`.
     """
-    with torch.random.fork_rng(devices=[]):
+    with seeded(seed, "model"):  # a user's function can draw from other generators than torch's
         torch.manual_seed(seed)
         return build_model(model, input_shape, n_outputs)
 

@@ -1,4 +1,4 @@
-"""The global random generators, which a user's training function draws from."""
+"""The global random generators, which functions of a user's draw from."""
 
 from __future__ import annotations
 

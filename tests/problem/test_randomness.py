@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from leaveout.banks.randomness import argument_seed, preserved, seeded
+from leaveout.problem.randomness import argument_seed, preserved, seeded
 
 
 def draws() -> tuple[float, float, float]:
