@@ -160,10 +160,11 @@ class Setting(Closed):
                 f"brittleness.runs: {self.brittleness.runs} is more than full.runs = "
                 f"{self.full.runs}, which they are compared with"
             )
-        if self.full.checkpoints > self.recipe.epochs:
+        length = self.recipe.epochs or self.recipe.iterations
+        if length and self.full.checkpoints > length:
+            unit = "epochs" if self.recipe.epochs else "iterations"
             raise ValueError(
-                f"full.checkpoints: {self.full.checkpoints} is more than recipe.epochs = "
-                f"{self.recipe.epochs}"
+                f"full.checkpoints: {self.full.checkpoints} is more than recipe.{unit} = {length}"
             )
         self._trainings_are_few()
         return self
@@ -224,9 +225,12 @@ class Setting(Closed):
         return ids, spaced(ids, again)
 
     def checkpoint_epochs(self) -> tuple[int, ...]:
-        """Return after which epochs (counted from 1) a full run keeps a checkpoint."""
-        kept, epochs = self.full.checkpoints, self.recipe.epochs
-        return tuple(-(-epochs * (i + 1) // kept) for i in range(kept))
+        """Return after which epochs (counted from 1) a full run keeps a checkpoint.
+
+        After which steps, where the recipe says how many `iterations` there are.
+        """
+        kept, length = self.full.checkpoints, self.recipe.epochs or self.recipe.iterations or 0
+        return tuple(-(-length * (i + 1) // kept) for i in range(kept))
 
 
 def load_setting(path: Path | str) -> Setting:
