@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -37,6 +38,7 @@ from leaveout.workflow import costs
 from leaveout.workflow.costs import HARDWARE, Layer, Workload
 
 Make = Callable[..., Setting]
+IMAGES: tuple[Name, ...] = ("mnist", "fashion_mnist", "digits")
 LAYERS: tuple[Layer, ...] = ("full", "half", "lds", "loo", "pbrf")
 MODELS: list[dict[str, Any]] = [
     {"name": "linear"},
@@ -90,9 +92,65 @@ def test_a_network_is_what_torch_builds(make_setting: Make, model: dict[str, Any
     assert found.train == 2 * sum(products) + sum(products[1:])
 
 
+GPT: dict[str, Any] = {"name": "gpt", "vocabulary": 11, "context": 5, "layers": 3, "width": 12}
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        ({"name": "resnet9", "width": 4}, (3, 8, 8)),
+        (GPT, (5,)),
+        ({**GPT, "bias": False, "tied": False, "dropout": 0.1}, (5,)),
+    ],
+    ids=str,
+)
+def test_larger_networks_have_torchs_sizes(
+    make_setting: Make, model: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    setting = make_setting(model=model, dataset={"name": "mnist"})
+    module = initialise(setting.model, shape, 11, 0).eval()
+    products: list[int] = []
+
+    def look(layer: nn.Module, given: Any, out: torch.Tensor) -> None:
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        products.append(2 * weight.numel() // len(weight) * out.numel())
+
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.register_forward_hook(look)
+    module(torch.zeros(1, *shape, dtype=torch.long if model["name"] == "gpt" else None))
+    found = costs.network(setting.model, shape, 11)
+    assert found.parameters == sum(p.numel() for p in module.parameters())
+    assert found.buffers == sum(b.numel() for b in module.buffers())
+    attention = 3 * 4 * 5 * 5 * 12 if model["name"] == "gpt" else 0
+    assert found.forward == sum(products) + attention
+    assert not found.stacked
+    assert bool(found.dropped) == bool(model.get("dropout"))
+
+
+def test_only_what_is_trained_in_stacks_is_counted_so(make_setting: Make) -> None:
+    def stacked(**changes: Any) -> bool:
+        setting = make_setting(model={"name": "mlp", "hidden": (3,)}, **changes)
+        return costs.workload(setting).network.stacked
+
+    assert stacked()
+    assert not stacked(objective={"name": "cross_entropy", "label_smoothing": 0.1})
+    assert not stacked(recipe={"optimizer": "adamw"})
+    tanh = make_setting(model={"name": "mlp", "hidden": (3,), "activation": "tanh"})
+    assert not costs.workload(tanh).network.stacked
+
+
+def test_iterations_are_steps_and_passes(make_setting: Make) -> None:
+    recipe = {"epochs": None, "iterations": 10, "batch_size": 8, "optimizer": "adam"}
+    work = costs.workload(make_setting(recipe=recipe))
+    assert (work.iterations, work.epochs, work.optimizer_states) == (10, 3, 2)  # of 30 samples
+
+
 def test_data_sets_have_the_shapes_of_their_files(make_setting: Make, tmp_path: Path) -> None:
     assert set(get_args(Name)) == set(DATASETS)
-    for name, facts in DATASETS.items():
+    for name in IMAGES:
+        facts = DATASETS[name]
         setting = make_setting(dataset={"name": name, "classes": (4, 2)})
         save(tmp_path / name, prepare(setting))
         data = artefacts.read(tmp_path / name)
@@ -104,13 +162,28 @@ def test_data_sets_have_the_shapes_of_their_files(make_setting: Make, tmp_path: 
         assert costs.workload(make_setting(dataset={"name": name})).network.outputs == 10
 
 
+@pytest.mark.parametrize("name", sorted(DATASETS.keys() - {"mnist", "fashion_mnist", "digits"}))
+def test_tables_have_the_shapes_of_their_files(make_setting: Make, name: Name) -> None:
+    facts = DATASETS[name]
+    objective = {"name": "squared_error" if facts.classes is None else "cross_entropy"}
+    setting = make_setting(dataset={"name": name}, objective=objective)
+    found = prepare(setting)
+    inputs = found.tensors["train_inputs"]
+    assert isinstance(inputs, np.ndarray)
+    assert inputs.shape[1:] == facts.shape
+    assert inputs.dtype.itemsize == facts.stored
+    assert found.facts["n_classes"] == facts.classes
+    assert costs.workload(setting).network.outputs == (facts.classes or 1)
+
+
 @pytest.mark.parametrize("model", MODELS[:3], ids=str)
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("shared", [True, False])
 def test_stacks_are_as_large_as_the_engine_makes_them(
     make_setting: Make, model: dict[str, Any], momentum: float, shared: bool
 ) -> None:
-    for data, facts in DATASETS.items():
+    for data in IMAGES:
+        facts = DATASETS[data]
         setting = make_setting(
             dataset={"name": data}, model=model, recipe={"momentum": momentum, "batch_size": 70}
         )

@@ -134,6 +134,19 @@ class OwnDataset(Own):
 
     _noise_is_some = field_validator("label_noise")(_some_noise)
 
+    @property
+    def n_classes(self) -> None:
+        """How many classes there are: unknown before the data are prepared."""
+
+    @property
+    def shape(self) -> None:
+        """The shape of a sample's input: unknown before the data are prepared."""
+
+    @property
+    def stored(self) -> int:
+        """Bytes of one number in the prepared file."""
+        return 4
+
 
 class Linear(Closed):
     """Logistic regression."""

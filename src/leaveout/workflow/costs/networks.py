@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from leaveout.config import Model
+from leaveout.config import CNN, GPT, MLP, Linear, Model, ResNet9
 
 FLOAT = 4
 """Bytes of a number."""
@@ -131,22 +131,93 @@ class Network:
         return self.parameters + self.buffers
 
 
-def network(model: Model, input_shape: tuple[int, int, int], n_outputs: int) -> Network:
+INPUTS = 1024
+IMAGE = (3, 32, 32)
+"""ASSUMED of samples of the user's own, which are not known before they are prepared."""
+UNKNOWN = Network(
+    inputs=INPUTS,
+    outputs=10,
+    parameters=1_000_000,
+    forward=2e7,
+    activations=100_000,
+    modules=50,
+    last=512,
+)
+"""ASSUMED of a model of the user's own, whose code is not run to plan: a million parameters, each
+used ten times in a forward pass."""
+
+
+def network(model: Model, input_shape: tuple[int, ...] | None, n_outputs: int) -> Network:
     """Return what the cost of a model depends on.
 
     Args:
         model: The architecture section of a setting.
-        input_shape: Channels, height and width of a sample.
+        input_shape: Shape of a sample: channels, height and width of an image; None if unknown.
         n_outputs: Number of outputs.
     """
-    inputs = math.prod(input_shape)
-    match model.name:
-        case "linear":
+    inputs = INPUTS if input_shape is None else math.prod(input_shape)
+    image = input_shape if input_shape is not None and len(input_shape) == 3 else IMAGE
+    match model:
+        case Linear():
             return _linear((inputs, n_outputs), dropout=False)
-        case "mlp":
+        case MLP():
             return _linear((inputs, *model.hidden, n_outputs), dropout=model.dropout > 0)
-        case "cnn":
-            return _cnn(model.channels, model.batch_norm, input_shape, n_outputs)
+        case CNN():
+            return _cnn(model.channels, model.batch_norm, image, n_outputs)
+        case ResNet9():
+            return _resnet9(model.width, image, n_outputs)
+        case GPT():
+            return _gpt(model)
+        case _:
+            return replace(UNKNOWN, inputs=inputs, outputs=n_outputs)
+
+
+def _resnet9(width: int, shape: tuple[int, ...], n_outputs: int) -> Network:
+    area, before = shape[1] * shape[2], width
+    parameters, norms = 9 * shape[0] * width, width
+    first = forward = 2.0 * parameters * area
+    activations = 2 * width * area
+    for stride in (1, 2, 2):
+        area, after = area // stride**2, 2 * before
+        block = 9 * before * after + 9 * after * after + before * after
+        parameters, norms = parameters + block, norms + 3 * after
+        forward += 2.0 * block * area
+        activations += 6 * after * area
+        before = after
+    return Network(
+        inputs=math.prod(shape),
+        outputs=n_outputs,
+        parameters=parameters + 2 * norms + before * n_outputs + n_outputs,
+        forward=forward + 2 * before * n_outputs,
+        first=first,
+        activations=activations,
+        modules=30,
+        last=before,
+        buffers=2 * norms + 10,
+    )
+
+
+def _gpt(model: GPT) -> Network:
+    width, tokens = model.width, model.context
+    embeddings = model.vocabulary * width * (1 if model.tied else 2) + tokens * width
+    biases = (9 * width if model.bias else 0) + (4 if model.bias else 2) * width
+    norm = (2 if model.bias else 1) * width
+    matrices = model.layers * 12 * width * width + model.vocabulary * width
+    # every token looks at every other
+    attention = model.layers * 4.0 * tokens * tokens * width
+    each = 18 * width + 2 * model.heads * tokens
+    return Network(
+        inputs=tokens,
+        outputs=model.vocabulary * tokens,
+        parameters=model.layers * (12 * width * width + biases) + norm + embeddings,
+        forward=2.0 * matrices * tokens + attention,
+        activations=model.layers * tokens * each,
+        modules=3 + 12 * model.layers,
+        last=width,
+        dropped=tokens * (width + model.layers * (2 * width + model.heads * tokens))
+        if model.dropout
+        else 0,
+    )
 
 
 def _linear(widths: tuple[int, ...], dropout: bool) -> Network:
@@ -168,7 +239,7 @@ def _linear(widths: tuple[int, ...], dropout: bool) -> Network:
 
 
 def _cnn(
-    channels: tuple[int, ...], batch_norm: bool, shape: tuple[int, int, int], n_outputs: int
+    channels: tuple[int, ...], batch_norm: bool, shape: tuple[int, ...], n_outputs: int
 ) -> Network:
     width, height, breadth = shape
     convolutions, activations, parameters, buffers = [], 0, 0, 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
-from leaveout.config import LAYERS, Layer, Setting
-from leaveout.config.catalogue import DATASETS
+from leaveout.config import LAYERS, CrossEntropy, Layer, Setting
 from leaveout.config.subset_file import subset_size
 from leaveout.retraining.items import chunk_sizes
 from leaveout.workflow.costs.networks import CPU, FLOAT, HARDWARE, Network, network
@@ -107,12 +106,13 @@ def workload(setting: Setting) -> Workload:
     return Workload(
         name=setting.name,
         hardware=setting.hardware,
-        network=network(setting.model, DATASETS[data.name].shape, data.n_classes),
+        network=_network(setting),
         n_train=data.n_train,
         n_test=data.n_test,
-        epochs=recipe.epochs,
+        epochs=recipe.epochs or -(-(recipe.iterations or 0) * recipe.batch_size // data.n_train),
         batch_size=recipe.batch_size,
-        optimizer_states=1 if recipe.momentum else 0,
+        iterations=recipe.iterations or 0,
+        optimizer_states=2 if recipe.optimizer != "sgd" else 1 if recipe.momentum else 0,
         full=setting.full.runs,
         checkpoints=setting.full.checkpoints,
         half=setting.half.runs,
@@ -125,11 +125,22 @@ def workload(setting: Setting) -> Workload:
         loo_shared=setting.loo.pairing != "none",
         pbrf=setting.counts("pbrf"),
         pbrf_passes=PASSES if setting.pbrf.solver == "newton_cg" else float(setting.pbrf.steps),
-        stored=DATASETS[data.name].stored,
+        stored=data.stored,
         chunk=tuple((layer, getattr(setting, layer).chunk) for layer in LAYERS),
         method_memory=setting.attribution.memory_gb * 1e9,
         method_seconds=setting.attribution.hours * 3600,
     )
+
+
+def _network(setting: Setting) -> Network:
+    """Return what the cost of a setting's model depends on, as far as it is known beforehand."""
+    binary = setting.objective.name == "binary_cross_entropy"
+    outputs = 1 if binary else setting.dataset.n_classes or 1
+    found = network(setting.model, setting.dataset.shape, outputs)
+    # what is trained in stacks: linear layers with ReLU, plain cross-entropy, plain descent
+    plain = setting.objective == CrossEntropy() and setting.recipe.optimizer == "sgd"
+    relu = getattr(setting.model, "activation", "relu") == "relu"
+    return replace(found, stacked=found.stacked and plain and relu)
 
 
 # time
