@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -292,3 +293,31 @@ def test_every_objective_is_in_the_table() -> None:
     made = [OBJECTIVES[name]() for name in OBJECTIVES]
     assert [objective.name for objective in made] == [*OBJECTIVES]
     assert [a.name for a, _ in itertools.groupby(made)] == [*OBJECTIVES]
+
+
+def test_measures_of_tokens() -> None:
+    h = torch.randn(3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([[0, 4, -100, 1], [2, -100, -100, -100], [-100] * 4])
+    p = h.softmax(-1)
+    expected: dict[str, list[float]] = {"margin": [], "log_probability": []}
+    for sample in range(3):
+        likely = [p[sample, k, c].item() for k, c in enumerate(t[sample].tolist()) if c >= 0]
+        expected["log_probability"].append(-sum(math.log(q) for q in likely))
+        expected["margin"].append(-sum(math.log(q / (1 - q)) for q in likely))
+    for measure, values in expected.items():
+        asked = token_cross_entropy(label_smoothing=0.2, measure=measure).measured()
+        assert asked.losses(h, t).tolist() == pytest.approx(values)
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_measures_of_truths(labels: int) -> None:
+    h = torch.randn(4, labels, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    t = (torch.arange(4 * labels) % 3 == 0).reshape(4, labels).double()
+    p = torch.where(t == 1, h.sigmoid(), 1 - h.sigmoid())
+    make = binary_cross_entropy if labels == 1 else multi_label
+    for measure, values in {"margin": (p / (1 - p)).log(), "log_probability": p.log()}.items():
+        asked = make(pos_weight=3.0, measure=measure).measured()
+        torch.testing.assert_close(asked.losses(h, t), -values.sum(1))
+    for objective in (make, token_cross_entropy):
+        with pytest.raises(LeaveoutError, match="'logit' is not one of loss, margin, log_probabil"):
+            objective(measure="logit")

@@ -239,7 +239,7 @@ def model_identity(model: Model) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k not in _MODEL_KEYS or v != _MODEL_KEYS[k]}
 
 
-Measure = Literal["loss", "margin", "logit", "log_probability"]
+Measure = Literal["loss", "margin", "log_probability"]
 
 
 class CrossEntropy(Closed):
@@ -253,7 +253,7 @@ class CrossEntropy(Closed):
     """Part of the target that is spread over all classes."""
     ignore_index: int | None = None
     """Class of samples that do not count; by default all do."""
-    measure: Measure = "loss"
+    measure: Literal["loss", "margin", "logit", "log_probability"] = "loss"
     """What is attributed, of a test sample: its loss, or (negated) the log odds, the logit or the
     log-probability of its class."""
 
@@ -272,6 +272,9 @@ class TokenCrossEntropy(Closed):
     """Part of the target that is spread over all classes."""
     shift: bool = False
     """Whether position t predicts the target at t + 1, as `transformers` has it."""
+    measure: Measure = "loss"
+    """What is attributed, of a test sample: its loss, or (negated) the sum of its targets' log odds
+    or log-probabilities."""
 
 
 class SquaredError(Closed):
@@ -288,6 +291,9 @@ class BinaryCrossEntropy(Closed):
     """Cross-entropy of one logit a sample and targets 0 or 1."""
     pos_weight: float = Field(default=1.0, gt=0)
     """Weight of targets 1."""
+    measure: Measure = "loss"
+    """What is attributed, of a test sample: its loss, or (negated) the sum of its targets' log odds
+    or log-probabilities."""
 
 
 class MultiLabel(Closed):
@@ -297,6 +303,9 @@ class MultiLabel(Closed):
     """Cross-entropy of labels that each hold or not, summed over a sample's labels."""
     pos_weight: float = Field(default=1.0, gt=0)
     """Weight of targets 1."""
+    measure: Measure = "loss"
+    """What is attributed, of a test sample: its loss, or (negated) the sum of its targets' log odds
+    or log-probabilities."""
 
 
 class OwnObjective(Own):

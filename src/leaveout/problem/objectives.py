@@ -197,6 +197,7 @@ def token_cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     shift: bool = False,
+    measure: str = "loss",
 ) -> Objective:
     """Cross-entropy of a class at every position of a sample.
 
@@ -207,6 +208,8 @@ def token_cross_entropy(
         ignore_index: Class of positions that do not count, padding for one.
         label_smoothing: Part of the target that is spread over all classes.
         shift: Whether position t predicts the target at t + 1, as ``transformers`` has it.
+        measure: ``loss``, or of the positions that count the sum of their ``margin`` (log odds) or
+            ``log_probability``.
     """
     if reduction not in ("mean", "sum", "last"):
         raise LeaveoutError(f"reduction: {reduction!r} is not one of mean, sum, last")
@@ -238,10 +241,20 @@ def token_cross_entropy(
         seen = t != ignore_index
         return (_margin(h, t.where(seen, torch.zeros_like(t))) * seen).sum(1)
 
+    def surprise(outputs: Any, targets: Tensor) -> Tensor:
+        h, t = units(outputs, targets)
+        return _softmax_losses(h, t, None, 0.0, ignore_index).sum(1)
+
+    measures: dict[str, Losses | None] = {
+        "loss": None,
+        "margin": lambda o, t: -margin(o, t),
+        "log_probability": surprise,
+    }
     return Objective(
         "token_cross_entropy",
         losses,
         counts=(lambda t: (wanted(t) != ignore_index).sum(1)) if reduction == "mean" else None,
+        measure=choose_measure(measures, measure),
         margin=margin,
         likelihood=Likelihood(
             SOFTMAX,
@@ -281,11 +294,12 @@ def squared_error() -> Objective:
     )
 
 
-def binary_cross_entropy(pos_weight: float = 1.0) -> Objective:
+def binary_cross_entropy(pos_weight: float = 1.0, measure: str = "loss") -> Objective:
     """Cross-entropy of one logit a sample and targets 0 or 1, (samples,) or (samples, 1).
 
     Args:
         pos_weight: Weight of targets 1.
+        measure: ``loss``, ``margin`` (log odds) or ``log_probability`` of the target.
     """
     objective = multi_label(pos_weight)
 
@@ -306,9 +320,15 @@ def binary_cross_entropy(pos_weight: float = 1.0) -> Objective:
         h, t = sides(outputs, targets)
         return h * (2 * t - 1)
 
+    measures: dict[str, Losses | None] = {
+        "loss": None,
+        "margin": lambda o, t: -margin(o, t),
+        "log_probability": lambda o, t: _bernoulli_losses(*sides(o, t)),
+    }
     return Objective(
         "binary_cross_entropy",
         losses,
+        measure=choose_measure(measures, measure),
         margin=margin,
         classes=lambda t: t.reshape(-1).round().long(),
         likelihood=objective.likelihood,
@@ -316,20 +336,23 @@ def binary_cross_entropy(pos_weight: float = 1.0) -> Objective:
     )
 
 
-def multi_label(pos_weight: float = 1.0) -> Objective:
+def _bernoulli_losses(h: Tensor, t: Tensor, pos_weight: float = 1.0) -> Tensor:
+    weight = None if pos_weight == 1 else torch.tensor(pos_weight).to(h)
+    found = functional.binary_cross_entropy_with_logits(h, t, reduction="none", pos_weight=weight)
+    return found.reshape(len(h), -1).sum(1)
+
+
+def multi_label(pos_weight: float = 1.0, measure: str = "loss") -> Objective:
     """Cross-entropy of labels that each hold or not, summed over a sample's labels.
 
     Args:
         pos_weight: Weight of targets 1.
+        measure: ``loss``, or the sum over labels of their ``margin`` (log odds) or
+            ``log_probability``.
     """
 
     def losses(outputs: Any, targets: Tensor) -> Tensor:
-        h, t = _aligned(outputs, targets, "multi_label")
-        weight = None if pos_weight == 1 else torch.tensor(pos_weight).to(h)
-        found = functional.binary_cross_entropy_with_logits(
-            h, t, reduction="none", pos_weight=weight
-        )
-        return found.reshape(len(h), -1).sum(1)
+        return _bernoulli_losses(*_aligned(outputs, targets, "multi_label"), pos_weight)
 
     def mass(h: Tensor, targets: Tensor) -> Tensor:
         t = targets.reshape(h.shape).to(h)
@@ -340,9 +363,15 @@ def multi_label(pos_weight: float = 1.0) -> Objective:
         h, t = _aligned(outputs, targets, "multi_label")
         return (h * (2 * t - 1)).reshape(len(h), -1).sum(1)
 
+    measures: dict[str, Losses | None] = {
+        "loss": None,
+        "margin": lambda o, t: -margin(o, t),
+        "log_probability": lambda o, t: _bernoulli_losses(*_aligned(o, t, "multi_label")),
+    }
     return Objective(
         "multi_label",
         losses,
+        measure=choose_measure(measures, measure),
         margin=margin,
         likelihood=Likelihood(BERNOULLI, logits, mass),
         check=lambda t: check_truths(t, "multi_label"),
