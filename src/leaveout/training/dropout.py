@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from leaveout.problem.call import call
+from leaveout.problem.trees import Tree
 from leaveout.training import philox
 
 DropoutLayer = tuple[tuple[int, ...], float]
@@ -57,12 +59,12 @@ def replace_modules(module: nn.Module, replace: Callable[[nn.Module], nn.Module 
             setattr(module, name, new)
 
 
-def use_streams(module: nn.Module, sample: Tensor) -> list[StreamDropout]:
+def use_streams(module: nn.Module, sample: Tree) -> list[StreamDropout]:
     """Replace the dropout layers of a module, in place, and learn the shapes they see.
 
     Args:
         module: The model.
-        sample: A batch of one input.
+        sample: Inputs of a batch of one sample.
 
     Returns:
         The new layers in the order of the forward pass. Each carries ``unit_shape``, the shape of
@@ -83,7 +85,7 @@ def use_streams(module: nn.Module, sample: Tensor) -> list[StreamDropout]:
     was_training = module.training
     module.eval()
     with torch.no_grad():
-        module(sample)
+        call(module, sample)
     module.train(was_training)
     for hook in hooks:
         hook.remove()

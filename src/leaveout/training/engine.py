@@ -14,18 +14,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from leaveout.config import Recipe
 from leaveout.errors import LeaveoutError
+from leaveout.problem.call import call
+from leaveout.problem.samples import Samples
+from leaveout.problem.trees import Tree, count, join, tensors, tree_map
 from leaveout.training.functional import functional_outputs, stack_states, train_functional
 from leaveout.training.memory import fitting, in_blocks
 from leaveout.training.precision import full_float32
 from leaveout.training.reference import train_one
-from leaveout.training.stack import parse, shared_window, stack_outputs, train_stack
+from leaveout.training.stack import parse, shared_window, stack_outputs, train_stack, trains
 from leaveout.training.trials import Trial
 
 State = dict[str, Tensor]
@@ -70,26 +73,30 @@ class Trained:
     Attributes:
         trials: What was trained, in order.
         snapshots: Stacked states, (models, ...), at the epochs asked for and at the end.
-        outputs: Given samples, the outputs of the final models on them, (models, samples, outputs).
+        outputs: Given inputs, what the final models return: trees of (models, samples, ...).
     """
 
     trials: Sequence[Trial]
     snapshots: list[State]
-    outputs: Callable[[Tensor], Tensor]
+    outputs: Callable[[Tree], Any]
 
 
-def choose_path(module: nn.Module, device: torch.device) -> Path:
-    """Return the fastest path for an architecture on a device."""
-    if parse(module) is not None:
+def choose_path(
+    module: nn.Module, trials: Sequence[Trial], samples: Samples, recipe: Recipe
+) -> Path:
+    """Return the fastest path for an architecture, its samples and a recipe."""
+    if trains(module, samples, recipe):
         return "stack"
-    return "functional" if device.type == "cuda" else "reference"
+    alike = len({trial.size(len(samples)) for trial in trials}) == 1
+    if samples.device.type == "cuda" and (recipe.iterations is None or alike):
+        return "functional"
+    return "reference"
 
 
 def train(
     build: Callable[[int], nn.Module],
     trials: Sequence[Trial],
-    inputs: Tensor,
-    labels: Tensor,
+    samples: Samples,
     recipe: Recipe,
     snapshot_epochs: Collection[int] = (),
     path: Path | None = None,
@@ -102,11 +109,10 @@ def train(
     Args:
         build: Returns a module initialised from an integer seed, on the CPU.
         trials: What to train.
-        inputs: Training inputs, (samples, ...); their device and dtype are the models'.
-        labels: Training labels, (samples,), on the same device.
+        samples: Training samples with the objective that is minimised; models go to their device.
         recipe: Optimiser and sizes.
-        snapshot_epochs: After which epochs, counted from 1, the states are kept; the last epoch
-            always is.
+        snapshot_epochs: After which epochs, counted from 1, the states are kept; after which steps,
+            where the recipe counts iterations. The end is always kept.
         path: ``stack``, ``functional`` or ``reference``; by default the fastest.
         stack_size: Models at once, to begin with; by default what suits a CPU's cache or a GPU's
             free memory.
@@ -118,20 +124,22 @@ def train(
         ValueError: ``path`` is ``stack`` and the architecture is no stack of linear layers.
         LeaveoutError: One model alone does not fit into the device's memory.
     """
-    module = build(trials[0].init_seed()).to(inputs)
-    path = path or choose_path(module, inputs.device)
-    if path == "stack" and parse(module) is None:
-        raise ValueError("the path 'stack' takes stacks of linear layers only")
-    job = _Job(build, module, path, trials, inputs, labels, recipe, snapshot_epochs)
+    if samples.objective.check is not None:
+        samples.objective.check(samples.targets)
+    module = build(trials[0].init_seed()).to(samples.device)
+    path = path or choose_path(module, trials, samples, recipe)
+    if path == "stack" and not trains(module, samples, recipe):
+        raise ValueError("the path 'stack' takes stacks of linear layers only, and plain recipes")
+    job = _Job(build, module, path, trials, samples, recipe, snapshot_epochs)
     if path == "reference":
         size = 1
     elif stack_size is not None:
         size = stack_size
-    elif inputs.is_cuda:
+    elif samples.device.type == "cuda":
         size = _fitting_size(job)
     else:
-        window = shared_window(trials, len(inputs), recipe.batch_size) if path == "stack" else None
-        size = _cached_size(module, inputs[0], recipe, shared=window is not None)
+        window = shared_window(trials, len(samples), recipe.batch_size) if path == "stack" else None
+        size = _cached_size(module, samples[:1].inputs, recipe, shared=window is not None)
     for _, trained in in_blocks(job, len(trials), size, "models trained at once"):
         yield trained
         del trained  # or it would live on while the next stack is trained
@@ -150,18 +158,18 @@ class _Job:
     module: nn.Module
     path: Path
     trials: Sequence[Trial]
-    inputs: Tensor
-    labels: Tensor
+    samples: Samples
     recipe: Recipe
     snapshot_epochs: Collection[int]
 
     def __call__(self, which: slice) -> Trained:
         """Train some of the trials as one stack."""
         trials = self.trials[which]
-        data = (self.inputs, self.labels, self.recipe, self.snapshot_epochs)
+        data = (self.samples, self.recipe, self.snapshot_epochs)
         if self.path == "reference":
-            one = self.build(trials[0].init_seed()).to(self.inputs)
-            if not self.inputs.is_cuda:  # convolutions with few channels take a quarter less so
+            one = self.build(trials[0].init_seed()).to(self.samples.device)
+            if self.samples.device.type == "cpu" and _is_convolutional(one):
+                # convolutions with few channels take a quarter less so
                 one = one.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             states = train_one(one, trials[0], *data)
             snapshots = [{k: v[None] for k, v in state.items()} for state in states]
@@ -191,48 +199,50 @@ class _Job:
         """
         seeds = [trial.init_seed() for trial in trials]
         row = {seed: number for number, seed in enumerate(dict.fromkeys(seeds))}
-        built = stack_states([self.build(seed).to(self.inputs.dtype) for seed in row])
-        there = {name: value.to(self.inputs.device) for name, value in built.items()}
+        built = stack_states([self.build(seed) for seed in row])
+        there = {name: value.to(self.samples.device) for name, value in built.items()}
         if len(row) == len(seeds):
             return there
-        rows = torch.tensor([row[seed] for seed in seeds], device=self.inputs.device)
+        rows = torch.tensor([row[seed] for seed in seeds], device=self.samples.device)
         return {name: value[rows] for name, value in there.items()}
 
-    def _outputs(
-        self, outputs: Callable[[slice, Tensor], Tensor], models: int
-    ) -> Callable[[Tensor], Tensor]:
+    def _outputs(self, outputs: Callable[[slice, Tree], Any], models: int) -> Callable[[Tree], Any]:
         """Return a function that computes outputs, on a GPU in blocks of models that fit."""
         batch = self.recipe.batch_size
-        on_gpu = self.inputs.is_cuda
+        on_gpu = self.samples.device.type == "cuda"
 
-        def all_outputs(inputs: Tensor) -> Tensor:
+        def all_outputs(inputs: Tree) -> Any:
             # as many samples in all as a training step sees
-            size = max(1, min(models, models * batch // len(inputs))) if on_gpu else models
+            size = max(1, min(models, models * batch // count(inputs))) if on_gpu else models
             parts = [
                 part
                 for _, part in in_blocks(
                     lambda which: outputs(which, inputs), models, size, "models evaluated at once"
                 )
             ]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
+            return join(parts)
 
         return all_outputs
 
 
-def _one_output(module: nn.Module) -> Callable[[slice, Tensor], Tensor]:
-    def outputs(_: slice, inputs: Tensor) -> Tensor:
+def _one_output(module: nn.Module) -> Callable[[slice, Tree], Any]:
+    def outputs(_: slice, inputs: Tree) -> Any:
         module.eval()
         with torch.no_grad():
-            return module(inputs)[None]  # type: ignore[no-any-return]
+            return tree_map(lambda value: value[None], call(module, inputs))
 
     return outputs
+
+
+def _is_convolutional(module: nn.Module) -> bool:
+    return any(isinstance(layer, nn.Conv2d) for layer in module.modules())
 
 
 def _state_bytes(module: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in module.state_dict().values())
 
 
-def _cached_size(module: nn.Module, sample: Tensor, recipe: Recipe, shared: bool) -> int:
+def _cached_size(module: nn.Module, sample: Tree, recipe: Recipe, shared: bool) -> int:
     """Return how many models to train at once on a CPU.
 
     The working set should stay in cache, but be large enough to hide the dispatch of a step.
@@ -240,8 +250,9 @@ def _cached_size(module: nn.Module, sample: Tensor, recipe: Recipe, shared: bool
     states = 2 if recipe.momentum else 1
     numbers = states * sum(p.numel() for p in module.parameters())
     if not shared:
-        numbers += recipe.batch_size * sample.numel()
-    return max(8, min(128, (4 << 20) // (numbers * sample.element_size())))
+        numbers += recipe.batch_size * sum(value.numel() for value in tensors(sample))
+    size = next((p.element_size() for p in module.parameters()), 4)
+    return max(8, min(128, (4 << 20) // max(1, numbers * size)))
 
 
 def _fitting_size(job: _Job) -> int:
@@ -250,9 +261,10 @@ def _fitting_size(job: _Job) -> int:
     The memory of a step is measured on a small stack. The indices and weights of an epoch are added
     to it, and the snapshots of this stack and of the one before, which is still being read.
     """
-    n, size = len(job.inputs), job.recipe.batch_size
-    first = replace(job, inputs=job.inputs[:size], labels=job.labels[:size], snapshot_epochs=())
-    one_step = replace(first, recipe=job.recipe.model_copy(update={"epochs": 1}))
+    n, size = len(job.samples), job.recipe.batch_size
+    first = replace(job, samples=job.samples[:size], snapshot_epochs=())
+    once = {"epochs": 1, "iterations": None}
+    one_step = replace(first, recipe=job.recipe.model_copy(update=once))
     shared = shared_window(job.trials, n, size) is not None
 
     def step(models: int) -> object:
@@ -263,7 +275,7 @@ def _fitting_size(job: _Job) -> int:
         ]
         return replace(one_step, trials=trials)(slice(0, models))
 
-    snapshots = len({*job.snapshot_epochs, job.recipe.epochs})
+    snapshots = len({*job.snapshot_epochs}) + 1
     beside = 2 * snapshots * _state_bytes(job.module) + DEVICE_BYTES_PER_SAMPLE * n
     most = min(len(job.trials), MOST, max(1, HOST_BYTES // (HOST_BYTES_PER_SAMPLE * n)))
-    return fitting(step, beside, most, job.inputs.device)
+    return fitting(step, beside, most, job.samples.device)

@@ -10,18 +10,34 @@ does not allow them to be updated in place under ``grad``.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.func import grad, stack_module_state, vmap
 from torch.nn import functional
 
 from leaveout.config import Recipe
-from leaveout.training.dropout import MaskStreams, replace_modules, use_streams
-from leaveout.training.losses import sample_losses
+from leaveout.problem.call import call_with, numbers
+from leaveout.problem.samples import Samples
+from leaveout.problem.trees import Tree, floating, rows
+from leaveout.training.dropout import (
+    MaskStreams,
+    StreamDropout,
+    replace_modules,
+    use_streams,
+)
+from leaveout.training.optimisers import (
+    decays,
+    new_slots,
+    rate,
+    step,
+    total_epochs,
+    total_steps,
+)
 from leaveout.training.precision import forward_precision
 from leaveout.training.transfer import to_device
 from leaveout.training.trials import Index, Trial, padded_rows
@@ -88,22 +104,21 @@ def stack_states(modules: Sequence[nn.Module]) -> State:
     return {name: value.detach().clone() for name, value in {**params, **buffers}.items()}
 
 
-def functional_outputs(module: nn.Module, state: State, inputs: Tensor) -> Tensor:
+def functional_outputs(module: nn.Module, state: State, inputs: Tree) -> Any:
     """Return the outputs of every model on the same samples, in evaluation mode.
 
     Args:
         module: The architecture.
         state: Stacked parameters and buffers, (models, ...).
-        inputs: (samples, ...).
+        inputs: Of the samples.
 
     Returns:
-        (models, samples, outputs).
+        What the model returns, with a model dimension: (models, samples, ...).
     """
     module = copy.deepcopy(module)
     replace_modules(module, _functional_norm)
     module.eval()
-    outputs: Tensor = vmap(lambda s: functional_call(module, s, (inputs,)))(state)
-    return outputs
+    return vmap(lambda s: call_with(module, s, inputs))(state)
 
 
 @dataclass(frozen=True)
@@ -138,15 +153,23 @@ def _groups(rows: Index) -> list[tuple[Index, Index, Index]]:
 
 
 def _epoch(
-    trials: Sequence[Trial], n: int, epoch: int, batch_size: int, device: torch.device
+    trials: Sequence[Trial],
+    n: int,
+    epoch: int,
+    batch_size: int,
+    device: torch.device,
+    left: Sequence[int] | None,
 ) -> list[tuple[Index, list[_Group]]]:
     """Return an epoch's steps: samples in each model's row, holes included, and the groups.
 
-    All indices go to the device as one array: a copy for each would keep it waiting.
+    All indices go to the device as one array: a copy for each would keep it waiting. Where a recipe
+    counts iterations, there are at most as many steps as are left.
     """
-    rows = padded_rows(trials, n, epoch, batch_size)
-    lengths = (rows != -2).sum(axis=2)
-    steps = [_groups(rows[:, step]) for step in range(rows.shape[1])]
+    batches = padded_rows(trials, n, epoch, batch_size)
+    if left is not None:
+        batches = batches[:, : max(left)]
+    lengths = (batches != -2).sum(axis=2)
+    steps = [_groups(batches[:, number]) for number in range(batches.shape[1])]
     arrays = [array for groups in steps for group in groups for array in group]
     if not arrays:
         return []
@@ -154,10 +177,10 @@ def _epoch(
     parts = iter(there.split([array.size for array in arrays]))
     return [
         (
-            lengths[:, step],
+            lengths[:, number],
             [_Group(*(next(parts).view(array.shape) for array in group)) for group in groups],
         )
-        for step, groups in enumerate(steps)
+        for number, groups in enumerate(steps)
     ]
 
 
@@ -165,8 +188,7 @@ def train_functional(
     module: nn.Module,
     state: State,
     trials: Sequence[Trial],
-    inputs: Tensor,
-    labels: Tensor,
+    samples: Samples,
     recipe: Recipe,
     snapshot_epochs: Collection[int] = (),
 ) -> list[State]:
@@ -175,34 +197,65 @@ def train_functional(
     Args:
         module: The architecture; copied, not changed.
         state: Initial parameters and buffers, stacked, (models, ...); trained in place.
-        trials: One a model.
-        inputs: Training inputs, (samples, ...).
-        labels: Training labels, (samples,).
+        trials: One a model; of a recipe by iterations all with equally many samples.
+        samples: Training samples with the objective that is minimised.
         recipe: Optimiser and sizes.
-        snapshot_epochs: After which epochs, counted from 1, the state is kept; the last epoch
-            always is.
+        snapshot_epochs: As for :func:`leaveout.training.reference.train_one`.
 
     Returns:
         Stacked states at ``snapshot_epochs`` and at the end, in order.
     """
     module = copy.deepcopy(module)
     replace_modules(module, _functional_norm)
-    dropouts = use_streams(module, inputs[:1])
+    dropouts = use_streams(module, samples[:1].inputs)
     layers = [(layer.unit_shape, layer.probability) for layer in dropouts]
-    norms = {n: m for n, m in module.named_modules() if isinstance(m, FunctionalBatchNorm)}
-    streams = MaskStreams([trial.dropout_generator() for trial in trials], layers, inputs.device)
-    names = [name for name, _ in module.named_parameters()]
-    momenta = {name: torch.zeros_like(state[name]) for name in names}
+    device, n = samples.device, len(samples)
+    streams = MaskStreams([trial.dropout_generator() for trial in trials], layers, device)
+    gradients = _gradients(module, dropouts, samples, recipe)
+    move = _Move(module, state, trials, n, recipe, device)
+    steps, epochs = move.steps, max(total_epochs(recipe, trial.size(n)) for trial in trials)
+    kept, snapshots, done = {*snapshot_epochs, recipe.iterations or epochs}, [], 0
     module.train()
+    for epoch in range(epochs):
+        left = [most - done for most in steps] if recipe.iterations else None
+        for lengths, groups in _epoch(trials, n, epoch, recipe.batch_size, device, left):
+            masks = streams.draw(lengths, recipe.batch_size) if layers else []
+            for each in groups:
+                which = each.models
+                group_masks = [mask[which[:, None], each.places] for mask in masks]
+                every = len(which) == len(trials)
+                group = state if every else {k: v[which] for k, v in state.items()}
+                params = {name: group[name] for name in move.names}
+                buffers = {k: v for k, v in group.items() if k not in params}
+                some = rows((samples.inputs, samples.targets), each.batch)
+                found, updated = gradients(params, buffers, *some, group_masks)
+                move(params, found, which, every)
+                for name, tensor in updated.items():
+                    state[name][which] = tensor
+            move.rows += lengths > 0
+            done += 1
+            if recipe.iterations and done in kept:
+                snapshots.append({name: value.clone() for name, value in state.items()})
+        if not recipe.iterations and epoch + 1 in kept:
+            snapshots.append({name: value.clone() for name, value in state.items()})
+    return snapshots
+
+
+def _gradients(
+    module: nn.Module, dropouts: Sequence[StreamDropout], samples: Samples, recipe: Recipe
+) -> Callable[..., tuple[State, State]]:
+    """Return what differentiates the batch losses of stacked models, and updates statistics."""
+    norms = {n: m for n, m in module.named_modules() if isinstance(m, FunctionalBatchNorm)}
+    dtype = numbers(module).dtype
 
     def loss(
-        params: State, buffers: State, x: Tensor, y: Tensor, masks: list[Tensor]
+        params: State, buffers: State, x: Tree, y: Tree, masks: list[Tensor]
     ) -> tuple[Tensor, State]:
         for layer, mask in zip(dropouts, masks, strict=True):
             layer.mask = mask
-        with forward_precision(recipe, inputs.device):
-            outputs = functional_call(module, {**params, **buffers}, (x,))
-        value = sample_losses(outputs.to(inputs.dtype), y).mean()
+        with forward_precision(recipe, samples.device):
+            outputs = call_with(module, {**params, **buffers}, x)
+        value = samples.objective.batch_loss(floating(outputs, dtype), y)
         new = {}
         for name, norm in norms.items():
             assert norm.updated is not None
@@ -213,31 +266,69 @@ def train_functional(
             norm.updated = None
         return value, new
 
-    gradients = vmap(grad(loss, has_aux=True))
-    n, kept_epochs, snapshots = len(inputs), {*snapshot_epochs, recipe.epochs}, []
-    for epoch in range(recipe.epochs):
-        for lengths, groups in _epoch(trials, n, epoch, recipe.batch_size, inputs.device):
-            masks = streams.draw(lengths, recipe.batch_size) if layers else []
-            for each in groups:
-                which = each.models
-                group_masks = [mask[which[:, None], each.places] for mask in masks]
-                every = len(which) == len(trials)
-                group = state if every else {k: v[which] for k, v in state.items()}
-                params = {name: group[name] for name in names}
-                buffers = {k: v for k, v in group.items() if k not in params}
-                found, updated = gradients(
-                    params, buffers, inputs[each.batch], labels[each.batch], group_masks
-                )
-                for name in names:
-                    buffer = momenta[name] if every else momenta[name][which]
-                    step_by = found[name] + recipe.weight_decay * params[name]
-                    buffer = buffer.mul_(recipe.momentum).add_(step_by)
-                    params[name].sub_(buffer, alpha=recipe.learning_rate)
-                    if not every:
-                        momenta[name][which] = buffer
-                        state[name][which] = params[name]
-                for name, tensor in updated.items():
-                    state[name][which] = tensor
-        if epoch + 1 in kept_epochs:
-            snapshots.append({name: value.clone() for name, value in state.items()})
-    return snapshots
+    return vmap(grad(loss, has_aux=True))
+
+
+class _Move:
+    """Moves parameters of stacked models along their gradients, in place.
+
+    Attributes:
+        names: The parameters that are trained.
+        steps: How many steps each model takes.
+        rows: How many of its batches each model has gone through, (models,).
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        state: State,
+        trials: Sequence[Trial],
+        samples: int,
+        recipe: Recipe,
+        device: torch.device,
+    ) -> None:
+        own = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.recipe, self.names, self.state = recipe, list(own), state
+        self.steps = [total_steps(recipe, trial.size(samples)) for trial in trials]
+        self.rows = np.zeros(len(trials), dtype=np.int64)
+        self.taken = torch.zeros(len(trials), dtype=torch.int64, device=device)
+        self.slots = new_slots(recipe, {name: state[name] for name in self.names})
+        decay = decays(recipe, own)
+        self.decay = decay
+        self.stacked = vmap(lambda p, g, s, t, r: step(recipe, p, g, s, t, r, decay))
+
+    def __call__(self, params: State, gradients: State, which: Tensor, every: bool) -> None:
+        """Take one step of some models."""
+        recipe = self.recipe
+        plain = recipe.optimizer == "sgd" and recipe.clip is None and not recipe.nesterov
+        if plain and recipe.schedule == "constant" and not recipe.warmup:
+            self._plain(params, gradients, which, every)
+            return
+        dtype, models = params[self.names[0]], which.tolist()
+        rates = [rate(recipe, int(self.rows[m]), self.steps[m]) for m in models]
+        slots = {
+            slot: {name: value[which] for name, value in values.items()}
+            for slot, values in self.slots.items()
+        }
+        moved, after = self.stacked(
+            params, gradients, slots, self.taken[which], torch.tensor(rates).to(dtype)
+        )
+        for name in self.names:
+            self.state[name][which] = moved[name]
+            for slot, values in after.items():
+                self.slots[slot][name][which] = values[name]
+        self.taken[which] += 1
+
+    def _plain(self, params: State, gradients: State, which: Tensor, every: bool) -> None:
+        recipe, momenta = self.recipe, self.slots.get("velocity", {})
+        for name in self.names:
+            value = params[name]
+            step_by = gradients[name] + self.decay[name] * value
+            if recipe.momentum:
+                buffer = momenta[name] if every else momenta[name][which]
+                step_by = buffer.mul_(recipe.momentum).add_(step_by)
+            value.sub_(step_by, alpha=recipe.learning_rate)
+            if not every:
+                self.state[name][which] = value
+                if recipe.momentum:
+                    momenta[name][which] = step_by

@@ -1,39 +1,36 @@
-"""The loss that is trained on, and the target that is attributed."""
+"""What is attributed, of many models at once, in double precision."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from leaveout.problem.samples import Samples
+from leaveout.problem.trees import floating, tensors, tree_map
 
 
-def sample_losses(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of each sample; training minimises their mean.
-
-    Args:
-        outputs: Logits, (samples, classes).
-        labels: Classes, (samples,), int64.
-
-    Returns:
-        Losses in nats, (samples,).
-    """
-    return functional.cross_entropy(outputs, labels, reduction="none")
-
-
-def stacked_targets(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the losses of many models on the same samples, in float64.
+def stacked_targets(outputs: Any, samples: Samples) -> Tensor:
+    """Return what the objective says of the same samples under many models, in float64.
 
     Leaving one sample out changes the loss of a sample that is fitted well by less than float32 can
     tell from rounding when two logits near 10 are subtracted; from the same logits, float64 keeps
     it.
 
     Args:
-        outputs: Logits, (models, samples, classes).
-        labels: Classes, (samples,).
+        outputs: Of each model, a tree of tensors (models, samples, ...).
+        samples: Test samples.
 
     Returns:
-        Losses, (models, samples), float64.
+        (models, samples), float64.
     """
-    outputs = outputs.double()
-    chosen = outputs.gather(2, labels.expand(len(outputs), -1)[..., None])
-    return torch.logsumexp(outputs - chosen, dim=2)
+    outputs = floating(outputs, torch.float64)
+    if samples.objective.plain and isinstance(outputs, Tensor):
+        chosen = outputs.gather(2, samples.targets.expand(len(outputs), -1)[..., None])
+        return torch.logsumexp(outputs - chosen, dim=2)
+    models = len(tensors(outputs)[0])
+    asked = samples.double()
+    return torch.stack(
+        [asked.losses(tree_map(lambda v, m=m: v[m], outputs)) for m in range(models)]  # type: ignore[misc]
+    )

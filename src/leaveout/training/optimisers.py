@@ -69,8 +69,9 @@ def decays(recipe: Recipe, params: Params) -> dict[str, float]:
 
 def new_slots(recipe: Recipe, params: Params) -> Slots:
     """Return what the optimiser keeps, before the first step: zeros."""
-    names = ("mean", "square") if recipe.optimizer != "sgd" else ("velocity",)
-    names = names if recipe.optimizer != "sgd" or recipe.momentum else ()
+    names = (
+        ["mean", "square"] if recipe.optimizer != "sgd" else ["velocity"] * bool(recipe.momentum)
+    )
     return {slot: {k: torch.zeros_like(v) for k, v in params.items()} for slot in names}
 
 

@@ -1,6 +1,6 @@
 """One model at a time: the plain loop that every faster path is tested against.
 
-It uses torch's own modules and ``torch.optim.SGD``; only dropout is replaced, see
+It uses torch's own modules and optimisers; only dropout is replaced, see
 :mod:`leaveout.training.dropout`.
 """
 
@@ -13,8 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from leaveout.config import Recipe
+from leaveout.problem.call import call, numbers
+from leaveout.problem.samples import Samples
+from leaveout.problem.trees import floating
 from leaveout.training.dropout import StreamDropout, draw_masks, use_streams
-from leaveout.training.losses import sample_losses
+from leaveout.training.optimisers import (
+    decay_of,
+    rate,
+    steps_an_epoch,
+    total_epochs,
+    total_steps,
+)
 from leaveout.training.precision import forward_precision
 from leaveout.training.trials import Index, Trial, epoch_rows
 
@@ -24,60 +33,81 @@ State = dict[str, Tensor]
 def train_one(
     module: nn.Module,
     trial: Trial,
-    inputs: Tensor,
-    labels: Tensor,
+    samples: Samples,
     recipe: Recipe,
     snapshot_epochs: Collection[int] = (),
 ) -> list[State]:
     """Train one model.
 
     Args:
-        module: Freshly initialised, on the device of ``inputs``; trained in place.
+        module: Freshly initialised, on the device of the samples; trained in place.
         trial: Which samples, order and dropout masks.
-        inputs: Training inputs, (samples, ...).
-        labels: Training labels, (samples,).
+        samples: Training samples with the objective that is minimised.
         recipe: Optimiser and sizes.
-        snapshot_epochs: After which epochs, counted from 1, the state is kept; the last epoch
-            always is.
+        snapshot_epochs: After which epochs, counted from 1, the state is kept; after which steps,
+            where the recipe counts iterations. The end is always kept.
 
     Returns:
         State dicts at ``snapshot_epochs`` and at the end, in order.
     """
-    dropouts = use_streams(module, inputs[:1])
+    objective, n = samples.objective, len(samples)
+    dtype = numbers(module).dtype
+    dropouts = use_streams(module, samples[:1].inputs)
     stream = trial.dropout_generator()
-    optimizer = torch.optim.SGD(
-        module.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
-    kept_epochs = {*snapshot_epochs, recipe.epochs}
+    optimizer = torch_optimizer(module, recipe)
+    steps, epochs = total_steps(recipe, trial.size(n)), total_epochs(recipe, trial.size(n))
+    kept = {*snapshot_epochs, recipe.iterations or epochs}
     snapshots = []
     module.train()
-    for epoch in range(recipe.epochs):
-        rows = epoch_rows(trial, len(inputs), epoch, recipe.batch_size)
-        for batch, masks in draw_steps(rows, stream, dropouts, inputs.device):
+    for epoch in range(epochs):
+        done = epoch * steps_an_epoch(recipe, trial.size(n))
+        order = epoch_rows(trial, n, epoch, recipe.batch_size)[: steps - done]
+        for number, batch, masks in draw_steps(order, stream, dropouts, samples.device):
             for layer, mask in zip(dropouts, masks, strict=True):
                 layer.mask = mask
+            for group in optimizer.param_groups:
+                group["lr"] = rate(recipe, done + number, steps)
             optimizer.zero_grad()
-            with forward_precision(recipe, inputs.device):
-                outputs = module(inputs[batch])
-            sample_losses(outputs.to(inputs.dtype), labels[batch]).mean().backward()
+            some = samples[batch]
+            with forward_precision(recipe, samples.device):
+                outputs = call(module, some.inputs)
+            objective.batch_loss(floating(outputs, dtype), some.targets).backward()
+            if recipe.clip is not None:
+                torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
             optimizer.step()
-        if epoch + 1 in kept_epochs:
-            # contiguous, whatever memory format the module is trained in
-            snapshots.append(
-                {
-                    k: v.detach().clone(memory_format=torch.contiguous_format)
-                    for k, v in module.state_dict().items()
-                }
-            )
+            if recipe.iterations and done + number + 1 in kept:
+                snapshots.append(_state(module))
+        if not recipe.iterations and epoch + 1 in kept:
+            snapshots.append(_state(module))
     return snapshots
+
+
+def _state(module: nn.Module) -> State:
+    """Copy parameters and buffers: contiguous, whatever memory format the module is trained in."""
+    return {
+        name: value.detach().clone(memory_format=torch.contiguous_format)
+        for name, value in module.state_dict().items()
+    }
+
+
+def torch_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return torch's own optimiser of a recipe, for the parameters that are trained."""
+    by_decay: dict[float, list[Tensor]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            by_decay.setdefault(decay_of(recipe, parameter), []).append(parameter)
+    groups = [{"params": some, "weight_decay": decay} for decay, some in by_decay.items()]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov
+        )
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, recipe.learning_rate, betas=recipe.betas, eps=recipe.eps)
 
 
 def draw_steps(
     rows: Index, stream: np.random.Generator, dropouts: list[StreamDropout], device: torch.device
-) -> Iterator[tuple[Tensor, list[Tensor]]]:
+) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
     """Draw the masks of one epoch's steps.
 
     Masks are drawn for holes, too, so that a removed sample changes nobody else's masks.
@@ -89,16 +119,18 @@ def draw_steps(
         device: Where the samples are.
 
     Yields:
-        Positions of a step's samples, (samples,), and for each dropout layer the units kept,
-        (samples, *units). Where the removed sample was alone in its batch there is no step.
+        Which row it is, positions of the step's samples, (samples,), and for each dropout layer
+        the units kept, (samples, *units). Where the removed sample was alone in its batch there is
+        no step.
     """
     layers = [(layer.unit_shape, layer.probability) for layer in dropouts]
-    for row in rows:
+    for number, row in enumerate(rows):
         places = row[row != -2]
         stays = places != -1
         masks = draw_masks(stream, len(places), layers)
         if stays.any():
             yield (
+                number,
                 torch.from_numpy(places[stays]).to(device),
                 [torch.from_numpy(mask[stays]).to(device) for mask in masks],
             )

@@ -17,8 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from leaveout.config import Recipe
+from leaveout.problem.call import call, numbers
+from leaveout.problem.samples import Samples
+from leaveout.problem.trees import floating
 from leaveout.training.dropout import use_streams
-from leaveout.training.losses import sample_losses
+from leaveout.training.optimisers import (
+    Slots,
+    decays,
+    new_slots,
+    rate,
+    step,
+    steps_an_epoch,
+    total_epochs,
+    total_steps,
+)
 from leaveout.training.precision import forward_precision
 from leaveout.training.reference import draw_steps
 from leaveout.training.trials import Trial, epoch_rows
@@ -34,19 +46,26 @@ class Step:
         state: Parameters and buffers.
         batch: Positions of the samples it sees, (samples,).
         masks: For each dropout layer the units kept, (samples, *units), bool.
+        slots: What the optimiser keeps, before the step.
+        number: How many steps were taken before.
+        rate: Its learning rate.
     """
 
     state: State
     batch: Tensor
     masks: list[Tensor]
+    slots: Slots
+    number: int
+    rate: float
 
 
 @dataclass(frozen=True)
 class _Start:
-    """Where an epoch begins: the state, the momentum buffers, and the stream of dropout masks."""
+    """Where an epoch begins: the state, the optimiser's, and the stream of dropout masks."""
 
     state: State
-    momenta: list[Tensor]
+    slots: Slots
+    number: int
     stream: np.random.Generator
 
 
@@ -56,41 +75,38 @@ class Replay:
     Attributes:
         module: The architecture with dropout as :class:`StreamDropout`, a copy of its own.
         final: Parameters and buffers at the end.
+        names: The parameters that are trained.
+        epochs: How many passes are begun.
+        decay: Weight decay of each parameter.
     """
 
     def __init__(
-        self,
-        build: Callable[[int], nn.Module],
-        trial: Trial,
-        inputs: Tensor,
-        labels: Tensor,
-        recipe: Recipe,
+        self, build: Callable[[int], nn.Module], trial: Trial, samples: Samples, recipe: Recipe
     ) -> None:
         """Train, and keep the start of every epoch.
 
         Args:
             build: Returns a freshly initialised model from a seed.
             trial: Which training.
-            inputs: Training inputs, (samples, ...).
-            labels: Training labels, (samples,).
+            samples: Training samples with the objective that was minimised.
             recipe: Optimiser and sizes.
         """
-        self.trial, self.inputs, self.labels, self.recipe = trial, inputs, labels, recipe
-        self.module = build(trial.init_seed()).to(inputs)
-        self.dropouts = use_streams(self.module, inputs[:1])
-        self._momenta = [torch.zeros_like(p) for p in self.module.parameters()]
+        self.trial, self.samples, self.recipe = trial, samples, recipe
+        self.module = build(trial.init_seed()).to(samples.device)
+        self.dropouts = use_streams(self.module, samples[:1].inputs)
+        own = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        self.names, self.decay = list(own), decays(recipe, own)
+        size = trial.size(len(samples))
+        self._steps, self.epochs = total_steps(recipe, size), total_epochs(recipe, size)
+        self._slots, self._number = new_slots(recipe, {k: p.detach() for k, p in own.items()}), 0
         self._stream = trial.dropout_generator()
         self._starts: list[_Start] = []
-        for epoch in range(recipe.epochs):
+        for epoch in range(self.epochs):
             self._starts.append(
-                _Start(
-                    self._state(),
-                    [buffer.clone() for buffer in self._momenta],
-                    copy.deepcopy(self._stream),
-                )
+                _Start(self._state(), self._slots, self._number, copy.deepcopy(self._stream))
             )
-            for batch, masks in self._draws(epoch):
-                self._take(batch, masks)
+            for number, batch, masks in self._draws(epoch):
+                self._take(self._step(epoch, number, batch, masks))
         self.final = self._state()
 
     def epoch(self, number: int) -> list[Step]:
@@ -104,33 +120,50 @@ class Replay:
         """
         start = self._starts[number]
         self.module.load_state_dict(start.state)
-        self._momenta = [buffer.clone() for buffer in start.momenta]
+        self._slots, self._number = start.slots, start.number
         self._stream = copy.deepcopy(start.stream)
         steps = []
-        for batch, masks in self._draws(number):
-            steps.append(Step(self._state(), batch, masks))
-            self._take(batch, masks)
+        for row, batch, masks in self._draws(number):
+            steps.append(self._step(number, row, batch, masks))
+            self._take(steps[-1])
         return steps
 
     def _state(self) -> State:
         return {name: value.clone() for name, value in self.module.state_dict().items()}
 
-    def _draws(self, epoch: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        rows = epoch_rows(self.trial, len(self.inputs), epoch, self.recipe.batch_size)
-        return draw_steps(rows, self._stream, self.dropouts, self.inputs.device)
+    def _draws(self, epoch: int) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
+        rows = epoch_rows(self.trial, len(self.samples), epoch, self.recipe.batch_size)
+        rows = rows[: self._steps - self._done(epoch)]
+        return draw_steps(rows, self._stream, self.dropouts, self.samples.device)
 
-    def _take(self, batch: Tensor, masks: list[Tensor]) -> None:
-        """Take one step, as torch.optim.SGD does."""
-        recipe, parameters = self.recipe, list(self.module.parameters())
-        for layer, mask in zip(self.dropouts, masks, strict=True):
+    def _done(self, epoch: int) -> int:
+        """Return how many batches come before an epoch, holes included."""
+        return epoch * steps_an_epoch(self.recipe, self.trial.size(len(self.samples)))
+
+    def _step(self, epoch: int, row: int, batch: Tensor, masks: list[Tensor]) -> Step:
+        own = rate(self.recipe, self._done(epoch) + row, self._steps)
+        return Step(self._state(), batch, masks, self._slots, self._number, own)
+
+    def _take(self, now: Step) -> None:
+        """Take one step."""
+        recipe, device = self.recipe, self.samples.device
+        known = dict(self.module.named_parameters())
+        parameters = {name: known[name] for name in self.names}
+        for layer, mask in zip(self.dropouts, now.masks, strict=True):
             layer.mask = mask
         self.module.train()
-        with torch.enable_grad(), forward_precision(recipe, self.inputs.device):
-            outputs = self.module(self.inputs[batch])
-            loss = sample_losses(outputs.to(self.inputs.dtype), self.labels[batch]).mean()
-            gradients = torch.autograd.grad(loss, parameters)
+        some = self.samples[now.batch]
+        with torch.enable_grad(), forward_precision(recipe, device):
+            outputs = floating(call(self.module, some.inputs), numbers(self.module).dtype)
+            loss = self.samples.objective.batch_loss(outputs, some.targets)
+            found = torch.autograd.grad(
+                loss, [*parameters.values()], allow_unused=True, materialize_grads=True
+            )
         with torch.no_grad():
-            for weight, buffer, gradient in zip(parameters, self._momenta, gradients, strict=True):
-                decayed = gradient.add(weight, alpha=recipe.weight_decay)
-                buffer.mul_(recipe.momentum).add_(decayed)
-                weight.sub_(buffer, alpha=recipe.learning_rate)
+            gradients = dict(zip(parameters, found, strict=True))
+            moved, self._slots = step(
+                recipe, parameters, gradients, self._slots, now.number, now.rate, self.decay
+            )
+            for name, value in moved.items():
+                parameters[name].copy_(value)
+        self._number += 1

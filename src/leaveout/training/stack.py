@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leaveout.config import Recipe
+from leaveout.problem.samples import Samples
 from leaveout.training.dropout import DropoutLayer, MaskStreams
 from leaveout.training.transfer import to_device
 from leaveout.training.trials import Index, Trial, epoch_order, padded_rows
@@ -86,6 +87,31 @@ def parse(module: nn.Module) -> list[Layer] | None:
             )
             layers.append(Layer(name, child.out_features, bool(following), dropout))
     return layers
+
+
+def stack_of(module: nn.Module, samples: Samples) -> list[Layer] | None:
+    """Read a module as a stack whose loss the hand-written ways know: plain cross-entropy.
+
+    Returns:
+        The layers, or None where the module, the objective or the form of the samples is another.
+    """
+    inputs = samples.inputs
+    if not samples.objective.plain or not isinstance(inputs, Tensor):
+        return None
+    if any(p.dtype != inputs.dtype for p in module.parameters()):
+        return None
+    return parse(module)
+
+
+def trains(module: nn.Module, samples: Samples, recipe: Recipe) -> bool:
+    """Return whether :func:`train_stack` knows a module, its samples and a recipe."""
+    plain = recipe.optimizer == "sgd" and not recipe.nesterov and recipe.decay == "all"
+    constant = recipe.schedule == "constant" and not recipe.warmup and recipe.clip is None
+    return (
+        (plain and constant and recipe.iterations is None)
+        and all(p.requires_grad for p in module.parameters())
+        and stack_of(module, samples) is not None
+    )
 
 
 def stack_outputs(layers: Sequence[Layer], state: State, inputs: Tensor) -> Tensor:
@@ -351,12 +377,11 @@ def train_stack(
     layers: Sequence[Layer],
     state: State,
     trials: Sequence[Trial],
-    inputs: Tensor,
-    labels: Tensor,
+    samples: Samples,
     recipe: Recipe,
     snapshot_epochs: Collection[int] = (),
 ) -> list[State]:
-    """Train many stacks of linear layers at once.
+    """Train many stacks of linear layers at once, by what :func:`trains` allows.
 
     ``layers`` are those of :func:`parse`. The other arguments, and what is returned, are those of
     :func:`leaveout.training.functional.train_functional`.
@@ -364,14 +389,16 @@ def train_stack(
     dropouts: list[DropoutLayer] = [
         ((layer.width,), layer.dropout) for layer in layers if layer.dropout
     ]
+    inputs = samples.inputs
     dtype = torch.bfloat16 if recipe.precision == "bfloat16" else inputs.dtype
-    batches = _Batches(trials, inputs, labels, recipe.batch_size, dropouts, dtype)
+    batches = _Batches(trials, inputs, samples.targets, recipe.batch_size, dropouts, dtype)
     weights = [state[f"{layer.name}.weight"] for layer in layers]
     biases = [state[f"{layer.name}.bias"] for layer in layers]
     shared = batches.extra is not None
     if shared:
         weights[0] = weights[0].flatten(0, 1)  # a view: one matrix for all models
     optimizer = _Optimizer(recipe, [*weights, *biases])
+    assert recipe.epochs is not None
     kept_epochs = {*snapshot_epochs, recipe.epochs}
     snapshots = []
     for epoch in range(recipe.epochs):

@@ -43,6 +43,10 @@ class Trial:
     removed: int | None = None
     shuffle: bool = True
 
+    def size(self, samples: int) -> int:
+        """Return how many of so many samples it sees; a removed one's place counts."""
+        return samples if self.kept is None else len(self.kept)
+
     def init_seed(self) -> int:
         """Return the seed of the initial weights."""
         return torch_seed(self.root, *self.identity, "init")
