@@ -161,7 +161,45 @@ SHARED = [
     {"recipe": {"batch_size": 9}},
     {"recipe": {"epochs": 4}},
     {"recipe": {"precision": "bfloat16"}},
+    {"recipe": {"optimizer": "adamw"}},
+    {"recipe": {"momentum": 0.5, "nesterov": True}},
+    {"recipe": {"schedule": "cosine"}},
+    {"recipe": {"clip": 1.0}},
+    {"recipe": {"epochs": None, "iterations": 30}},
+    {"objective": {"name": "cross_entropy", "label_smoothing": 0.1}},
+    {"objective": {"name": "cross_entropy", "measure": "margin"}},
+    {"model": {"name": "mlp", "hidden": [3], "activation": "tanh"}},
 ]
+
+
+def test_a_setting_of_before_has_the_keys_it_had(make_setting: Make) -> None:
+    """Results that were published stay valid, whatever settings can say since."""
+    setting = make_setting(model={"name": "mlp", "hidden": [3]}, recipe={"momentum": 0.5})
+    found = json.loads(keys(setting, "half")[0])
+    assert {name: found[name] for name in ("seed", "n_train", "model", "recipe", "half")} == {
+        "seed": 3,
+        "n_train": 30,
+        "model": {"name": "mlp", "hidden": [3], "dropout": 0.0},
+        "recipe": {
+            "optimizer": "sgd",
+            "learning_rate": 0.1,
+            "momentum": 0.5,
+            "weight_decay": 0.0,
+            "epochs": 3,
+            "batch_size": 8,
+            "precision": "float32",
+        },
+        "half": {"ratio": 0.5, "size": 15},
+    }
+    assert not {"objective", "own_code", "iterations"} & found.keys()
+    data = json.loads(key(plan_of(setting), "prepare", setting="tiny"))
+    assert {name: data[name] for name in ("dataset", "full_scale", "n_classes")} == {
+        "dataset": {"name": "digits", "n_train": 30, "n_test": 6, "mean": 0.0, "std": 1.0},
+        "full_scale": 16,
+        "n_classes": 10,
+    }
+
+
 OWN: dict[Layer, list[dict[str, Any]]] = {
     "full": [{"full": {"checkpoints": 3}}],
     "half": [{"half": {"ratio": 0.4}}],

@@ -317,3 +317,63 @@ def test_the_most_self_influential_are_shown_in_order_with_what_was_flipped(tmp_
     assert thick == [i in found for i in order]
     assert len([p for p in axes.patches if isinstance(p, Polygon)]) == len(found) + 1
     assert "2 of 40 labels (5%) are flipped" in texts[1]
+
+
+COLOURS = np.random.default_rng(2).integers(0, 200, (TRAIN + TEST, 8, 8, 3)).astype(np.uint8)
+SHOWN = {
+    "colour": COLOURS,
+    "grey": COLOURS[..., 0],
+    "floats": COLOURS / np.float32(255),
+    "texts": [f"text{k}" for k in range(TRAIN + TEST)],
+    "ids": None,
+}
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_samples_that_are_no_pixels(tmp_path, saved, kind, labelled):
+    of, csvs, scores = files(tmp_path)
+    shown, facts = SHOWN[kind], {"form": {}}
+    tensors = {
+        "train_inputs": np.zeros((TRAIN, 3)), "train_id": TRAIN_ID,
+        "test_inputs": np.zeros((TEST, 3)), "test_id": TEST_ID,
+    }  # fmt: skip
+    if labelled:
+        tensors |= {"train_labels": LABELS, "test_labels": np.arange(TEST) % 3}
+    for part, rows in (("train", slice(TRAIN)), ("test", slice(TRAIN, None))):
+        if kind == "texts":
+            facts.setdefault("show", {})[part] = shown[rows]
+        elif shown is not None:
+            tensors[f"{part}_show"] = shown[rows]
+    dims = {
+        n: (n.split("_")[0], *(f"{n}{k}" for k in range(1, a.ndim))) for n, a in tensors.items()
+    }
+    artefacts.write(of, "data", tensors, dims, facts)
+    examples_figure("toy", of, loo(tmp_path / "loo.safetensors"), csvs, scores, likely=False)
+    (axes,) = saved.pop().axes
+    words = [text.get_text() for text in axes.texts]
+    test = int(np.argsort(LOSS, kind="stable")[(TEST - 1) // 2])  # not the undecided one
+    assert f"test sample {TEST_ID[test]}" + (f", of class {test % 3}" if labelled else "") in words
+    assert "its loss under the model is 0.7," in words
+    assert "the highest loss: the one it gets least right" in words
+    places = expected([test], [RISE])[0][2]
+    if kind in ("texts", "ids"):
+        wanted = [f"text{i}" if kind == "texts" else f"id {TRAIN_ID[i]}" for i in places]
+        cells = [t.get_text() for t in axes.texts if t.get_fontsize() == 5.5]
+        assert cells[1 : 1 + len(wanted)] == wanted
+    else:
+        canvas = np.asarray(axes.images[0].get_array())
+        frames = [
+            p for p in axes.patches if isinstance(p, Rectangle) and p.get_width() > SIZE - 0.01
+        ]
+        frames.sort(key=lambda p: (round(p.get_y(), 3), p.get_x()))
+        step = canvas.shape[1] / (axes.images[0].get_extent()[1])
+        for frame, place in zip(frames[1:], places, strict=False):
+            y, x = round(frame.get_y() * step), round(frame.get_x() * step)
+            pixels = canvas[y : y + round(SIZE * step), x : x + round(SIZE * step)]
+            times = len(pixels) // 8
+            wanted = COLOURS[place] / 255
+            wanted = wanted[..., :1].repeat(3, 2) if kind == "grey" else wanted
+            np.testing.assert_allclose(pixels[::times, ::times], wanted, atol=1e-6)
+    named = "id" if not labelled else "label"
+    assert any(f"below a picture: its {named};" in word for word in words)

@@ -48,6 +48,8 @@ MODELS = {
     "linear": "logistic regression",
     "mlp": "a perceptron",
     "cnn": "a small convolutional net",
+    "resnet9": "a residual net",
+    "gpt": "a transformer",
 }
 STYLE = f"""
 .start {{ {html.COLOURS} color: var(--text); background: var(--page);
@@ -302,6 +304,8 @@ def _card(metric: str, rows: Sequence[Row], tied: Collection[str], noise: bool) 
 def _about(setting: Setting) -> str:
     """Say what a setting is."""
     model = MODELS.get(setting.model.name, setting.model.name)
+    if setting.model.name == "linear" and setting.objective.name == "squared_error":
+        model = "linear regression"
     data = setting.dataset
     noise = data.label_noise
     flipped = f" ({100 * noise.fraction:g}% of them with a flipped label)" if noise else ""

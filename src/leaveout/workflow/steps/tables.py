@@ -175,6 +175,7 @@ def _about(setting: Setting) -> dict[str, Any]:
             ),
         },
         "model": setting.model.name,
+        **objective_identity(setting.objective),
     }
 
 
