@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from leaveout.config import Setting, resolved
+from leaveout.config import Setting, objective_identity, resolved
 from leaveout.workflow.plan import Plan
 from leaveout.workflow.step import Input, Job, Names, Option, Step
 from leaveout.workflow.steps.measuring import metric_files
