@@ -12,6 +12,7 @@ import yaml
 from leaveout.config import ConfigError, Setting, load_setting
 from leaveout.config.defaults import resolved
 from leaveout.config.own import source_of
+from leaveout.workflow.steps import load_plan
 
 RECIPE = {"learning_rate": 0.1, "epochs": 10, "batch_size": 8}
 MODULE = """
@@ -229,3 +230,28 @@ print(sorted({"torch", "examples", "transformers", "sklearn"} & {*sys.modules}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("squared_error", "samples of squared_error have none; remove it"), ("cross_entropy", "")],
+)
+def test_flips_are_of_classes(load: Load, name: str, expected: str) -> None:
+    sections = {"objective": {"name": name}, "brittleness": {"k": [2], "runs": 1}}
+    if expected:
+        assert expected in message(load, **sections)
+    else:
+        assert load(**sections).has_classes
+    assert load(objective={"module": "lab.concrete"}).has_classes  # as far as is known
+
+
+def test_subgroups_are_of_classes(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "config" / "settings").mkdir(parents=True)
+    (tmp_path / "config" / "methods.yaml").write_text("grad_dot:\n")
+    for name, objective in (("one", "squared_error"), ("two", "cross_entropy")):
+        load(objective={"name": objective})
+        Path("tiny.yaml").rename(tmp_path / "config" / "settings" / f"{name}.yaml")
+    plan = load_plan({"settings": ["one", "two"], "subgroups": True}, "config")
+    assert (plan.grouped("one"), plan.grouped("two")) == ([], ["lds", "loo"])
+    with pytest.raises(ConfigError, match="subgroups: they are classes .* have none: one"):
+        load_plan({"settings": ["one"], "subgroups": True}, "config")

@@ -125,6 +125,21 @@ class Setting(Closed):
             raise ValueError(f"objective.weight: {len(weight)} weights for {count} classes")
         return self
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether each sample has one class, as far as the objective says; one's own may have."""
+        own = isinstance(self.objective, Own)
+        return own or self.objective.name in ("cross_entropy", "binary_cross_entropy")
+
+    @model_validator(mode="after")
+    def _brittleness_has_classes(self) -> Self:
+        if self.brittleness and not self.has_classes:
+            raise ValueError(
+                "brittleness: it counts predictions that flip to another class, and samples of "
+                f"{self.objective.name} have none; remove it"
+            )
+        return self
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         n_train = self.dataset.n_train

@@ -121,8 +121,9 @@ class Plan:
         return [method for method in self.methods if wanted is None or method in wanted]
 
     def grouped(self, setting: str) -> list[str]:
-        """Return the metrics of a setting that are shown by subgroup too."""
-        measured = self.metrics_of(setting) if self.config.subgroups else []
+        """Return the metrics of a setting that are shown by subgroup too: of classes, if any."""
+        asked = self.config.subgroups and self.settings[setting].has_classes
+        measured = self.metrics_of(setting) if asked else []
         return [metric for metric in ("lds", "loo") if metric in measured]
 
     def damped(self, setting: str, metric: str) -> list[str]:
@@ -249,6 +250,11 @@ def _check_metrics(config: Config, settings: Mapping[str, Setting]) -> None:
             "config: metrics: brittleness is for settings with the section `brittleness`, and "
             f"none has it: {', '.join(brittleness)}. Add one that has, such as mnist_lr, or "
             "leave out brittleness."
+        )
+    if config.subgroups and not any(setting.has_classes for setting in settings.values()):
+        raise ConfigError(
+            "config: subgroups: they are classes of test samples, and samples of these settings "
+            f"have none: {', '.join(settings)}. Leave out subgroups."
         )
     for name in asked.get("loo_topk", []):
         count = len(settings[name].removed("loo")[0])
