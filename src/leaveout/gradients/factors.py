@@ -8,18 +8,21 @@ of one over all parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from leaveout.training.losses import sample_losses
+from leaveout.problem.call import call_with, parts_of, trained
+from leaveout.problem.objective import Losses
+from leaveout.problem.samples import Samples
+from leaveout.training.stack import parse
 
 State = Mapping[str, Tensor]
-SampleFunction = Callable[[Tensor, Tensor], Tensor]
-"""One number for each sample, (samples,), from outputs (samples, classes) and labels (samples,)."""
+
+AGREES = 64
+"""Rounding errors by which a gradient of ours may differ from autograd's, relative to its size."""
 
 
 @dataclass(frozen=True)
@@ -41,28 +44,26 @@ class Factor:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Return whether all parameters belong to ``nn.Linear`` layers, so that gradients factor."""
-    owned = sum(
-        p.numel() for m in module.modules() if isinstance(m, nn.Linear) for p in m.parameters()
-    )
-    return owned == sum(p.numel() for p in module.parameters())
+    """Return whether all trained parameters belong to linear layers, each to one: they factor."""
+    owned = [
+        id(p)
+        for m in module.modules()
+        if type(m) is nn.Linear  # a subclass may do something else with its weight
+        for p in m.parameters()
+    ]
+    return len(owned) == len({*owned}) and {*owned} == {id(p) for p in trained(module).values()}
 
 
 def gradient_factors(
-    module: nn.Module,
-    state: State,
-    inputs: Tensor,
-    labels: Tensor,
-    function: SampleFunction = sample_losses,
+    module: nn.Module, state: State, samples: Samples, function: Losses | None = None
 ) -> list[Factor] | None:
     """Return the factors of every sample's gradient.
 
     Args:
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
-        inputs: (samples, ...).
-        labels: (samples,).
-        function: What is differentiated.
+        samples: Whose objective is differentiated.
+        function: What is differentiated instead.
 
     Returns:
         One factor a layer, in the order of ``module.named_parameters()``; None if the module has
@@ -70,7 +71,8 @@ def gradient_factors(
     """
     if not is_linear(module):
         return None
-    layers = {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
+    asked = function or samples.objective.losses
+    layers = {name: m for name, m in module.named_modules() if type(m) is nn.Linear}
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     calls: list[str] = []
     hooks = []
@@ -87,17 +89,52 @@ def gradient_factors(
     try:
         frozen = {name: value.detach() for name, value in state.items()}
         with torch.enable_grad():
-            total = function(functional_call(module, frozen, (inputs,)), labels).sum()
-            if sorted(calls) != sorted(layers) or any(a.dim() != 2 for a, _ in seen.values()):
+            total = asked(call_with(module, frozen, samples.inputs), samples.targets).sum()
+            if sorted(calls) != sorted(layers):
+                return None
+            if any(a.dim() != 2 or len(a) != len(samples) for a, _ in seen.values()):
                 return None
             deltas = torch.autograd.grad(total, [seen[name][1] for name in layers])
     finally:
         for hook in hooks:
             hook.remove()
-    return [
+    found = [
         Factor(name, seen[name][0], delta, layers[name].bias is not None)
         for name, delta in zip(layers, deltas, strict=True)
     ]
+    if parse(module) is None and not _right(module, state, samples, asked, found):
+        return None
+    return found
+
+
+def _right(
+    module: nn.Module, state: State, samples: Samples, asked: Losses, factors: list[Factor]
+) -> bool:
+    """Compare one sample's gradient with autograd's: a weight may be used past its layer, too."""
+    names, fixed = parts_of(module, state)
+    one = samples[:1]
+
+    def value(params: dict[str, Tensor]) -> Tensor:
+        return asked(call_with(module, {**params, **fixed}, one.inputs), one.targets)[0]
+
+    params = {name: p.requires_grad_() for name, p in names.items()}
+    with torch.enable_grad():
+        expected = torch.autograd.grad(
+            value(params), [*params.values()], allow_unused=True, materialize_grads=True
+        )
+    right = torch.cat([g.flatten() for g in expected])
+    mine = form([Factor(f.name, f.inputs[:1], f.deltas[:1], f.bias) for f in factors])[0]
+    return agree(mine, right)
+
+
+def agree(mine: Tensor, right: Tensor) -> bool:
+    """Return whether two gradients are the same to rounding; what is not finite tells nothing."""
+    if mine.shape != right.shape:
+        return False
+    if not right.isfinite().all():
+        return True
+    tolerance = AGREES * torch.finfo(right.dtype).eps * max(1.0, right.numel() ** 0.5 / 8)
+    return bool((mine - right).norm() <= tolerance * right.norm())
 
 
 def factored_dots(left: list[Factor], right: list[Factor]) -> Tensor:

@@ -12,9 +12,7 @@ from leaveout.gradients.factors import factored_norms, gradient_factors
 from leaveout.gradients.features import last_layer_gradients
 from leaveout.gradients.per_sample import gradient_chunks
 from leaveout.gradients.projection_of_factors import project
-
-Samples = tuple[Tensor, Tensor]
-"""Inputs and labels."""
+from leaveout.problem.samples import Samples
 
 BLOCK = 4096
 """Samples whose factors are held at once."""
@@ -34,7 +32,7 @@ def squared_norms(
     Args:
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
-        samples: Inputs and labels.
+        samples: Whose objective is differentiated.
         layers: ``all`` or ``last``.
         size: With ``last``, numbers that a projection keeps, at most; 0 for none.
         root: Root seed.
@@ -45,13 +43,13 @@ def squared_norms(
     """
     check_layers(layers, size > 0)
     found = []
-    for x, y in zip(samples[0].split(BLOCK), samples[1].split(BLOCK), strict=True):
+    for part in samples.split(BLOCK):
         if layers == "all":
-            factors = gradient_factors(module, state, x, y)
+            factors = gradient_factors(module, state, part)
         else:
-            factors = last_layer_gradients(module, state, x, y)
+            factors = last_layer_gradients(module, state, part)
         if factors is None:
-            chunks = gradient_chunks(module, state, x, y)
+            chunks = gradient_chunks(module, state, part)
             found += [gradients.square().sum(1) for _, gradients in chunks]
         elif size:
             found.append(project(factors[0], size, root, *identity).square().sum(1))

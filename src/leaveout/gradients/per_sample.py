@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad
 
 from leaveout.gradients.factors import (
-    SampleFunction,
     factored_dots,
     factored_norms,
     form,
     gradient_factors,
     is_linear,
 )
-from leaveout.training.losses import sample_losses
+from leaveout.problem.call import call_with, numbers, parts_of, slow_paths, trained
+from leaveout.problem.objective import Losses
+from leaveout.problem.samples import Samples
+from leaveout.problem.trees import Tree, one_by_one
 from leaveout.training.memory import in_blocks
 
 State = Mapping[str, Tensor]
@@ -29,50 +31,43 @@ CHUNK_BYTES = 64 << 20
 
 
 def n_parameters(module: nn.Module) -> int:
-    """Return the number of parameters."""
-    return sum(p.numel() for p in module.parameters())
+    """Return the number of trained parameters."""
+    return sum(p.numel() for p in trained(module).values())
 
 
 def per_sample_gradients(
-    module: nn.Module,
-    state: State,
-    inputs: Tensor,
-    labels: Tensor,
-    function: SampleFunction = sample_losses,
+    module: nn.Module, state: State, samples: Samples, function: Losses | None = None
 ) -> Tensor:
-    """Form the gradient of each sample's loss, or of another function of its outputs and label.
+    """Form the gradient of what is asked of each sample, or of another function of its outputs.
 
     Args:
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
-        inputs: (samples, ...).
-        labels: (samples,).
-        function: What is differentiated.
+        samples: Whose objective is differentiated.
+        function: What is differentiated instead, from outputs and targets.
 
     Returns:
-        (samples, parameters).
+        (samples, trained parameters).
     """
-    factors = gradient_factors(module, state, inputs, labels, function)
+    factors = gradient_factors(module, state, samples, function)
     if factors is not None:
         return form(factors)
-    names = [name for name, _ in module.named_parameters()]
-    params = {name: state[name].detach() for name in names}
-    buffers = {name: value for name, value in state.items() if name not in params}
+    params, fixed = parts_of(module, state)
+    asked = function or samples.objective.losses
 
-    def loss(p: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        outputs = functional_call(module, {**p, **buffers}, (x[None],))
-        return function(outputs, y[None])[0]
+    def loss(p: dict[str, Tensor], x: Tree, y: Tree) -> Tensor:
+        return asked(call_with(module, {**p, **fixed}, x), y)[0]
 
-    found = vmap(grad(loss), in_dims=(None, 0, 0))(params, inputs, labels)
-    return torch.cat([found[name].flatten(1) for name in names], dim=1)
+    def gradient(x: Tree, y: Tree) -> tuple[Tensor, ...]:
+        found = grad(loss)(params, x, y)
+        return (torch.cat([found[name].flatten() for name in params]),)
+
+    with slow_paths():
+        return one_by_one(gradient, samples.inputs, samples.targets)[0]
 
 
 def gradient_chunks(
-    module: nn.Module,
-    state: State,
-    inputs: Tensor,
-    labels: Tensor,
-    function: SampleFunction = sample_losses,
+    module: nn.Module, state: State, samples: Samples, function: Losses | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Form gradients chunk by chunk, so that at most ``CHUNK_BYTES`` are held.
 
@@ -81,25 +76,23 @@ def gradient_chunks(
     Yields:
         (which samples, their gradients).
     """
-    size = max(1, CHUNK_BYTES // (n_parameters(module) * inputs.element_size()))
+    size = max(1, CHUNK_BYTES // (n_parameters(module) * numbers(module, state).element_size()))
     yield from in_blocks(
-        lambda part: per_sample_gradients(module, state, inputs[part], labels[part], function),
-        len(inputs),
+        lambda part: per_sample_gradients(module, state, samples[part], function),
+        len(samples),
         size,
         "gradients formed at once",
     )
 
 
-def gradient_products(
-    module: nn.Module, state: State, inputs: Tensor, labels: Tensor, vectors: Tensor
-) -> Tensor:
+def gradient_products(module: nn.Module, state: State, samples: Samples, vectors: Tensor) -> Tensor:
     """Return each sample's gradient times given vectors (vectors, parameters).
 
     Returns:
         (samples, vectors).
     """
-    out = inputs.new_empty(len(inputs), len(vectors))
-    for part, gradients in gradient_chunks(module, state, inputs, labels):
+    out = vectors.new_empty(len(samples), len(vectors))
+    for part, gradients in gradient_chunks(module, state, samples):
         out[part] = gradients @ vectors.T
     return out
 
@@ -108,8 +101,8 @@ def solved_products(
     module: nn.Module,
     state: State,
     solve: Callable[[Tensor], Tensor],
-    blocks: Iterable[tuple[Tensor, Tensor]],
-    right: tuple[Tensor, Tensor],
+    blocks: Iterable[Samples],
+    right: Samples,
 ) -> Iterator[Tensor]:
     """Yield g_i' x_j for block after block of left samples, x_j = A^-1 g_j solved for once.
 
@@ -117,47 +110,43 @@ def solved_products(
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
         solve: From rows v to rows A^-1 v, or near them, (vectors, parameters).
-        blocks: Inputs and labels of left samples.
-        right: Inputs and labels.
+        blocks: Left samples.
+        right: Right samples.
 
     Yields:
         (left samples of the block, right samples).
     """
-    solved = solve(per_sample_gradients(module, state, *right))
-    for inputs, labels in blocks:
-        yield gradient_products(module, state, inputs, labels, solved)
+    solved = solve(per_sample_gradients(module, state, right))
+    for block in blocks:
+        yield gradient_products(module, state, block, solved)
 
 
 def gradient_dots(
-    module: nn.Module,
-    state: State,
-    left: tuple[Tensor, Tensor],
-    right: tuple[Tensor, Tensor],
-    cosine: bool = False,
+    module: nn.Module, state: State, left: Samples, right: Samples, cosine: bool = False
 ) -> Tensor:
     """Return the inner products, or cosines, of the gradients of two sets of samples.
 
     Args:
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
-        left: Inputs and labels.
-        right: Inputs and labels.
+        left: Left samples.
+        right: Right samples.
         cosine: Whether to divide by both norms; a zero gradient then has cosine 0 with everything.
 
     Returns:
         (left samples, right samples).
     """
     if is_linear(module):
-        a, b = (gradient_factors(module, state, *samples) for samples in (left, right))
+        a, b = (gradient_factors(module, state, samples) for samples in (left, right))
         if a is not None and b is not None:
             dots = factored_dots(a, b)
             return _divide(dots, factored_norms(a), factored_norms(b)) if cosine else dots
-    dots = left[0].new_empty(len(left[0]), len(right[0]))
-    left_norms = left[0].new_empty(len(left[0]))
-    right_norms = right[0].new_empty(len(right[0]))
-    for columns, r in gradient_chunks(module, state, *right):
+    like = numbers(module, state)
+    dots = like.new_empty(len(left), len(right))
+    left_norms, right_norms = like.new_empty(len(left)), like.new_empty(len(right))
+    for columns, r in gradient_chunks(module, state, right):
         right_norms[columns] = r.norm(dim=1)
-        for rows, g in gradient_chunks(module, state, *left):
+        for rows, g in gradient_chunks(module, state, left):
             left_norms[rows] = g.norm(dim=1)
             dots[rows, columns] = g @ r.T
     return _divide(dots, left_norms, right_norms) if cosine else dots

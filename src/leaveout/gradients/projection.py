@@ -29,9 +29,11 @@ from torch.nn import functional
 from leaveout import seeds
 from leaveout.errors import LeaveoutError
 from leaveout.gradients import per_sample
-from leaveout.gradients.factors import Factor, SampleFunction, form, gradient_factors
+from leaveout.gradients.factors import Factor, form, gradient_factors
 from leaveout.gradients.per_sample import gradient_chunks
-from leaveout.training.losses import sample_losses
+from leaveout.problem.call import numbers
+from leaveout.problem.objective import Losses
+from leaveout.problem.samples import Samples
 
 State = Mapping[str, Tensor]
 
@@ -245,11 +247,10 @@ def projected_gradients(
     projection: Projection,
     module: nn.Module,
     state: State,
-    inputs: Tensor,
-    labels: Tensor,
-    function: SampleFunction = sample_losses,
+    samples: Samples,
+    function: Losses | None = None,
 ) -> Tensor:
-    """Project the gradient of each sample's loss, or of another function of its outputs.
+    """Project the gradient of what is asked of each sample, or of another function of its outputs.
 
     The projection is one of as many parameters as the module has; the other arguments are those of
     :func:`leaveout.gradients.per_sample.per_sample_gradients`.
@@ -257,11 +258,11 @@ def projected_gradients(
     Returns:
         (samples, dim).
     """
-    factors = gradient_factors(module, state, inputs, labels, function)
+    factors = gradient_factors(module, state, samples, function)
     if factors is not None:
         return project_factors(projection, factors)
-    out = inputs.new_empty(len(inputs), projection.dim)
-    for part, gradients in gradient_chunks(module, state, inputs, labels, function):
+    out = numbers(module, state).new_empty(len(samples), projection.dim)
+    for part, gradients in gradient_chunks(module, state, samples, function):
         out[part] = project(projection, gradients)
     return out
 

@@ -22,8 +22,10 @@ from leaveout.gradients.factors import (
     gradient_factors,
 )
 from leaveout.gradients.features import last_layer_gradients, last_linear
-from leaveout.gradients.last_layer import Samples, check_layers
+from leaveout.gradients.last_layer import check_layers
 from leaveout.gradients.per_sample import gradient_dots
+from leaveout.problem.call import numbers
+from leaveout.problem.samples import Samples
 
 Projection = Callable[[int, Factor], Factor]
 """The number of a state and the last layer's factor in, a smaller factor out."""
@@ -56,8 +58,8 @@ def summed_dots(
         module: The architecture, in evaluation mode.
         states: Parameters and buffers of each state.
         weights: Factor of each.
-        blocks: Inputs and labels of left samples.
-        right: Inputs and labels.
+        blocks: Left samples.
+        right: Right samples.
         layers: ``all``, or ``last`` for the gradient in the last linear layer alone.
         projection: With ``last``, what to make of each gradient first.
         cosine: Whether to divide by both norms; a zero gradient then has cosine 0 with everything.
@@ -70,31 +72,29 @@ def summed_dots(
         NotComputableError: There is no last linear layer.
     """
     check_layers(layers, projection is not None)
-    name = last_linear(module, states[0], right[0]) if layers == "last" else ""
+    name = last_linear(module, states[0], right) if layers == "last" else ""
 
     def factors(number: int, samples: Samples) -> list[Factor] | None:
         if not name:
-            found = gradient_factors(module, states[number], *samples)
+            found = gradient_factors(module, states[number], samples)
         else:
-            found = last_layer_gradients(module, states[number], *samples, name)
+            found = last_layer_gradients(module, states[number], samples, name)
             found = [projection(number, f) for f in found] if projection else found
         return _unit(found) if cosine and found else found
 
     held = _of_all_states(factors, len(states), right)
     if held is not None:
         held = [_weighted(layer, weights) for layer in held]
-    for inputs, labels in blocks:
-        total = inputs.new_zeros(len(inputs), len(right[0]))
+    for block in blocks:
+        total = numbers(module, states[0]).new_zeros(len(block), len(right))
         if held is None:
             for state, weight in zip(states, weights, strict=True):
-                dots = gradient_dots(module, state, (inputs, labels), right, cosine)
+                dots = gradient_dots(module, state, block, right, cosine)
                 total.add_(dots, alpha=weight)
             yield total
             continue
-        for x, y, rows in zip(
-            inputs.split(ROWS), labels.split(ROWS), total.split(ROWS), strict=True
-        ):
-            left = _of_all_states(factors, len(states), (x, y))
+        for part, rows in zip(block.split(ROWS), total.split(ROWS), strict=True):
+            left = _of_all_states(factors, len(states), part)
             assert left is not None
             _multiply(left, held, len(states), rows)
         yield total

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -37,6 +39,39 @@ def call_with(module: nn.Module, state: State, inputs: Tree) -> Any:
     """Return the outputs of a model whose parameters and buffers are replaced."""
     args, named = arguments(inputs)
     return functional_call(module, dict(state), args, named)
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that training moves, by name, in order: gradients are in these.
+
+    They are those that require a gradient; all of them where none does, as in a model that is used
+    for evaluation alone. Tied parameters are one.
+    """
+    known = dict(module.named_parameters())
+    moved = {name: value for name, value in known.items() if value.requires_grad}
+    return moved or known
+
+
+def parts_of(module: nn.Module, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return a state as trained parameters, and what is fixed beside them, both detached."""
+    names = trained(module)
+    fixed = {name: value.detach() for name, value in state.items() if name not in names}
+    return {name: state[name].detach() for name in names}, fixed
+
+
+@contextmanager
+def slow_paths() -> Iterator[None]:
+    """Keep attention to what it computes in training, for which there are derivatives.
+
+    Without gradients torch takes another way through its transformer layers, with nested tensors
+    that can't be differentiated or mapped.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def numbers(module: nn.Module, state: State | None = None) -> Tensor:
