@@ -253,5 +253,5 @@ def test_subgroups_are_of_classes(load: Load, tmp_path: Path) -> None:
         Path("tiny.yaml").rename(tmp_path / "config" / "settings" / f"{name}.yaml")
     plan = load_plan({"settings": ["one", "two"], "subgroups": True}, "config")
     assert (plan.grouped("one"), plan.grouped("two")) == ([], ["lds", "loo"])
-    with pytest.raises(ConfigError, match="subgroups: they are classes .* have none: one"):
+    with pytest.raises(ConfigError, match=r"subgroups: they are classes .* have none: one"):
         load_plan({"settings": ["one"], "subgroups": True}, "config")
