@@ -1,4 +1,4 @@
-"""Lines of scikit-learn's descriptions of data sets, one token a character, padded to one length."""
+"""Lines of scikit-learn's descriptions of data sets, a token a character, padded to one length."""
 
 import string
 
@@ -15,7 +15,7 @@ def data(n_train: int, n_test: int, length: int = 16) -> Split:
     text = datasets.load_diabetes().DESCR + datasets.load_breast_cancer().DESCR
     lines = [line.strip().lower() for line in text.splitlines() if len(line.strip()) > 3]
     rows = torch.zeros(n_train + n_test, length + 1, dtype=torch.long)
-    for row, line in zip(rows, lines):
+    for row, line in zip(rows, lines, strict=False):
         ids = torch.tensor([TOKENS.get(c, len(TOKENS) + 1) for c in line[: length + 1]])
         row[: len(ids)] = ids
     inputs, targets = rows[:, :-1], rows[:, 1:].where(rows[:, 1:] > 0, -100)

@@ -11,9 +11,10 @@ def data(n_train: int, n_test: int, side: int = 8) -> Split:
     rng, photographs = np.random.default_rng(0), load_sample_images().images
     labels = rng.integers(2, size=n_train + n_test)
     height, width, _ = photographs[0].shape
-    corners = rng.integers([height - side, width - side], size=(len(labels), 2))
+    ys = rng.integers(height - side, size=len(labels))
+    xs = rng.integers(width - side, size=len(labels))
     patches = np.stack(
-        [photographs[k][y : y + side, x : x + side] for k, (y, x) in zip(labels, corners)]
+        [photographs[k][y : y + side, x : x + side] for k, y, x in zip(labels, ys, xs, strict=True)]
     )
     inputs = patches.transpose(0, 3, 1, 2) / 127.5 - 1
     train, test = slice(n_train), slice(n_train, None)

@@ -255,3 +255,22 @@ def test_subgroups_are_of_classes(load: Load, tmp_path: Path) -> None:
     assert (plan.grouped("one"), plan.grouped("two")) == ([], ["lds", "loo"])
     with pytest.raises(ConfigError, match=r"subgroups: they are classes .* have none: one"):
         load_plan({"settings": ["one"], "subgroups": True}, "config")
+
+
+@pytest.mark.parametrize(
+    ("setting", "module"),
+    [
+        ("colour_resnet", "colour"),
+        ("characters_gpt", "characters"),
+        ("text_bert", "bert"),
+        ("digits_labels", "several_labels"),
+        ("diabetes_mlp", None),
+        ("cancer_logistic", None),
+    ],
+)
+def test_a_problem_takes_thirty_lines(setting: str, module: str | None) -> None:
+    root = Path(__file__).parents[2]
+    files = [root / "config" / "settings" / f"{setting}.yaml"]
+    files += [root / "examples" / f"{module}.py"] if module else []
+    lines = [line.strip() for file in files for line in file.read_text().splitlines()]
+    assert len([line for line in lines if line and not line.startswith(("#", '"""'))]) <= 30
