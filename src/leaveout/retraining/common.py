@@ -10,35 +10,23 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from leaveout.config import Setting
 from leaveout.data.identity import data_identity
-from leaveout.data.normalise import normalise
+from leaveout.data.split import samples_of
 from leaveout.errors import LeaveoutError
-from leaveout.models.build import initialise
+from leaveout.models.build import builder
+from leaveout.problem.objective import Objective
+from leaveout.problem.samples import Samples
+from leaveout.problem.user import make_objective
 from leaveout.store import artefacts
-from leaveout.store.artefacts import Artefact, CorruptArtefactError
+from leaveout.store.artefacts import Artefact
 from leaveout.training.engine import Trained, select_device, train
 from leaveout.training.losses import stacked_targets
 from leaveout.training.trials import Trial
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Inputs and labels on a device, with the samples' ids."""
-
-    inputs: Tensor
-    labels: Tensor
-    ids: NDArray[np.int64]
-
-
-def part_of(samples: Samples, rows: slice | list[int]) -> Samples:
-    """Return the samples at some positions, in that order."""
-    return Samples(samples.inputs[rows], samples.labels[rows], samples.ids[rows])
 
 
 @dataclass(frozen=True)
@@ -47,14 +35,16 @@ class Data:
 
     Attributes:
         artefact: Where it was read from.
-        train: Training samples.
-        test: Test samples.
+        train: Training samples, with the objective as training takes it.
+        test: Test samples, with what is measured of them.
+        objective: What training minimises and what is attributed.
         build: Returns a freshly initialised model from an integer seed, on the CPU.
     """
 
     artefact: Artefact
     train: Samples
     test: Samples
+    objective: Objective
     build: Callable[[int], nn.Module]
 
 
@@ -73,20 +63,19 @@ def positions(data: Data, places: Sequence[int]) -> list[int]:
 
 
 def load_data(setting: Setting, path: Path, device: str) -> Data:
-    """Read a setting's ``data`` artefact and normalise its pixels.
+    """Read a setting's ``data`` artefact.
 
     Args:
-        setting: Gives the architecture.
+        setting: Gives architecture and objective.
         path: The artefact.
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        LeaveoutError: The file is damaged or holds other data than the setting's, or the device is
-            missing.
+        LeaveoutError: The file is damaged or holds other data than the setting's, its targets do
+            not fit the objective, or the device is missing.
     """
     where = select_device(device)
     artefact = artefacts.read(path, "data")
-    arrays = artefact.tensors
     made_of = json.loads(artefact.meta.get("key", "{}")).get("dataset")
     wanted = data_identity(setting)["dataset"]
     if made_of != wanted:
@@ -94,25 +83,10 @@ def load_data(setting: Setting, path: Path, device: str) -> Data:
             f"{path}: it was prepared from {made_of}, but {setting.name} asks for {wanted}. "
             f"Prepare the data of {setting.name}."
         )
-    pixels = artefact.meta.get("pixels")
-    if pixels is None:
-        raise CorruptArtefactError(path, "an older version of leaveout wrote it")
-    train_samples, test_samples = (
-        Samples(
-            torch.from_numpy(normalise(arrays[f"{part}_inputs"], **pixels)).to(where),
-            torch.from_numpy(arrays[f"{part}_labels"]).to(where),
-            arrays[f"{part}_id"],
-        )
-        for part in ("train", "test")
-    )
-    shape = tuple(train_samples.inputs.shape[1:])
-    classes = int(artefact.meta["n_classes"])
-    return Data(
-        artefact,
-        train_samples,
-        test_samples,
-        lambda seed: initialise(setting.model, shape, classes, seed),
-    )
+    objective = make_objective(setting.objective)
+    train_samples, test_samples = samples_of(artefact, objective)
+    build = builder(setting, train_samples, test_samples, artefact.meta.get("n_classes"))
+    return Data(artefact, train_samples.to(where), test_samples.to(where), objective, build)
 
 
 def progress_bar(total: int, what: str, unit: str = "model") -> tqdm[NoReturn]:
@@ -132,9 +106,9 @@ def train_targets(
     setting: Setting, data: Data, trials: list[Trial], what: str
 ) -> NDArray[np.float32]:
     """Train models and return the target (loss) of every test sample under each, (trials, test)."""
-    stacks = train(data.build, trials, data.train.inputs, data.train.labels, setting.recipe)
+    stacks = train(data.build, trials, data.train, setting.recipe)
     found = [
-        stacked_targets(trained.outputs(data.test.inputs), data.test.labels).cpu().numpy()
+        stacked_targets(trained.outputs(data.test.inputs), data.test).cpu().numpy()
         for trained in progress(stacks, len(trials), what)
     ]
     targets = np.concatenate(found).astype(np.float32)

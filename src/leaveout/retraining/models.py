@@ -46,7 +46,7 @@ def train_models(
         epochs: tuple[int, ...] = setting.checkpoint_epochs()
     else:
         masks = np.stack([subset_mask(setting, "half", run) for run in runs])
-        epochs = (setting.recipe.epochs,)
+        epochs = (setting.recipe.epochs or setting.recipe.iterations or 0,)
     trials = [
         Trial(
             setting.seed,
@@ -55,10 +55,10 @@ def train_models(
         )
         for run, mask in zip(runs, masks, strict=True)
     ]
-    stacks = train(data.build, trials, data.train.inputs, data.train.labels, setting.recipe, epochs)
+    stacks = train(data.build, trials, data.train, setting.recipe, epochs)
     parts, finite = [], []
     for trained in progress(stacks, len(trials), f"{kind} models"):
-        losses = stacked_targets(trained.outputs(data.test.inputs), data.test.labels)
+        losses = stacked_targets(trained.outputs(data.test.inputs), data.test)
         finite.append(losses.isfinite().all(dim=1).cpu().numpy())
         parts.append(
             {
