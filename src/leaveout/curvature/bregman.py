@@ -1,10 +1,9 @@
-"""Losses that are convex functions of a network's outputs, and their Bregman divergences.
+"""An objective's curvature in the outputs of many models, with samples last.
 
-Cross-entropy and squared error are both Phi(h) - <t, h> up to a constant, with outputs h, target t
-and a convex potential Phi: log sum exp, or half the squared norm. The Bregman divergence of such a
-loss is that of Phi, D(h, h_s) = Phi(h) - Phi(h_s) - <Phi'(h_s), h - h_s>, whatever the target: the
-Kullback-Leibler divergence KL(p_s || p), or half the squared distance. Outputs are class-major,
-(models, outputs, samples), so that reductions over outputs vectorise.
+What an objective says of its curvature (:class:`leaveout.problem.objective.Likelihood`) is put into
+the form that products with Jacobians take: outputs (models, numbers, samples), where numbers are
+all outputs of a sample in a row. Reductions over outputs then vectorise. Plain cross-entropy is
+written by hand, anything else is mapped over models.
 """
 
 from __future__ import annotations
@@ -14,29 +13,24 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.func import vmap
+
+from leaveout.problem.samples import Samples
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss, known by its potential.
+    """The losses of some samples, by their potential.
 
     Attributes:
-        targets: From labels, (samples,) or (samples, outputs), and the number of outputs, the
-            targets t in float64, (outputs, samples).
-        mean: Phi'(h); the gradient of the loss in h is ``mean(h) - t``.
+        mean: The gradient of the potential in h, (models, numbers, samples).
         divergence: D(h, h_s), (models, samples), never negative.
-        curve: Phi''(h) v.
+        curve: The second derivative times v.
     """
 
-    targets: Callable[[Tensor, int], Tensor]
     mean: Callable[[Tensor], Tensor]
     divergence: Callable[[Tensor, Tensor], Tensor]
     curve: Callable[[Tensor, Tensor], Tensor]
-
-
-def _one_hot(labels: Tensor, outputs: int) -> Tensor:
-    return functional.one_hot(labels, outputs).T.double()
 
 
 def _softmax(outputs: Tensor) -> Tensor:
@@ -60,13 +54,43 @@ def _softmax_curve(outputs: Tensor, vectors: Tensor) -> Tensor:
     return p * (vectors - (p * vectors).sum(1, keepdim=True))
 
 
-CROSS_ENTROPY = Loss(_one_hot, _softmax, _kl, _softmax_curve)
-"""Cross-entropy of logits against class labels, in nats."""
+CROSS_ENTROPY = Loss(_softmax, _kl, _softmax_curve)
+"""Plain cross-entropy of classes, whatever the samples."""
 
-SQUARED_ERROR = Loss(
-    lambda labels, _: labels.T.double(),
-    lambda outputs: outputs,
-    lambda outputs, reference: (outputs - reference).square().sum(1) / 2,
-    lambda outputs, vectors: vectors,
-)
-"""Half the squared distance of outputs and labels, (samples, outputs)."""
+
+def loss_of(samples: Samples, shape: tuple[int, ...]) -> Loss:
+    """Return the losses of some samples.
+
+    Args:
+        samples: Whose objective it is.
+        shape: Of one sample's outputs h.
+
+    Raises:
+        NotComputableError: The objective states no curvature.
+    """
+    if samples.objective.plain:
+        return CROSS_ENTROPY
+    likelihood = samples.objective.need("likelihood", "this needs its curvature in the outputs")
+    targets = samples.targets
+
+    def apart(values: Tensor) -> Tensor:
+        return values.transpose(1, 2).reshape(len(values), len(samples), *shape)
+
+    def together(values: Tensor) -> Tensor:
+        return values.reshape(*values.shape[:2], -1).transpose(1, 2)
+
+    def mean(outputs: Tensor) -> Tensor:
+        return together(vmap(lambda h: likelihood.mean(h, targets))(apart(outputs)))
+
+    def divergence(outputs: Tensor, reference: Tensor) -> Tensor:
+        before = apart(reference.expand(len(outputs), *reference.shape[1:]))
+        found: Tensor = vmap(lambda h, r: likelihood.divergence(h, r, targets))(
+            apart(outputs), before
+        )
+        return found
+
+    def curve(outputs: Tensor, vectors: Tensor) -> Tensor:
+        here = apart(outputs.expand(len(vectors), *outputs.shape[1:]))
+        return together(vmap(lambda h, v: likelihood.curve(h, targets, v))(here, apart(vectors)))
+
+    return Loss(mean, divergence, curve)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -18,13 +19,17 @@ from torch import Tensor, nn
 
 from leaveout.curvature.kfac import (
     Curvature,
-    Samples,
+    FisherData,
     empirical_fisher,
     kfac,
     true_fisher,
 )
-from leaveout.curvature.taps import supported
+from leaveout.curvature.taps import CHECKED, Layer, checked, own_gradients, supported
 from leaveout.errors import LeaveoutError
+from leaveout.problem.call import slow_paths
+from leaveout.problem.families import BERNOULLI, GAUSSIAN, SOFTMAX
+from leaveout.problem.objective import Likelihood
+from leaveout.problem.trees import rows, tensors
 
 GRADIENT_BYTES = 64 << 20
 """Gradients of layers with several positions formed at once, at most."""
@@ -32,7 +37,7 @@ GRADIENT_BYTES = 64 << 20
 Vectors = TypeVar("Vectors", Tensor, Mapping[str, Tensor])
 
 
-def ekfac(samples: Samples) -> Curvature:
+def ekfac(samples: FisherData) -> Curvature:
     """Return the eigenvalue-corrected Fisher of the mean loss, in float64.
 
     Parameters of other layers are treated as by :func:`leaveout.curvature.kfac.kfac`.
@@ -45,7 +50,7 @@ def ekfac(samples: Samples) -> Curvature:
     """
     factored = kfac(samples)
     basis = {b.names: b for b in factored.blocks if b.into is not None}
-    layers = [layer for layer in supported(samples.model) if layer.names in basis]
+    layers = [layer for layer in samples.layers if layer.names in basis]
     values = {layer.name: torch.zeros_like(basis[layer.names].values) for layer in layers}
     total = 0
     with torch.no_grad():
@@ -103,6 +108,7 @@ def ihvp_ekfac(
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
     damping: float | None = None,
     mask: Callable[[Any], Tensor] | None = None,
+    family: str | None = None,
     seed: int = 0,
 ) -> Vectors:
     """Return inverse-curvature-vector products of any module, by EK-FAC.
@@ -119,12 +125,16 @@ def ihvp_ekfac(
         vectors: Gradients or other vectors: flat, (vectors, parameters), in the order of
             ``model.named_parameters()``; or by name of parameter, (vectors, *its shape).
         logits: From a model and a batch, logits (samples, classes) or (samples, positions,
-            classes): takes the true Fisher of softmax, whose labels are the model's own.
+            classes): takes the true Fisher, whose labels are the model's own.
         loss: From a model and a batch, the loss of each sample, (samples,): takes the empirical
             Fisher, from the samples' own labels. Give either ``logits`` or ``loss``.
         damping: Added to all eigenvalues, unscaled; None takes a tenth of the mean eigenvalue,
             layer by layer.
         mask: From a batch, which positions of its sequences are no padding, (samples, positions).
+        family: What the logits are of: ``softmax`` (classes come last), ``bernoulli`` (each is
+            the logit of a label that holds or not), or ``gaussian`` (each is a number predicted,
+            its loss half the squared error). By default a softmax; of one logit ``bernoulli``,
+            which is what a softmax of (0, logit) gives.
         seed: Of the labels, where they have to be drawn.
 
     Returns:
@@ -133,7 +143,9 @@ def ihvp_ekfac(
     Raises:
         LeaveoutError: The arguments do not fit each other, or the model cannot be treated.
     """
-    curvature = ekfac(user_samples(model, batches, logits=logits, loss=loss, mask=mask, seed=seed))
+    curvature = ekfac(
+        user_samples(model, batches, logits=logits, loss=loss, mask=mask, family=family, seed=seed)
+    )
     if isinstance(vectors, Tensor):
         return curvature.solve(vectors, damping)
     if set(vectors) != set(curvature.names):
@@ -158,18 +170,97 @@ def user_samples(
     logits: Callable[[nn.Module, Any], Tensor] | None = None,
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
     mask: Callable[[Any], Tensor] | None = None,
+    family: str | None = None,
     seed: int = 0,
-) -> Samples:
+) -> FisherData:
     """Describe a model and its samples to :func:`ekfac` or ``kfac``; see :func:`ihvp_ekfac`."""
     if (logits is None) == (loss is None):
         raise LeaveoutError(
             "give either logits, for the true Fisher, or loss, for the empirical Fisher"
         )
+    if family is not None and (family not in FAMILIES or logits is None):
+        raise LeaveoutError(f"family: {family!r} is not one of {', '.join(FAMILIES)}, of logits")
     if iter(batches) is batches:
         raise LeaveoutError("batches are iterated twice: give a list or a loader, not an iterator")
+    run = logits or loss
+    assert run is not None
+    if odd := [name or "the model" for name, m in model.named_modules() if m.training]:
+        raise LeaveoutError(f"{odd[0]} is in training mode; call model.eval() first")
     if logits is not None:
-        outputs = true_fisher(logits, lambda number: number, seed, mask)
+        outputs = true_fisher(
+            _with_classes(logits), partial(_likelihood, family), mask or _all, int, seed
+        )
     else:
-        assert loss is not None
-        outputs = empirical_fisher(loss)
-    return Samples(model, batches, outputs, mask)
+        outputs = empirical_fisher(run)
+    first = next(iter(batches), None)
+    layers = supported(model)
+    with slow_paths():
+        if first is not None:
+            layers = _checked(model, layers, partial(run, model), first)
+    return FisherData(model, batches, outputs, mask, tuple(layers))
+
+
+FAMILIES = {"softmax": SOFTMAX, "bernoulli": BERNOULLI, "gaussian": GAUSSIAN}
+
+
+def _all(_: Any) -> None:
+    """Return no mask."""
+
+
+def _with_classes(logits: Callable[[nn.Module, Any], Tensor]) -> Callable[[nn.Module, Any], Tensor]:
+    def checked_logits(model: nn.Module, batch: Any) -> Tensor:
+        values = logits(model, batch)
+        if values.dim() < 2:
+            raise LeaveoutError(
+                "expected logits (samples, classes) or (samples, positions, classes), got "
+                f"{tuple(values.shape)}"
+            )
+        return values
+
+    return checked_logits
+
+
+def _likelihood(family: str | None, values: Tensor) -> Likelihood:
+    """Return the curvature of outputs whose targets are a mask of positions, or nothing."""
+    known = FAMILIES[family or ("softmax" if values.shape[-1] > 1 else "bernoulli")]
+
+    def mass(h: Tensor, kept: Tensor | None) -> Tensor:
+        units = (len(h), *known.units(h))
+        if kept is None or h.dim() < 3:
+            return h.new_ones(units)
+        if kept.shape != h.shape[:-1]:
+            raise LeaveoutError(
+                f"mask: expected (samples, positions) = {tuple(h.shape[:-1])}, as the logits have, "
+                f"got {tuple(kept.shape)}"
+            )
+        found = kept.to(h)
+        return found if known.vector else found[..., None].expand(units)
+
+    return Likelihood(known, lambda outputs: outputs, mass)
+
+
+def _checked(
+    model: nn.Module, layers: list[Layer], run: Callable[[Any], Tensor], batch: Any
+) -> list[Layer]:
+    """Compare layers with autograd on two samples of a batch, where it can be cut.
+
+    Raises:
+        LeaveoutError: A layer sees something else than samples in its first dimension.
+    """
+    found = tensors(batch)
+    if len({len(value) for value in found}) != 1 or len(found[0]) < CHECKED:
+        return layers
+    some = rows(batch, slice(0, CHECKED))
+    parameters = dict(model.named_parameters())
+    own = {name: parameters[name] for layer in layers for name in layer.names}
+    before = {name: p.requires_grad for name, p in own.items()}
+    try:
+        for p in own.values():
+            p.requires_grad_(True)
+        with torch.enable_grad():
+            alone = [rows(some, slice(i, i + 1)) for i in range(CHECKED)]
+            rights = [own_gradients(run(one), own) for one in alone]
+    finally:
+        for name, p in own.items():
+            p.requires_grad_(before[name])
+    return checked(layers, run, some, rights)

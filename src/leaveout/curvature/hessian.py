@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -9,25 +10,24 @@ from torch import Tensor, nn
 
 from leaveout.curvature.kinds import check_kind, curvature_products
 from leaveout.gradients.per_sample import n_parameters
-from leaveout.training.stack import parse
+from leaveout.problem.call import numbers, trained
+from leaveout.problem.samples import Samples
+from leaveout.training.stack import stack_of
 
 State = Mapping[str, Tensor]
 
 
-def hessian(
-    module: nn.Module, state: State, inputs: Tensor, labels: Tensor, kind: str = "hessian"
-) -> Tensor:
+def hessian(module: nn.Module, state: State, samples: Samples, kind: str = "hessian") -> Tensor:
     """Return the Hessian of the mean loss, or its Gauss-Newton part, in float64.
 
-    For one linear layer both are the closed form mean_i (diag p_i - p_i p_i') kron x_i x_i', in
-    blocks of classes; otherwise it is assembled from products with unit vectors. No second array of
-    its size is held.
+    For one linear layer under cross-entropy both are the closed form mean_i (diag p_i - p_i p_i')
+    kron x_i x_i', in blocks of classes; otherwise it is assembled from products with unit vectors.
+    No second array of its size is held.
 
     Args:
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
-        inputs: (samples, ...).
-        labels: (samples,).
+        samples: Whose losses the mean is of.
         kind: ``hessian`` or ``gauss_newton``.
 
     Returns:
@@ -37,18 +37,20 @@ def hessian(
         LeaveoutError: The curvature is unknown.
     """
     state = {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
-    inputs = inputs.double()
+    module, samples = copy.deepcopy(module).double(), samples.double()
     check_kind(kind)
-    layers = parse(module)
-    if layers is not None and len(layers) == 1:
+    layers = stack_of(module, samples)
+    if layers is not None and len(layers) == 1 and len(trained(module)) == 2:
         name = layers[0].name
-        return _softmax_hessian(state[f"{name}.weight"], state[f"{name}.bias"], inputs.flatten(1))
-    product = curvature_products(kind, module, state, inputs, labels)
+        flat = samples.inputs.flatten(1)
+        return _softmax_hessian(state[f"{name}.weight"], state[f"{name}.bias"], flat)
+    product = curvature_products(kind, module, state, samples)
     size = n_parameters(module)
-    out = inputs.new_empty(size, size)
+    like = numbers(module, state)
+    out = like.new_empty(size, size)
     step = 64
     for start in range(0, size, step):
-        unit = inputs.new_zeros(min(step, size - start), size)
+        unit = like.new_zeros(min(step, size - start), size)
         unit[torch.arange(len(unit)), start + torch.arange(len(unit))] = 1
         out[start : start + step] = product(unit)
     # symmetric to the last digit, block by block: a sum with the transpose takes its size twice

@@ -11,13 +11,15 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import grad, jvp, vmap
 
 from leaveout.curvature.softmax_hvp import matrix_products, prepare_matrices, worthwhile
 from leaveout.curvature.stack_hvp import prepare, stack_products
-from leaveout.training.losses import sample_losses
+from leaveout.problem.call import call_with, parts_of, slow_paths, trained
+from leaveout.problem.samples import Samples
+from leaveout.problem.trees import tensors
 from leaveout.training.memory import in_blocks
-from leaveout.training.stack import parse
+from leaveout.training.stack import stack_of
 
 State = Mapping[str, Tensor]
 Products = Callable[[Tensor], Tensor]
@@ -27,93 +29,85 @@ CHUNK_BYTES = 64 << 20
 
 
 def mean_loss(
-    module: nn.Module, state: State, inputs: Tensor, labels: Tensor
+    module: nn.Module, state: State, samples: Samples
 ) -> Callable[[dict[str, Tensor]], Tensor]:
-    """Return the mean loss over some samples as a function of the parameters."""
-    names = {name for name, _ in module.named_parameters()}
-    buffers = {name: value for name, value in state.items() if name not in names}
+    """Return the mean loss over some samples as a function of the trained parameters."""
+    _, fixed = parts_of(module, state)
 
     def loss(params: dict[str, Tensor]) -> Tensor:
-        outputs = functional_call(module, {**params, **buffers}, (inputs,))
-        return sample_losses(outputs, labels).mean()
+        return samples.losses(call_with(module, {**params, **fixed}, samples.inputs)).mean()
 
     return loss
 
 
 def split(module: nn.Module, vectors: Tensor) -> dict[str, Tensor]:
     """Cut flat vectors, (vectors, parameters), into tensors of the parameters' shapes."""
-    named = list(module.named_parameters())
-    parts = vectors.split([p.numel() for _, p in named], dim=1)
+    named = trained(module)
+    parts = vectors.split([p.numel() for p in named.values()], dim=1)
     return {
         name: part.reshape(len(vectors), *p.shape)
-        for (name, p), part in zip(named, parts, strict=True)
+        for (name, p), part in zip(named.items(), parts, strict=True)
     }
 
 
-def hessian_map(module: nn.Module, state: State, inputs: Tensor, labels: Tensor) -> Products:
+def hessian_map(module: nn.Module, state: State, samples: Samples) -> Products:
     """Return the products with the Hessian of the mean loss of any module, by ``torch.func``.
 
     Args:
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
-        inputs: (samples, ...).
-        labels: (samples,).
+        samples: Whose losses the mean is of.
 
     Returns:
         From rows v to rows H v, (vectors, parameters).
     """
-    params = {name: state[name].detach() for name, _ in module.named_parameters()}
-    samples, count = at_once(inputs)
+    params, _ = parts_of(module, state)
+    size, count = at_once(module, state, samples)
 
     def products(vectors: Tensor) -> Tensor:
         out = torch.zeros_like(vectors)
-        for x, y in zip(inputs.split(samples), labels.split(samples), strict=True):
-            product = _product(module, state, params, x, y, len(x) / len(inputs))
-            out += products_of_rows(module, product, vectors, count)
+        with slow_paths():
+            for part in samples.split(size):
+                product = _product(module, state, params, part, len(part) / len(samples))
+                out += products_of_rows(module, product, vectors, count)
         return out
 
     return products
 
 
-def hessian_products(
-    module: nn.Module, state: State, inputs: Tensor, labels: Tensor, vectors: Tensor
-) -> Tensor:
+def hessian_products(module: nn.Module, state: State, samples: Samples, vectors: Tensor) -> Tensor:
     """Return H v for many vectors, (vectors, parameters), the fastest way."""
-    samples = (module, state, inputs, labels)
-    products = stack_map(*samples, False, len(vectors)) or hessian_map(*samples)
-    return products(vectors)
+    products = stack_map(module, state, samples, False, len(vectors))
+    return (products or hessian_map(module, state, samples))(vectors)
 
 
 def stack_map(
-    module: nn.Module,
-    state: State,
-    inputs: Tensor,
-    labels: Tensor,
-    gauss_newton: bool,
-    uses: int,
+    module: nn.Module, state: State, samples: Samples, gauss_newton: bool, uses: int
 ) -> Products | None:
-    """Return what multiplies with the Hessian of a stack of linear layers; None for other modules.
+    """Return what multiplies with the Hessian of a stack of linear layers under cross-entropy.
 
     Args:
         module: As for :func:`hessian_map`, and so the others.
         state: Parameters.
-        inputs: (samples, ...).
-        labels: (samples,).
+        samples: The samples.
         gauss_newton: Whether to use only the Gauss-Newton part.
         uses: How many vectors will be multiplied; this changes the speed only.
+
+    Returns:
+        As :func:`hessian_map`; None for other modules, objectives and samples.
     """
-    layers = parse(module)
-    if layers is None:
+    layers = stack_of(module, samples)
+    if layers is None or len(trained(module)) < 2 * len(layers):
         return None
-    params = {name: state[name].detach() for name, _ in module.named_parameters()}
-    flat = inputs.flatten(1)
-    samples, count = at_once(inputs)
+    params, _ = parts_of(module, state)
+    flat = samples.inputs.flatten(1)
+    size, count = stacked_at_once(flat)
     product: Callable[[State], State]
     if len(layers) == 1 and worthwhile(flat, layers[0].width, uses):
-        matrices = prepare_matrices(layers[0], params, flat, samples)
+        matrices = prepare_matrices(layers[0], params, flat, size)
         product = partial(matrix_products, matrices)
     else:
-        net = prepare(layers, params, flat, labels, samples)
+        net = prepare(layers, params, flat, samples.targets, size)
         product = partial(stack_products, net, gauss_newton=gauss_newton)
     return lambda vectors: products_of_rows(module, product, vectors, count)
 
@@ -132,7 +126,7 @@ def products_of_rows(
     Returns:
         (vectors, parameters).
     """
-    names = [name for name, _ in module.named_parameters()]
+    names = [*trained(module)]
     out = torch.empty_like(vectors)
     work = partial(_some, module, product, vectors)
     for rows, found in in_blocks(work, len(vectors), count, "vectors multiplied at once"):
@@ -146,23 +140,45 @@ def _some(
     return product(split(module, vectors[rows]))
 
 
-def at_once(inputs: Tensor) -> tuple[int, int]:
-    """Return how many samples and vectors to take at once, to stay within CHUNK_BYTES."""
+def stacked_at_once(inputs: Tensor) -> tuple[int, int]:
+    """Return how many samples and vectors a stack takes at once, to stay within CHUNK_BYTES."""
     width = 128 * inputs.element_size()  # a typical layer's width
     samples = min(len(inputs), 1000)  # fewer, and matrix products lose speed; so do fewer vectors
     return samples, max(1, CHUNK_BYTES // (samples * width))
+
+
+def at_once(module: nn.Module, state: State, samples: Samples) -> tuple[int, int]:
+    """Return how many samples and vectors any module takes at once, within about CHUNK_BYTES.
+
+    What its layers give out for a sample is counted, by running it on one.
+    """
+    numbers = [0]
+
+    def note(_: nn.Module, __: object, out: object) -> None:
+        numbers[0] += sum(value.numel() * value.element_size() for value in tensors(out))
+
+    leaves = [layer for layer in module.modules() if not [*layer.children()]]
+    hooks = [layer.register_forward_hook(note) for layer in leaves]
+    try:
+        with torch.no_grad(), slow_paths():
+            call_with(module, state, samples[:1].inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    each = max(1, numbers[0])
+    size = max(1, min(len(samples), 1000, CHUNK_BYTES // each))
+    return size, max(1, CHUNK_BYTES // (size * each))
 
 
 def _product(
     module: nn.Module,
     state: State,
     params: dict[str, Tensor],
-    inputs: Tensor,
-    labels: Tensor,
+    samples: Samples,
     weight: float,
 ) -> Callable[[State], State]:
     """Return the product with the Hessian of ``weight`` times the mean of some samples' losses."""
-    gradient = grad(mean_loss(module, state, inputs, labels))
+    gradient = grad(mean_loss(module, state, samples))
 
     def product(vector: State) -> dict[str, Tensor]:
         return {k: weight * t for k, t in jvp(gradient, (params,), (dict(vector),))[1].items()}

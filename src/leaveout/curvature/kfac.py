@@ -10,12 +10,13 @@ bias) and d the gradients in its outputs, both means over all positions. It is k
 and eigenvalues, to which damping is added unscaled; :mod:`leaveout.curvature.ekfac` corrects
 the eigenvalues.
 
-The labels of the true Fisher are the model's own. Where outputs are few, their expectation is taken
+The labels of the true Fisher are the model's own: classes under a softmax, 0 or 1 under a logit, a
+number of unit variance under a squared error. Where outputs are few, their expectation is taken
 exactly: a class c counts with its probability p_c, and sum_c p_c (p - e_c)(p - e_c)' = diag(p) -
 p p' is the Hessian of cross-entropy in the outputs, so this Fisher is the Gauss-Newton matrix. That
 costs a backward pass a class, but no noise: on a model that fits well, a drawn label is almost
 always the predicted one, and all of the curvature hangs on the few draws that are not. With more
-than ``MOST_CLASSES`` classes, or a distribution at every position, one set of labels is drawn.
+than ``MOST_CLASSES`` outputs, or a distribution at every position, one set of labels is drawn.
 
 Accuracy: products in the dtype of the data, sums over batches and eigenvectors in float64.
 """
@@ -29,18 +30,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from leaveout import seeds
 from leaveout.curvature.taps import Batch, Layer, Outputs, supported, sweep
 from leaveout.errors import LeaveoutError
+from leaveout.problem.call import trained
+from leaveout.problem.objective import Family, Likelihood
 
 MOST_CLASSES = 32
 """Classes up to which the expectation over the model's labels is exact."""
 
 
 @dataclass(frozen=True)
-class Samples:
+class FisherData:
     """A model, samples to take curvature over, and how.
 
     Attributes:
@@ -48,12 +50,19 @@ class Samples:
         batches: The samples; iterated twice, so a list or a loader and no generator.
         outputs: Runs the model on a batch.
         mask: From a batch, which positions of its sequences count; None where all do.
+        known: The layers that are supported, as checked; None for those of a supported type.
     """
 
     model: nn.Module
     batches: Iterable[Any]
     outputs: Outputs
     mask: Callable[[Any], Tensor] | None = None
+    known: tuple[Layer, ...] | None = None
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers whose curvature is taken."""
+        return supported(self.model) if self.known is None else [*self.known]
 
     def sweep(self, layers: list[Layer]) -> Iterator[Batch]:
         """Run the model over all batches."""
@@ -176,55 +185,44 @@ class Curvature:
 
 
 def true_fisher(
-    logits: Callable[[nn.Module, Any], Tensor],
+    run: Callable[[nn.Module, Any], Tensor],
+    likelihood: Callable[[Tensor], Likelihood],
+    targets: Callable[[Any], Any],
     identity: Callable[[int], str | int],
     seed: int,
-    mask: Callable[[Any], Tensor] | None = None,
 ) -> Outputs:
-    """Return outputs and gradients of the Fisher under the model's own softmax.
+    """Return outputs and gradients of the Fisher under the model's own labels.
 
     Args:
-        logits: From a model and a batch, (samples, classes), or (samples, positions, classes),
-            where a sample's log-likelihood is the sum over its positions.
+        run: From a model and a batch, the outputs h that the likelihood is about.
+        likelihood: From these, the curvature of the loss in them.
+        targets: From a batch, its targets: they say what counts, and how much.
         identity: From a sample's number to its identity, which decides the labels drawn for it.
         seed: Root seed of the labels drawn.
-        mask: Which positions of a batch have a label, (samples, positions).
     """
 
     def outputs(model: nn.Module, batch: Any, start: int) -> tuple[Tensor, Iterable[Tensor]]:
-        values = logits(model, batch)
-        if values.dim() < 2:
-            raise LeaveoutError(
-                f"expected logits (samples, classes) or (samples, positions, classes), got "
-                f"{tuple(values.shape)}"
-            )
-        with torch.no_grad():
-            p = values.detach().softmax(-1)
-        if values.dim() == 2 and values.shape[1] <= MOST_CLASSES:
-            return values, _by_class(p)
+        values = run(model, batch)
+        known, wanted, fixed = likelihood(values), targets(batch), values.detach()
+        family, units = known.family, known.family.units(values)
+        if _few(family, values):
+            return values, known.roots(fixed, wanted)
         draws = np.stack(
             [
-                seeds.generator(seed, "own labels", identity(start + row)).random(p.shape[1:-1])
-                for row in range(len(p))
+                seeds.generator(seed, "own labels", identity(start + row)).random(units)
+                for row in range(len(values))
             ]
         )
-        points = torch.from_numpy(draws).to(p.device)[..., None]
-        # rounding can leave the sum of all probabilities below the point
-        drawn = (p.double().cumsum(-1) < points).sum(-1).clamp(max=p.shape[-1] - 1)
-        gradient = p - functional.one_hot(drawn, p.shape[-1])
-        if mask is not None and values.dim() > 2:
-            gradient = gradient * mask(batch).to(gradient)[..., None]
-        return values, [gradient]
+        points = torch.from_numpy(draws).to(values.device)
+        return values, [known.root(fixed, wanted, points)]
 
     return outputs
 
 
-def _by_class(p: Tensor) -> Iterator[Tensor]:
-    """Yield sqrt(p_c) (p - e_c): the squares add up to diag(p) - p p'."""
-    for c in range(p.shape[1]):
-        gradient = p.clone()
-        gradient[:, c] -= 1
-        yield gradient * p[:, c, None].sqrt()
+def _few(family: Family, values: Tensor) -> bool:
+    """Return whether the expectation over labels takes so few passes that it is exact."""
+    one_unit = len(family.units(values)) == 0 or not family.vector
+    return one_unit and values[0].numel() <= MOST_CLASSES
 
 
 def empirical_fisher(losses: Callable[[nn.Module, Any], Tensor]) -> Outputs:
@@ -262,7 +260,7 @@ def inverse(values: Tensor, damping: float | None) -> Tensor:
     return 1 / damped
 
 
-def kfac(samples: Samples) -> Curvature:
+def kfac(samples: FisherData) -> Curvature:
     """Return the Kronecker-factored Fisher of the mean loss, in float64.
 
     Normalisations (batch, layer, group) have the exact diagonal of their Fisher; all other
@@ -277,12 +275,12 @@ def kfac(samples: Samples) -> Curvature:
             mode.
     """
     model = samples.model
-    if model.training:
+    if odd := [name or "the model" for name, m in model.named_modules() if m.training]:
         raise LeaveoutError(
-            "the model is in training mode, where dropout and batch norm make its gradients "
-            "depend on chance and on the batch; call model.eval() first"
+            f"{odd[0]} is in training mode, where dropout and batch norm make gradients depend on "
+            "chance and on the batch; call model.eval() first"
         )
-    layers = supported(model)
+    layers = samples.layers
     sums: dict[str, tuple[Tensor, Tensor]] = {}
     diagonals: dict[str, Tensor] = {}
     positions: dict[str, int] = {}
@@ -319,7 +317,7 @@ def kfac(samples: Samples) -> Curvature:
         elif layer.name in diagonals:
             values = diagonals[layer.name][: len(layer.names)] / total
             blocks.append(Block(layer.names, None, None, values))
-    names = {name: p.shape for name, p in model.named_parameters()}
+    names = {name: p.shape for name, p in trained(model).items()}
     covered = {name for block in blocks for name in block.names}
     return Curvature(tuple(blocks), names, tuple(n for n in names if n not in covered))
 

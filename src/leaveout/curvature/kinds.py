@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leaveout.config import nearest
 from leaveout.curvature.ggn import gauss_newton_map
 from leaveout.curvature.hvp import Products, hessian_map, stack_map
 from leaveout.errors import LeaveoutError
+from leaveout.problem.samples import Samples
 
 State = Mapping[str, Tensor]
 
@@ -30,18 +30,18 @@ def check_kind(kind: str) -> None:
 
 
 def curvature_products(
-    kind: str, module: nn.Module, state: State, inputs: Tensor, labels: Tensor, uses: int = 0
+    kind: str, module: nn.Module, state: State, samples: Samples, uses: int = 0
 ) -> Products:
     """Return the function from rows v to rows A v, A the curvature of the mean loss.
 
-    Stacks of linear layers take a hand-written way, any other module takes ``torch.func``.
+    Stacks of linear layers under cross-entropy take a hand-written way, anything else takes
+    ``torch.func``.
 
     Args:
         kind: ``hessian`` or ``gauss_newton``.
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
-        inputs: (samples, ...); the mean is over all of them.
-        labels: (samples,).
+        samples: The mean is over all of them.
         uses: How many vectors will be multiplied; this changes the speed only.
 
     Returns:
@@ -51,15 +51,15 @@ def curvature_products(
         LeaveoutError: The curvature is unknown.
     """
     check_kind(kind)
-    samples = (module, state, inputs, labels)
-    return stack_map(*samples, kind == "gauss_newton", uses) or KINDS[kind](*samples)
+    by_hand = stack_map(module, state, samples, kind == "gauss_newton", uses)
+    return by_hand or KINDS[kind](module, state, samples)
 
 
 def minibatch_products(
     kind: str,
     module: nn.Module,
     state: State,
-    samples: tuple[Tensor, Tensor, NDArray[np.int64]],
+    samples: Samples,
     size: int,
     stream: np.random.Generator,
 ) -> Iterator[Products]:
@@ -69,17 +69,15 @@ def minibatch_products(
         kind: ``hessian`` or ``gauss_newton``.
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
-        samples: Inputs, labels and ids. Batches are drawn by id, so that the order of the samples
-            does not matter.
+        samples: Batches are drawn by id, so that their order does not matter.
         size: Samples of a mini-batch, drawn without replacement.
         stream: What draws them.
 
     Yields:
         See :func:`curvature_products`.
     """
-    inputs, labels, ids = samples
-    by_id = np.argsort(ids)
+    by_id = np.argsort(samples.ids)
     while True:
-        drawn = by_id[stream.choice(len(ids), size, replace=False)]
-        chosen = torch.from_numpy(drawn).to(labels.device)
-        yield curvature_products(kind, module, state, inputs[chosen], labels[chosen])
+        drawn = by_id[stream.choice(len(samples), size, replace=False)]
+        chosen = torch.from_numpy(drawn).to(samples.device)
+        yield curvature_products(kind, module, state, samples[chosen])

@@ -9,29 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from leaveout.curvature.kfac import (
     Curvature,
-    Samples,
+    FisherData,
     empirical_fisher,
     inverse,
     true_fisher,
 )
-from leaveout.curvature.taps import supported, sweep
+from leaveout.curvature.taps import CHECKED, Layer, checked, own_gradients, supported, sweep
 from leaveout.errors import LeaveoutError
 from leaveout.gradients.factors import gradient_factors
 from leaveout.gradients.per_sample import gradient_chunks, solved_products
-from leaveout.training.losses import sample_losses
+from leaveout.problem.call import call_with, slow_paths
+from leaveout.problem.samples import Samples
+from leaveout.problem.trees import tensors
+from leaveout.training.stack import parse
 
 State = Mapping[str, Tensor]
-Batch = tuple[Tensor, Tensor]
-"""Inputs and labels of some samples."""
-
 BATCH_BYTES = 128 << 20
 """Inputs of all layers held at once, about, counted as the sums take them."""
 VECTOR_BYTES = 256 << 20
@@ -43,44 +43,69 @@ TRAIN_BYTES = 16 << 20
 def fisher_samples(
     module: nn.Module,
     state: State,
-    samples: Batch,
+    samples: Samples,
     fisher: str,
     identity: Callable[[int], str | int],
     seed: int,
-) -> Samples:
+) -> FisherData:
     """Describe a trained model and its training samples to K-FAC and EK-FAC.
 
     Args:
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
-        samples: Inputs and labels.
+        samples: Training samples; the curvature is that of the mean of their losses.
         fisher: ``true``: labels are the model's own; ``empirical``: the samples'.
         identity: From a sample's number to its identity, which decides the labels drawn for it.
         seed: Root seed of the labels drawn.
 
     Raises:
         LeaveoutError: The Fisher is unknown.
+        NotComputableError: The objective states no curvature, and the true Fisher is asked for.
     """
     state = {name: value.detach() for name, value in state.items()}
 
-    def logits(module: nn.Module, batch: Batch) -> Tensor:
-        outputs: Tensor = functional_call(module, state, (batch[0],))
-        return outputs
+    def run(module: nn.Module, batch: Samples) -> Any:
+        with slow_paths():
+            return call_with(module, state, batch.inputs)
 
     match fisher:
         case "true":
-            outputs = true_fisher(logits, identity, seed)
+            known = samples.objective.need("likelihood", "the true Fisher needs a likelihood")
+            outputs = true_fisher(
+                lambda m, batch: known.outputs(run(m, batch)),
+                lambda _: known,
+                lambda batch: batch.targets,
+                identity,
+                seed,
+            )
         case "empirical":
-            outputs = empirical_fisher(lambda m, batch: sample_losses(logits(m, batch), batch[1]))
+            outputs = empirical_fisher(lambda m, batch: batch.losses(run(m, batch)))
         case other:
             raise LeaveoutError(f"fisher: expected true or empirical, got {other!r}")
-    inputs, labels = samples
-    one = [(inputs[:1], labels[:1])]
-    (seen,) = sweep(module, supported(module), one, outputs)
-    numbers = sum(a.numel() for a in seen.inputs.values())
-    size = max(1, BATCH_BYTES // (max(1, numbers) * inputs.element_size()))
-    batches = list(zip(inputs.split(size), labels.split(size), strict=True))
-    return Samples(module, batches, outputs)
+    layers = supported(module)
+    if parse(module) is None and len(samples) >= CHECKED:
+        layers = _checked(module, state, layers, samples[:CHECKED])
+    (seen,) = sweep(module, layers, [samples[:1]], outputs)
+    numbers = sum(a.numel() * a.element_size() for a in seen.inputs.values())
+    size = max(1, BATCH_BYTES // max(1, numbers))
+    return FisherData(module, [*samples.split(size)], outputs, known=tuple(layers))
+
+
+def _checked(module: nn.Module, state: State, layers: list[Layer], samples: Samples) -> list[Layer]:
+    """Compare layers with autograd on a few samples, under a state."""
+
+    def run(batch: Samples, state: State = state) -> Tensor:
+        with slow_paths():
+            outputs = call_with(module, state, batch.inputs)
+        found = [v for v in tensors(outputs) if v.is_floating_point() and len(v) == len(batch)]
+        return torch.cat([value.reshape(len(batch), -1) for value in found], dim=1)
+
+    rights = []
+    for one in samples.split(1):
+        own = {n: state[n].clone().requires_grad_() for layer in layers for n in layer.names}
+        with torch.enable_grad():
+            rights.append(own_gradients(run(one, {**state, **own}), own))
+    return checked(layers, run, samples, rights)
 
 
 def kronecker_scores(
@@ -88,8 +113,8 @@ def kronecker_scores(
     state: State,
     curvature: Curvature,
     damping: float,
-    blocks: Iterable[Batch],
-    right: Batch,
+    blocks: Iterable[Samples],
+    right: Samples,
 ) -> Iterator[Tensor]:
     """Yield g_i' (curvature + damping I)^-1 g_j for block after block of left samples.
 
@@ -98,8 +123,8 @@ def kronecker_scores(
         state: Parameters and buffers.
         curvature: From K-FAC or EK-FAC.
         damping: Added to the eigenvalues.
-        blocks: Inputs and labels of left samples.
-        right: Inputs and labels.
+        blocks: Left samples.
+        right: Right samples.
 
     Yields:
         (left samples of the block, right samples).
@@ -112,7 +137,7 @@ def kronecker_scores(
     for block in blocks:
         left = _rotated(module, state, curvature, block)
         assert left is not None
-        total = turned[0][1].new_zeros(len(block[0]), len(right[0]))
+        total = turned[0][1].new_zeros(len(block), len(right))
         for (a, d), (b, e), part in zip(left, turned, curvature.blocks, strict=True):
             scale = inverse(part.values, damping).to(a)
             _add_products(total, (a, d), (b, e), scale)
@@ -124,7 +149,7 @@ def kronecker_self_scores(
     state: State,
     curvature: Curvature,
     damping: float,
-    blocks: Iterable[Batch],
+    blocks: Iterable[Samples],
 ) -> Tensor:
     """Return g_i' (curvature + damping I)^-1 g_i for every sample, (samples,)."""
     found = []
@@ -137,18 +162,18 @@ def kronecker_self_scores(
             ]
             found.append(torch.stack(parts).sum(0))
             continue
-        for _, g in gradient_chunks(module, state, *block):
+        for _, g in gradient_chunks(module, state, block):
             found.append((g * curvature.solve(g, damping)).sum(1))
     return torch.cat(found)
 
 
 def _rotated(
-    module: nn.Module, state: State, curvature: Curvature, samples: Batch
+    module: nn.Module, state: State, curvature: Curvature, samples: Samples
 ) -> list[tuple[Tensor, Tensor]] | None:
     """Return every layer's a Q_in and d Q_out, None where gradients do not factor."""
     if curvature.other or any(block.into is None for block in curvature.blocks):
         return None
-    factors = gradient_factors(module, state, *samples)
+    factors = gradient_factors(module, state, samples)
     if factors is None:
         return None
     known = {block.names[0]: block for block in curvature.blocks}

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp, vmap
+from torch.func import jvp, vjp, vmap
 
+from leaveout.problem.call import call_with, slow_paths, trained
+from leaveout.problem.samples import Samples
+from leaveout.problem.trees import Tree, bytes_of
 from leaveout.training.stack import Layer
 
 State = Mapping[str, Tensor]
@@ -27,7 +30,7 @@ class Linearised:
     """Models at some parameters.
 
     Attributes:
-        outputs: (models, outputs, samples).
+        outputs: (models, numbers, samples), of a sample all its outputs in a row.
         push: From a change of every parameter, (vectors, *its shape), J v as ``outputs``.
         pull: From one number an output, shaped as ``outputs``, J' c, shaped as parameters.
     """
@@ -91,25 +94,29 @@ def linearise_stack(layers: Sequence[Layer], state: State, inputs: Tensor) -> Li
     return Linearised(values, push, pull)
 
 
-def linearise_module(module: nn.Module, state: State, inputs: Tensor) -> Linearised:
+def linearise_module(module: nn.Module, state: State, samples: Samples) -> Linearised:
     """Linearise any module by ``torch.func``; nothing is kept, every product runs it again.
 
     Args:
         module: The architecture, in evaluation mode.
-        state: Stacked parameters, (models, ...), and buffers as they are, shared. One model serves
-            any number of vectors; otherwise there is one vector a model.
-        inputs: (samples, ...).
-    """
-    names = [name for name, _ in module.named_parameters()]
-    params = {name: state[name] for name in names}
-    buffers = {name: value for name, value in state.items() if name not in params}
-    models = len(params[names[0]])
-    size = max(1, BLOCK_BYTES // (models * inputs[0].numel() * inputs.element_size()))
-    blocks = inputs.split(size)
+        state: Stacked parameters, (models, ...), and what is fixed as it is, shared. One model
+            serves any number of vectors; otherwise there is one vector a model.
+        samples: Whose objective says which of the outputs count.
 
-    def run(p: dict[str, Tensor], x: Tensor) -> Tensor:
-        outputs: Tensor = functional_call(module, {**p, **buffers}, (x,))
-        return outputs.T
+    Raises:
+        NotComputableError: The objective states no curvature.
+    """
+    likelihood = samples.objective.need("likelihood", "this needs its curvature in the outputs")
+    names = [*trained(module)]
+    params = {name: state[name] for name in names}
+    fixed = {name: value for name, value in state.items() if name not in params}
+    models = len(params[names[0]])
+    size = max(1, BLOCK_BYTES // (models * max(1, bytes_of(samples[:1].inputs))))
+    blocks = [part.inputs for part in samples.split(size)]
+
+    def run(p: dict[str, Tensor], x: Tree) -> Tensor:
+        h: Tensor = likelihood.outputs(call_with(module, {**p, **fixed}, x))
+        return h.reshape(len(h), -1).T
 
     # one model is not repeated for each vector: torch runs it once for all of them
     dims = 0 if models > 1 else None
@@ -117,20 +124,39 @@ def linearise_module(module: nn.Module, state: State, inputs: Tensor) -> Lineari
 
     def push(vectors: State) -> Tensor:
         v = {name: vectors[name] for name in names}
-        parts = [
-            vmap(lambda p, t, x=x: jvp(lambda q: run(q, x), (p,), (t,))[1], (dims, 0))(there, v)
-            for x in blocks
-        ]
+        with slow_paths():
+            parts = [
+                vmap(lambda p, t, x=x: jvp(lambda q: run(q, x), (p,), (t,))[1], (dims, 0))(there, v)
+                for x in blocks
+            ]
         return torch.cat(parts, dim=2)
 
     def pull(change: Tensor) -> dict[str, Tensor]:
         total: dict[str, Tensor] = {}
         for x, c in zip(blocks, change.split(size, dim=2), strict=True):
             pulled = vmap(lambda p, t, x=x: vjp(lambda q: run(q, x), p)[1](t)[0], (dims, 0))
-            found = pulled(there, c)
+            with slow_paths():
+                found = pulled(there, c)
             total = {name: found[name] + total.get(name, 0) for name in names}
         return total
 
-    with torch.no_grad():
+    with torch.no_grad(), slow_paths():
         outputs = torch.cat([vmap(lambda p, x=x: run(p, x))(params) for x in blocks], dim=2)
     return Linearised(outputs, push, pull)
+
+
+def output_shape(module: nn.Module, state: State, samples: Samples) -> tuple[int, ...]:
+    """Return the shape of one sample's outputs h, as the objective's curvature sees them.
+
+    Args:
+        module: The architecture, in evaluation mode.
+        state: Parameters and buffers of one model.
+        samples: The samples.
+
+    Raises:
+        NotComputableError: The objective states no curvature.
+    """
+    likelihood = samples.objective.need("likelihood", "this needs its curvature in the outputs")
+    with torch.no_grad(), slow_paths():
+        found = likelihood.outputs(call_with(module, state, samples[:1].inputs))
+    return tuple(found.shape[1:])

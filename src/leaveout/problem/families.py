@@ -44,7 +44,15 @@ def _softmax_roots(outputs: Tensor) -> Iterator[Tensor]:
         yield root * p[..., c, None].sqrt()
 
 
-SOFTMAX = Family("softmax", True, _kl, _softmax_curve, _softmax_root, _softmax_roots)
+SOFTMAX = Family(
+    "softmax",
+    True,
+    lambda h: h.softmax(-1),
+    _kl,
+    _softmax_curve,
+    _softmax_root,
+    _softmax_roots,
+)
 """Phi = log sum exp over the last dimension."""
 
 
@@ -76,6 +84,7 @@ def _each(scale: Tensor) -> Iterator[Tensor]:
 BERNOULLI = Family(
     "bernoulli",
     False,
+    torch.sigmoid,
     _bernoulli_kl,
     _bernoulli_curve,
     _bernoulli_root,
@@ -86,6 +95,7 @@ BERNOULLI = Family(
 GAUSSIAN = Family(
     "gaussian",
     False,
+    lambda outputs: outputs,
     lambda outputs, reference: (outputs - reference).square() / 2,
     lambda outputs, vectors: vectors,
     lambda outputs, points: torch.special.ndtri(points).to(outputs),

@@ -28,6 +28,7 @@ class Family:
     Attributes:
         name: ``softmax``, ``bernoulli`` or ``gaussian``.
         vector: Whether a unit is the last dimension of the outputs; else each number is one.
+        mean: Phi'(h), of the outputs' shape.
         divergence: Phi(h) - Phi(r) - <Phi'(r), h - r> of each unit, never negative.
         curve: Phi''(h) v, of the outputs' shape.
         root: From outputs and uniform numbers of the units' shape, r with E[r r'] = Phi''(h): the
@@ -37,6 +38,7 @@ class Family:
 
     name: str
     vector: bool
+    mean: Callable[[Tensor], Tensor]
     divergence: Callable[[Tensor, Tensor], Tensor]
     curve: Callable[[Tensor, Tensor], Tensor]
     root: Callable[[Tensor, Tensor], Tensor]
@@ -54,8 +56,8 @@ class Likelihood:
 
     Attributes:
         family: Its potential.
-        outputs: From what a model returns to h, (samples, ..., numbers); for a softmax classes
-            come last.
+        outputs: Chooses h, (samples, ..., numbers), among what a model returns; for a softmax
+            classes come last. It only takes a part: of gradients it takes the same.
         mass: From h and targets, how often each unit counts, (samples, *units): 0 for what is
             ignored, a class's weight, one part of a mean.
     """
@@ -63,6 +65,10 @@ class Likelihood:
     family: Family
     outputs: Callable[[Any], Tensor]
     mass: Callable[[Tensor, Any], Tensor]
+
+    def mean(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Return the gradient of the potentials in h, of its shape."""
+        return self._scaled(self.family.mean(outputs), self.mass(outputs, targets))
 
     def divergence(self, outputs: Tensor, reference: Tensor, targets: Any) -> Tensor:
         """Return the Bregman divergence of each sample's loss, (samples,), from h and h_s."""

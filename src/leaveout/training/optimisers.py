@@ -153,5 +153,8 @@ def _adam(
     mean = first * slots["mean"] + (1 - first) * gradient
     square = second * slots["square"] + (1 - second) * gradient.square()
     unbiased = mean / (1 - first ** (number + 1))
-    scale = (square / (1 - second ** (number + 1))).sqrt() + recipe.eps
+    # its derivative at 0 is infinite, but what has no gradient stays without influence
+    some = square > 0
+    root = torch.where(some, torch.where(some, square, 1.0).sqrt(), 0.0)
+    scale = root / (1 - second ** (number + 1)) ** 0.5 + recipe.eps
     return value - learning_rate * unbiased / scale, {"mean": mean, "square": square}
