@@ -25,11 +25,12 @@ import torch
 from torch import Tensor
 
 from leaveout.attribution.if_kfac import fisher_samples
+from leaveout.attribution.solved import solved_scores
 from leaveout.attribution.task import Task
 from leaveout.curvature.ekfac import ekfac
 from leaveout.curvature.kinds import curvature_products, minibatch_products
 from leaveout.errors import LeaveoutError, NotComputableError
-from leaveout.gradients.per_sample import solved_products
+from leaveout.gradients.per_sample import n_parameters
 from leaveout.seeds import generator
 
 POWER_STEPS = 20
@@ -64,9 +65,7 @@ def attribute(
         NotComputableError: The iterations diverge.
     """
     solve = inverse(task, damping=damping, iterations=iterations, batch=batch, curvature=curvature)
-    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
-    test = (task.test.inputs, task.test.labels)
-    yield from solved_products(task.module, task.full[0].final, solve, blocks, test)
+    yield from solved_scores(task, solve, 6)
 
 
 def inverse(
@@ -84,8 +83,8 @@ def inverse(
             "and no negative batch"
         )
     train, model = task.train, (task.module, task.full[0].final)
-    factored = ekfac(fisher_samples(task, "true")).to(train.inputs.dtype)
-    total = len(train.ids)
+    factored = ekfac(fisher_samples(task, "true")).to(task.like.dtype)
+    total = len(train)
     size = total if batch == 0 else min(batch, total)
 
     def precondition(rows: Tensor) -> Tensor:
@@ -93,10 +92,9 @@ def inverse(
 
     def solve(vectors: Tensor) -> Tensor:
         uses = iterations * len(vectors) if size == total else 0
-        everything = curvature_products(curvature, *model, train.inputs, train.labels, uses)
+        everything = curvature_products(curvature, *model, train, uses)
         stream = generator(task.seed, task.setting, "astra batches", size)
-        samples = (train.inputs, train.labels, train.ids)
-        batches = minibatch_products(curvature, *model, samples, size, stream)
+        batches = minibatch_products(curvature, *model, train, size, stream)
         x = precondition(vectors)
         step = 1 / max(1.0, _largest(task, everything, precondition, damping))
         for product in islice(batches if size < total else repeat(everything), iterations - 1):
@@ -118,9 +116,9 @@ def _largest(
     damping: float,
 ) -> float:
     """Return a little more than the largest eigenvalue of (P + damping I)^-1 (A + damping I)."""
-    size = sum(p.numel() for p in task.module.parameters())
+    size = n_parameters(task.module)
     start = generator(task.seed, task.setting, "astra power").standard_normal((1, size))
-    vector = torch.from_numpy(start).to(task.train.inputs)
+    vector = torch.from_numpy(start).to(task.like)
     found = 1.0
     for _ in range(POWER_STEPS):
         vector = vector / vector.norm()

@@ -21,10 +21,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from leaveout.attribution.solved import solved_scores
 from leaveout.attribution.task import Task
 from leaveout.errors import LeaveoutError
 from leaveout.gradients.factors import Factor, gradient_factors
-from leaveout.gradients.per_sample import gradient_chunks, solved_products
+from leaveout.gradients.per_sample import gradient_chunks
 
 PAIR_ROWS = 512
 """Training samples paired with all others at once."""
@@ -42,16 +43,14 @@ def attribute(task: Task, *, damping: float) -> Iterator[Tensor]:
     """
     _check(damping)
     state, train = task.full[0].final, task.train
-    test = (task.test.inputs, task.test.labels)
-    right = gradient_factors(task.module, state, *test)
-    left = gradient_factors(task.module, state, train.inputs, train.labels) if right else None
-    held = len(train.ids) * len(task.test.ids) * train.inputs.element_size() * len(left or [])
+    right = gradient_factors(task.module, state, task.test)
+    left = gradient_factors(task.module, state, train) if right else None
+    held = len(train) * len(task.test) * task.like.element_size() * len(left or [])
     if left and right and held <= task.memory / 2 and _pairs_are_cheaper(left, right):
         yield from _by_pairs(left, right, damping)
         return
-    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
     solve = partial(inverse_products, task, damping=damping)
-    yield from solved_products(task.module, state, solve, blocks, test)
+    yield from solved_scores(task, solve, 4)
 
 
 def inverse_products(task: Task, vectors: Tensor, *, damping: float) -> Tensor:
@@ -60,12 +59,12 @@ def inverse_products(task: Task, vectors: Tensor, *, damping: float) -> Tensor:
     layers = _layers(task)
     removed = torch.zeros_like(vectors)
     state, train = task.full[0].final, task.train
-    for _, gradients in gradient_chunks(task.module, state, train.inputs, train.labels):
+    for _, gradients in gradient_chunks(task.module, state, train):
         for part in layers:
             g = gradients[:, part]
             weights = (g @ vectors[:, part].T) / (damping + g.square().sum(1, keepdim=True))
             removed[:, part] += weights.T @ g
-    return (vectors - removed / len(train.ids)) / damping
+    return (vectors - removed / len(train)) / damping
 
 
 def _check(damping: float) -> None:
@@ -112,7 +111,7 @@ def _by_pairs(left: list[Factor], right: list[Factor], damping: float) -> Iterat
         weights.append(dots.div_((n * (damping + squares))[:, None]))
     for start in range(0, n, PAIR_ROWS):
         rows = slice(start, start + PAIR_ROWS)
-        total = left[0].inputs.new_zeros(len(left[0].inputs[rows]), m)
+        total = left[0].deltas.new_zeros(len(left[0].inputs[rows]), m)
         for f, r, w in zip(left, right, weights, strict=True):
             total += _dots(f, r, rows)
             total -= _dots(f, f, rows) @ w

@@ -22,12 +22,12 @@ from leaveout.gradients.features import penultimate_features
 def attribute(task: Task) -> Iterator[Tensor]:
     """Yield the cosine of f_i and f_j, (train, test), in blocks of rows."""
     state = task.full[0].final
-    test = normalize(penultimate_features(task.module, state, task.test.inputs))
+    test = normalize(penultimate_features(task.module, state, task.test))
     for block in task.train_blocks():
-        yield normalize(penultimate_features(task.module, state, block.inputs)) @ test.T
+        yield normalize(penultimate_features(task.module, state, block)) @ test.T
 
 
 def self_influence(task: Task) -> Tensor:
     """Return the cosine of each training sample's feature with itself: 1, or 0 for zero."""
-    features = penultimate_features(task.module, task.full[0].final, task.train.inputs)
+    features = penultimate_features(task.module, task.full[0].final, task.train)
     return features.any(dim=1).to(features.dtype)

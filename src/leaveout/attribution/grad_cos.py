@@ -19,6 +19,5 @@ from leaveout.gradients.summed import summed_dots
 
 def attribute(task: Task) -> Iterator[Tensor]:
     """Yield the cosine of g_i and g_j, (train, test), in blocks of rows."""
-    state, test = task.full[0].final, (task.test.inputs, task.test.labels)
-    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
-    yield from summed_dots(task.module, [state], [1.0], blocks, test, cosine=True)
+    state, test = task.full[0].final, task.test
+    yield from summed_dots(task.module, [state], [1.0], task.train_blocks(), test, cosine=True)

@@ -26,12 +26,11 @@ def attribute(task: Task, *, layers: str = "all") -> Iterator[Tensor]:
         task: The task.
         layers: ``all``, or ``last`` for the gradient in the last linear layer alone.
     """
-    state, test = task.full[0].final, (task.test.inputs, task.test.labels)
-    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
-    yield from summed_dots(task.module, [state], [1.0], blocks, test, layers)
+    state, test = task.full[0].final, task.test
+    yield from summed_dots(task.module, [state], [1.0], task.train_blocks(), test, layers)
 
 
 def self_influence(task: Task, *, layers: str = "all") -> Tensor:
     """Return |g_i|^2, (train,)."""
-    samples = (task.train.inputs, task.train.labels)
+    samples = task.train
     return squared_norms(task.module, task.full[0].final, samples, layers)

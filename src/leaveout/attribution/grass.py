@@ -6,8 +6,8 @@ Formula: score[i, j] = sum over parts of g_i' (F + damping I)^-1 g_j at the fina
 0, with g = S M grad: M keeps ``blowup`` x projection of the coordinates of a sample's gradient,
 drawn at random (and is scaled so that inner products are right on average), S is a sparse
 projection with one sign a coordinate, and F the mean of g g' over all training samples. There is
-one part, all parameters. ``factored`` is FactGraSS: each linear layer is a part, and M keeps some
-inputs and some outputs of it.
+one part, all parameters. ``factored`` is FactGraSS: each linear layer and convolution is a part,
+and M keeps some inputs and some outputs of it.
 Cost: two passes over the training samples, one backward each; projection^2 memory a part.
 Approximated: the Hessian by the empirical Fisher matrix of compressed gradients. The mask is drawn,
 not optimised (the paper's selective mask).
@@ -25,11 +25,13 @@ from torch import Tensor
 from leaveout import seeds
 from leaveout.attribution.task import Task
 from leaveout.curvature.compressed import compressed_scores
-from leaveout.errors import LeaveoutError, NotComputableError
+from leaveout.curvature.factored import Sequences, layer_factors
+from leaveout.curvature.taps import CHECKED
+from leaveout.errors import LeaveoutError
 from leaveout.gradients.factors import Factor, gradient_factors
 from leaveout.gradients.per_sample import gradient_chunks, n_parameters
 from leaveout.gradients.projection import draw_sparse, project
-from leaveout.retraining.common import Samples
+from leaveout.problem.samples import Samples
 
 
 def attribute(
@@ -49,7 +51,7 @@ def attribute(
 
     Raises:
         LeaveoutError: Nothing would be kept.
-        NotComputableError: FactGraSS of a model that is no stack of linear layers.
+        NotComputableError: FactGraSS of a model without such layers.
     """
     if min(projection, blowup) < 1:
         raise LeaveoutError(f"grass: projection = {projection}, blowup = {blowup}; 1 is the least")
@@ -71,17 +73,17 @@ def _of_all(task: Task, projection: int, blowup: int) -> Compress:
         projection,
         task.seed,
         (task.setting, "grass", "projection"),
-        task.train.inputs.device,
+        task.train.device,
     )
-    where = torch.from_numpy(mask).to(task.train.inputs.device)
+    where = torch.from_numpy(mask).to(task.train.device)
 
     def compress(samples: Samples) -> list[Tensor]:
-        factors = gradient_factors(task.module, state, samples.inputs, samples.labels)
+        factors = gradient_factors(task.module, state, samples)
         if factors is not None:
             return [project(sketch, _entries(factors, where)) * scale]
         found = [
             project(sketch, gradients[:, where])
-            for _, gradients in gradient_chunks(task.module, state, samples.inputs, samples.labels)
+            for _, gradients in gradient_chunks(task.module, state, samples)
         ]
         return [torch.cat(found) * scale]
 
@@ -90,22 +92,18 @@ def _of_all(task: Task, projection: int, blowup: int) -> Compress:
 
 def _of_layers(task: Task, projection: int, blowup: int) -> Compress:
     """FactGraSS: each linear layer a part, rows and columns of its weight kept."""
-    state, device = task.full[0].final, task.train.inputs.device
+    state, device = task.full[0].final, task.train.device
 
-    def factors(samples: Samples) -> list[Factor]:
-        found = gradient_factors(task.module, state, samples.inputs, samples.labels)
-        if found is None:
-            raise NotComputableError("undefined", "FactGraSS is made for stacks of linear layers")
-        return found
+    def factors(samples: Samples) -> list[Sequences]:
+        return layer_factors(task.module, state, samples)
 
-    first = task.train.inputs[:1], task.train.labels[:1], task.train.ids[:1]
     side = math.ceil(math.sqrt(blowup * projection))
     parts = []
-    for f in factors(Samples(*first)):
-        width = f.inputs.shape[1] + f.bias
+    for f in factors(task.train[:CHECKED]):
+        width = f.inputs.shape[2]
         stream = seeds.generator(task.seed, task.setting, "factgrass", "mask", f.name)
         columns, column_scale = _mask(stream, width, side)
-        rows, row_scale = _mask(stream, f.deltas.shape[1], side)
+        rows, row_scale = _mask(stream, f.deltas.shape[2], side)
         _check(task, projection, len(columns) * len(rows))
         sketch = draw_sparse(
             len(columns) * len(rows),
@@ -120,10 +118,8 @@ def _of_layers(task: Task, projection: int, blowup: int) -> Compress:
     def compress(samples: Samples) -> list[Tensor]:
         found = []
         for f, (sketch, columns, rows, scale) in zip(factors(samples), parts, strict=True):
-            one = [torch.ones_like(f.inputs[:, :1])] if f.bias else []
-            a = torch.cat([f.inputs, *one], dim=1)[:, columns]
-            d = f.deltas[:, rows]
-            found.append(project(sketch, (d[:, :, None] * a[:, None, :]).flatten(1)) * scale)
+            a, d = f.inputs[:, :, columns], f.deltas[:, :, rows]
+            found.append(project(sketch, (d.mT @ a).flatten(1)) * scale)
         return found
 
     return compress
@@ -136,10 +132,9 @@ def _mask(stream: np.random.Generator, size: int, count: int) -> tuple[np.ndarra
 
 
 def _check(task: Task, projection: int, kept: int) -> None:
-    rows = max(len(samples.ids) for samples in task.train_blocks())
+    rows = max(len(samples) for samples in task.train_blocks())
     task.need(
-        24.0 * projection**2
-        + (8.0 + task.train.inputs.element_size()) * rows * (kept + projection),
+        24.0 * projection**2 + (8.0 + task.like.element_size()) * rows * (kept + projection),
         "the Fisher matrix and compressed gradients of a block of samples",
     )
 

@@ -48,9 +48,9 @@ def attribute(
     """
     state = task.full[0].final
     weights, rows = _pairs(task, damping, iterations, projections, curvature)
-    test = gradient_products(task.module, state, task.test.inputs, task.test.labels, rows)
+    test = gradient_products(task.module, state, task.test, rows)
     for block in task.train_blocks():
-        train = gradient_products(task.module, state, block.inputs, block.labels, rows)
+        train = gradient_products(task.module, state, block, rows)
         yield (train * weights) @ test.T
 
 
@@ -76,17 +76,15 @@ def _pairs(
             f"if_arnoldi: iterations = {iterations}, projections = {projections}: both must be "
             "positive"
         )
-    inputs, size = task.train.inputs, n_parameters(task.module)
+    like, size = task.like, n_parameters(task.module)
     count = min(iterations, size)
     task.need(
-        2.0 * count * size * inputs.element_size(), f"a Krylov space of {count} x {size:,} numbers"
+        2.0 * count * size * like.element_size(), f"a Krylov space of {count} x {size:,} numbers"
     )
-    product = curvature_products(
-        curvature, task.module, task.full[0].final, inputs, task.train.labels
-    )
+    product = curvature_products(curvature, task.module, task.full[0].final, task.train)
     drawn = generator(task.seed, task.setting, "arnoldi start").standard_normal(size)
-    start = torch.from_numpy(drawn).to(inputs)
+    start = torch.from_numpy(drawn).to(like)
     values, rows = (found[:projections] for found in ritz_pairs(product, start, iterations))
     damped = values + damping
-    kept = damped.abs() > torch.finfo(inputs.dtype).eps * values.abs().max()
-    return damped[kept].reciprocal().to(inputs.dtype), rows[kept]
+    kept = damped.abs() > torch.finfo(like.dtype).eps * values.abs().max()
+    return damped[kept].reciprocal().to(like.dtype), rows[kept]

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
+from leaveout.attribution.solved import solved_scores
 from leaveout.attribution.task import Task
 from leaveout.curvature.cg import conjugate_gradients
 from leaveout.curvature.kinds import curvature_products
-from leaveout.gradients.per_sample import solved_products
 
 
 def attribute(
@@ -36,16 +36,14 @@ def attribute(
         (train, test), in blocks of rows.
     """
     solve = inverse(task, damping=damping, iterations=iterations, curvature=curvature)
-    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
-    test = (task.test.inputs, task.test.labels)
-    yield from solved_products(task.module, task.full[0].final, solve, blocks, test)
+    yield from solved_scores(task, solve, 6)
 
 
 def inverse(
     task: Task, *, damping: float, iterations: int, curvature: str = "hessian"
 ) -> Callable[[Tensor], Tensor]:
     """Return the function from rows v to rows near (H + damping I)^-1 v."""
-    samples = (task.module, task.full[0].final, task.train.inputs, task.train.labels)
+    samples = (task.module, task.full[0].final, task.train)
 
     def solve(vectors: Tensor) -> Tensor:
         product = curvature_products(curvature, *samples, uses=iterations * len(vectors))

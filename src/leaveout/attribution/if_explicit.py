@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from leaveout.attribution.solved import solved_scores
 from leaveout.attribution.task import Task
 from leaveout.curvature.hessian import hessian
 from leaveout.curvature.kinds import check_kind
 from leaveout.errors import NotComputableError
-from leaveout.gradients.per_sample import n_parameters, solved_products
+from leaveout.gradients.per_sample import n_parameters
 
 
 def attribute(task: Task, *, damping: float, curvature: str = "hessian") -> Iterator[Tensor]:
@@ -39,9 +40,7 @@ def attribute(task: Task, *, damping: float, curvature: str = "hessian") -> Iter
         NotComputableError: The matrix takes too much memory, or with the damping it is singular.
     """
     solve = inverse(task, damping=damping, curvature=curvature)
-    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
-    test = (task.test.inputs, task.test.labels)
-    yield from solved_products(task.module, task.full[0].final, solve, blocks, test)
+    yield from solved_scores(task, solve, 3)
 
 
 def inverse(
@@ -52,10 +51,10 @@ def inverse(
     size = n_parameters(task.module)
     # the matrix, and a second copy where it is not positive definite
     task.need(2.0 * 8 * size**2, f"the {curvature} of {size:,}^2 numbers in float64")
-    samples = task.train.inputs, task.train.labels
+    samples = task.train
 
     def build() -> Tensor:
-        matrix = hessian(task.module, task.full[0].final, *samples, curvature)
+        matrix = hessian(task.module, task.full[0].final, samples, curvature)
         matrix.diagonal().add_(damping)
         return matrix
 

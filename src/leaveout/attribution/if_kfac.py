@@ -21,7 +21,7 @@ from torch import Tensor
 
 from leaveout.attribution.task import Task
 from leaveout.curvature import kronecker
-from leaveout.curvature.kfac import Curvature, Samples, kfac
+from leaveout.curvature.kfac import Curvature, FisherData, kfac
 
 
 def attribute(task: Task, *, damping: float, fisher: str = "true") -> Iterator[Tensor]:
@@ -51,13 +51,13 @@ def self_influence(task: Task, *, damping: float, fisher: str = "true") -> Tenso
 # what a task is to any Kronecker-factored curvature: EK-FAC's methods take these, too
 
 
-def fisher_samples(task: Task, fisher: str) -> Samples:
+def fisher_samples(task: Task, fisher: str) -> FisherData:
     """Describe full run 0 and the training samples; see :func:`kronecker.fisher_samples`."""
     train = task.train
     return kronecker.fisher_samples(
         task.module,
         task.full[0].final,
-        (train.inputs, train.labels),
+        train,
         fisher,
         lambda number: f"{task.setting} {train.ids[number]}",
         task.seed,
@@ -67,13 +67,12 @@ def fisher_samples(task: Task, fisher: str) -> Samples:
 def scores(task: Task, curvature: Curvature, damping: float) -> Iterator[Tensor]:
     """Yield g_i' (curvature + damping I)^-1 g_j at full run 0, (train, test), in blocks of rows."""
     model = (task.module, task.full[0].final)
-    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
-    test = (task.test.inputs, task.test.labels)
-    yield from kronecker.kronecker_scores(*model, curvature, damping, blocks, test)
+    yield from kronecker.kronecker_scores(
+        *model, curvature, damping, task.train_blocks(), task.test
+    )
 
 
 def self_scores(task: Task, curvature: Curvature, damping: float) -> Tensor:
     """Return g_i' (curvature + damping I)^-1 g_i at full run 0, (train,)."""
     model = (task.module, task.full[0].final)
-    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
-    return kronecker.kronecker_self_scores(*model, curvature, damping, blocks)
+    return kronecker.kronecker_self_scores(*model, curvature, damping, task.train_blocks())

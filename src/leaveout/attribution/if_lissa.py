@@ -18,11 +18,11 @@ from itertools import islice
 
 from torch import Tensor
 
+from leaveout.attribution.solved import solved_scores
 from leaveout.attribution.task import Task
 from leaveout.curvature.kinds import minibatch_products
 from leaveout.curvature.lissa import lissa
 from leaveout.errors import LeaveoutError
-from leaveout.gradients.per_sample import solved_products
 from leaveout.seeds import generator
 
 
@@ -59,9 +59,7 @@ def attribute(
         damping=damping,
         curvature=curvature,
     )
-    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
-    test = (task.test.inputs, task.test.labels)
-    yield from solved_products(task.module, task.full[0].final, solve, blocks, test)
+    yield from solved_scores(task, solve, 5)
 
 
 def inverse(
@@ -88,8 +86,8 @@ def inverse(
             curvature,
             task.module,
             task.full[0].final,
-            (train.inputs, train.labels, train.ids),
-            min(batch, len(train.ids)),
+            train,
+            min(batch, len(train)),
             stream,
         )
         return lissa(islice(products, depth), vectors, damping, scaling)

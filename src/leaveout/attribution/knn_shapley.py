@@ -32,19 +32,23 @@ def attribute(task: Task, *, k: int) -> Tensor:
 
     Returns:
         (train, test).
+
+    Raises:
+        NotComputableError: Samples have no classes, or the model has no last linear layer.
     """
-    n, m, state = len(task.train.ids), len(task.test.ids), task.full[0].final
+    classes = task.objective.need("classes", "the vote is about classes")
+    n, m, state = len(task.train), len(task.test), task.full[0].final
     task.need(4.0 * n * m + WORK_BYTES, f"the values of {n} x {m} samples")
     # in float64, so that samples twice there are next to one another
     features, others = (
-        penultimate_features(task.module, state, part.inputs).double()
-        for part in (task.train, task.test)
+        penultimate_features(task.module, state, part).double() for part in (task.train, task.test)
     )
-    values = task.train.inputs.new_empty(n, m)
+    labels, own = classes(task.train.targets), classes(task.test.targets)
+    values = task.like.new_empty(n, m)
     size = max(1, WORK_BYTES // (64 * n))
     for start in range(0, m, size):
         part = slice(start, start + size)
-        match = (task.test.labels[part, None] == task.train.labels).double()
+        match = (own[part, None] == labels).double()
         values[:, part] = shapley(_squared_distances(others[part], features), match, k).T
     return values
 

@@ -19,11 +19,18 @@ NEEDS = ()
 
 
 def attribute(task: Task) -> Iterator[Tensor]:
-    """Yield [label_i = label_j], (train, test), in blocks of rows."""
+    """Yield [label_i = label_j], (train, test), in blocks of rows.
+
+    Raises:
+        NotComputableError: Samples have no classes.
+    """
+    classes = task.objective.need("classes", "samples have no classes that could match")
+    test = classes(task.test.targets)
     for block in task.train_blocks():
-        yield (block.labels[:, None] == task.test.labels).to(block.inputs.dtype)
+        yield (classes(block.targets)[:, None] == test).to(task.like.dtype)
 
 
 def self_influence(task: Task) -> Tensor:
     """Return 1 for every training sample, (train,): each has its own label."""
-    return torch.ones(len(task.train.ids))
+    task.objective.need("classes", "samples have no classes that could match")
+    return torch.ones(len(task.train))

@@ -2,10 +2,11 @@
 
 Paper: Choe et al. 2024, What is Your Data Worth to GPT?, arXiv:2405.13954.
 Formula: score[i, j] = sum over layers of g_i' (F + damping I)^-1 g_j at the final state of full run
-0, with g = (Q d) (P a)' of a layer's input a (1 appended for the bias) and output gradient d of a
-sample's loss, and F the mean of g g' over all training samples. With ``pca`` the rows of P and Q
-are the eigenvectors of E[a a'] and E[d d'] with the largest eigenvalues, with ``random`` normal
-numbers of variance 1 / rank.
+0, with g = sum_t (Q d_t) (P a_t)' of a layer's inputs a_t at positions t (1 appended for the bias)
+and output gradients d_t of a sample's loss, and F the mean of g g' over all training samples. The
+layers are linear ones and convolutions; other parameters have no part in it. With ``pca`` the rows
+of P and Q are the eigenvectors of E[a a'] and E[d d'] with the largest eigenvalues, with ``random``
+normal numbers of variance 1 / rank.
 Cost: three passes over the training samples, one backward each; rank^4 memory a layer.
 Approximated: the Hessian by the empirical Fisher matrix without blocks across layers; gradients by
 their rank x rank projection.
@@ -21,9 +22,9 @@ from torch import Tensor
 from leaveout import seeds
 from leaveout.attribution.task import Task
 from leaveout.curvature.compressed import compressed_scores
-from leaveout.errors import LeaveoutError, NotComputableError
-from leaveout.gradients.factors import Factor, gradient_factors
-from leaveout.retraining.common import Samples
+from leaveout.curvature.factored import Sequences, layer_factors
+from leaveout.errors import LeaveoutError
+from leaveout.problem.samples import Samples
 
 
 def attribute(task: Task, *, damping: float, rank: int, start: str = "pca") -> Iterator[Tensor]:
@@ -41,41 +42,33 @@ def attribute(task: Task, *, damping: float, rank: int, start: str = "pca") -> I
 
     Raises:
         LeaveoutError: ``start`` is unknown, or the rank is not positive.
-        NotComputableError: The model is no stack of linear layers.
+        NotComputableError: The model has no linear layer and no convolution.
     """
     if start not in ("pca", "random") or rank < 1:
         raise LeaveoutError(
             f"logra: start = {start!r} and rank = {rank}; valid: pca or random, and 1 or more"
         )
-    first = _factors(task, task.test)
-    number, m = task.train.inputs.element_size(), len(task.test.ids)
-    sizes = [(min(rank, f.inputs.shape[1]), min(rank, f.deltas.shape[1])) for f in first]
+    first = _factors(task, task.train[:2])
+    number, m = task.like.element_size(), len(task.test)
+    sizes = [(min(rank, f.inputs.shape[2]), min(rank, f.deltas.shape[2])) for f in first]
     numbers = [p * q for p, q in sizes]
-    block = max(len(samples.ids) for samples in task.train_blocks())
+    block = max(len(samples) for samples in task.train_blocks())
     held = 24.0 * sum(k**2 for k in numbers) + (number + 8.0) * max(numbers) * block
     task.need(held + 2.0 * number * m * sum(numbers), "Fisher matrices of projected gradients")
     pairs = _directions(task, sizes) if start == "pca" else _random(task, first, sizes)
 
     def project(samples: Samples) -> list[Tensor]:
         return [
-            ((f.deltas @ q)[:, :, None] * (f.inputs @ p)[:, None, :]).flatten(1)
+            ((f.deltas @ q).mT @ (f.inputs @ p)).flatten(1)
             for f, (p, q) in zip(_factors(task, samples), pairs, strict=True)
         ]
 
     yield from compressed_scores(project, task.train_blocks, task.test, damping)
 
 
-def _factors(task: Task, samples: Samples) -> list[Factor]:
+def _factors(task: Task, samples: Samples) -> list[Sequences]:
     """Return the factors of each layer, with the bias as one more input."""
-    found = gradient_factors(task.module, task.full[0].final, samples.inputs, samples.labels)
-    if found is None:
-        raise NotComputableError("undefined", "LoGra is made for stacks of linear layers")
-    return [
-        Factor(f.name, torch.cat([f.inputs, torch.ones_like(f.inputs[:, :1])], 1), f.deltas, False)
-        if f.bias
-        else f
-        for f in found
-    ]
+    return layer_factors(task.module, task.full[0].final, samples)
 
 
 def _directions(task: Task, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
@@ -84,7 +77,10 @@ def _directions(task: Task, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, 
     for samples in task.train_blocks():
         found = [
             (a.T @ a, d.T @ d)
-            for a, d in ((f.inputs.double(), f.deltas.double()) for f in _factors(task, samples))
+            for a, d in (
+                (f.inputs.double().flatten(0, 1), f.deltas.double().flatten(0, 1))
+                for f in _factors(task, samples)
+            )
         ]
         if not sums:
             sums = found
@@ -92,7 +88,7 @@ def _directions(task: Task, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, 
         for (aa, dd), (more_aa, more_dd) in zip(sums, found, strict=True):
             aa += more_aa
             dd += more_dd
-    dtype = task.train.inputs.dtype
+    dtype = task.like.dtype
     return [
         (
             torch.linalg.eigh(aa).eigenvectors[:, -p:].to(dtype),
@@ -103,16 +99,16 @@ def _directions(task: Task, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, 
 
 
 def _random(
-    task: Task, factors: list[Factor], sizes: list[tuple[int, int]]
+    task: Task, factors: list[Sequences], sizes: list[tuple[int, int]]
 ) -> list[tuple[Tensor, Tensor]]:
     """Draw normal directions, (numbers, rank) each."""
 
     def draw(rows: int, columns: int, name: str, side: str) -> Tensor:
         stream = seeds.generator(task.seed, task.setting, "logra", name, side)
         drawn = torch.from_numpy(stream.standard_normal((rows, columns)) / columns**0.5)
-        return drawn.to(task.train.inputs)
+        return drawn.to(task.like)
 
     return [
-        (draw(f.inputs.shape[1], p, f.name, "in"), draw(f.deltas.shape[1], q, f.name, "out"))
+        (draw(f.inputs.shape[2], p, f.name, "in"), draw(f.deltas.shape[2], q, f.name, "out"))
         for f, (p, q) in zip(factors, sizes, strict=True)
     ]

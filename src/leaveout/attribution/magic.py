@@ -20,7 +20,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from leaveout.attribution.task import Task
-from leaveout.curvature.unroll import Curvature, final_gradients, unroll, unroll_bytes
+from leaveout.curvature.unroll import final_gradients, unroll, unroll_bytes
+from leaveout.curvature.unroll_any import Curvature
 from leaveout.training.replay import Replay
 from leaveout.training.trials import Trial
 
@@ -58,7 +59,9 @@ def unrolled(task: Task, trial: Trial, curvature: Curvature) -> Tensor:
         NotComputableError: As for ``attribute``.
     """
     train, test = task.train, task.test
-    task.need(unroll_bytes(task.module, task.recipe, train.inputs, len(test.ids)), "its adjoints")
-    replay = Replay(task.build, trial, train.inputs, train.labels, task.recipe)
-    final = final_gradients(task.module, replay.final, test.inputs, test.labels)
+    state, raw = task.full[0].final, train.asked(task.objective)
+    held = unroll_bytes(task.module, state, task.recipe, trial.size(len(train)), len(test))
+    task.need(held, "its adjoints")
+    replay = Replay(task.build, trial, raw, task.recipe)
+    final = final_gradients(task.module, replay.final, test)
     return unroll(replay, final, curvature, task.seconds).neg_()

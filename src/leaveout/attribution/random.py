@@ -30,5 +30,5 @@ def attribute(task: Task) -> Iterator[Tensor]:
     """
     rng = generator(task.seed, task.setting, "random scores")
     for block in task.train_blocks():
-        shape = (len(block.ids), len(task.test.ids))
+        shape = (len(block), len(task.test))
         yield torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))

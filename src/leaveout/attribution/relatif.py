@@ -74,10 +74,10 @@ def attribute(
     given |= {"curvature": curvature} if curvature else {}
     solve = _solver(task, base, given)
     state, test = task.full[0].final, task.test
-    solved = solve(per_sample_gradients(task.module, state, test.inputs, test.labels))
+    solved = solve(per_sample_gradients(task.module, state, test))
     for block in task.train_blocks():
-        out = solved.new_empty(len(block.ids), len(solved))
-        for part, g in gradient_chunks(task.module, state, block.inputs, block.labels):
+        out = solved.new_empty(len(block), len(solved))
+        for part, g in gradient_chunks(task.module, state, block):
             unit = _unit(g)
             scales = _scales(unit, solve(unit), norm)
             out[part] = (unit @ solved.T).div_(scales[:, None])

@@ -23,8 +23,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from leaveout.attribution.task import Task
-from leaveout.errors import LeaveoutError
+from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.gradients.features import penultimate_features
+from leaveout.problem.call import call_with, slow_paths
+from leaveout.problem.objectives import logits
 
 TOLERANCE = 1e-9
 """How far from stationary W may be: |W - sum_i a_i f_i'| relative to |W|."""
@@ -37,22 +39,26 @@ def attribute(task: Task, *, l2: float, targets: str = "model") -> Iterator[Tens
         task: The task.
         l2: Strength of the regularisation.
         targets: ``model`` for its predictions, or ``labels``.
+
+    Raises:
+        NotComputableError: The objective is no plain cross-entropy of classes, or the model has no
+            last linear layer.
     """
     features, alpha = _representers(task, l2, targets)
     state = task.full[0].final
-    test = functional.normalize(penultimate_features(task.module, state, task.test.inputs))
+    test = functional.normalize(penultimate_features(task.module, state, task.test))
     start = 0
     for block in task.train_blocks():
-        part = slice(start, start + len(block.ids))
+        part = slice(start, start + len(block))
         kernel = features[part].to(test.dtype) @ test.T
-        yield kernel.mul_(alpha[part][:, task.test.labels].to(test.dtype))
+        yield kernel.mul_(alpha[part][:, task.test.targets].to(test.dtype))
         start = part.stop
 
 
 def self_influence(task: Task, *, l2: float, targets: str = "model") -> Tensor:
     """Return a_i[label_i] <f_i, f_i>, (train,)."""
     features, alpha = _representers(task, l2, targets)
-    own = alpha.gather(1, task.train.labels[:, None])[:, 0]
+    own = alpha.gather(1, task.train.targets[:, None])[:, 0]
     return own * features.square().sum(1)
 
 
@@ -62,18 +68,22 @@ def _representers(task: Task, l2: float, targets: str) -> tuple[Tensor, Tensor]:
         raise LeaveoutError(f"rps_l2.targets: {targets!r} is not one of labels, model")
     if l2 <= 0:
         raise LeaveoutError(f"rps_l2.l2: {l2:g} is not positive, and there is no representer at 0")
-    state, inputs = task.full[0].final, task.train.inputs
-    found = penultimate_features(task.module, state, inputs)
+    if not task.objective.plain:
+        raise NotComputableError(
+            "undefined", "the last layer is fitted by plain cross-entropy of classes"
+        )
+    state, train = task.full[0].final, task.train
+    found = penultimate_features(task.module, state, train)
     task.need(24.0 * found.numel(), f"the features of {len(found)} samples, in float64")
     features = functional.normalize(found.double())
-    with torch.no_grad():
+    with torch.no_grad(), slow_paths():
         outputs = torch.cat(
-            [torch.func.functional_call(task.module, dict(state), (x,)) for x in inputs.split(256)]
+            [logits(call_with(task.module, state, part.inputs)) for part in train.split(256)]
         ).double()
     goal = (
         outputs.softmax(1)
         if targets == "model"
-        else functional.one_hot(task.train.labels, outputs.shape[1]).double()
+        else functional.one_hot(train.targets, outputs.shape[1]).double()
     )
     weights = fit(features, goal, l2)
     return features, representers(features, goal, weights, l2)

@@ -4,9 +4,9 @@ Paper: Bae et al. 2024, Training Data Attribution via Approximate Unrolled Diffe
 arXiv:2405.12186.
 Formula: score[i, j] = g_j(w_T)' sum_l S_L .. S_l+1 r_l(i), over L segments of K steps each of full
 run 0: S_l = exp(-K rate_l H_l) and r_l(i) = 1/N (I - S_l) H_l^-1 gbar_l(i), H_l and gbar_l(i) the
-curvature and i's gradient averaged over the segment's checkpoints, rate_l the mean learning rate,
-over 1 - momentum. It is what leaving i out of all its batches adds to the loss of j, to first
-order, in nats (no constant is left out).
+curvature and i's gradient averaged over the segment's checkpoints, rate_l the mean learning rate of
+its steps, over 1 - momentum. It is what leaving i out of all its batches adds to the loss of j, to
+first order, in nats (no constant is left out).
 Cost: EK-FAC over the training samples at every checkpoint, and products of all training gradients
 there with n_test vectors.
 Memory: L + 2 matrices of n_test x parameters.
@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from leaveout.attribution.if_kfac import fisher_samples
 from leaveout.attribution.task import State, Task
 from leaveout.curvature.ekfac import ekfac
-from leaveout.curvature.kfac import Samples
-from leaveout.errors import LeaveoutError
+from leaveout.curvature.kfac import FisherData
+from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.gradients.per_sample import gradient_products, n_parameters, per_sample_gradients
+from leaveout.training.optimisers import rate, total_steps
 
 Scale = Callable[[Tensor], Tensor]
 
@@ -62,21 +63,23 @@ def attribute(task: Task, *, segments: int) -> Iterator[Tensor]:
         (train, test), in blocks of rows.
 
     Raises:
-        NotComputableError: The vectors take too much memory.
+        NotComputableError: The vectors take too much memory, or the run's optimiser is not one that
+            follows the flow of the gradient.
         LeaveoutError: A segment has no checkpoint.
     """
+    _check(task)
     tests, samples = task.test, int(task.full[0].trained_on.sum())
-    size = len(tests.ids) * n_parameters(task.module) * tests.inputs.element_size()
+    size = len(tests) * n_parameters(task.module) * task.like.element_size()
     task.need((segments + 2) * size, f"{segments} segments' vectors")
     parts = _segments(task, segments)
     final = task.full[0].final
-    right = per_sample_gradients(task.module, final, tests.inputs, tests.labels)
+    right = per_sample_gradients(task.module, final, tests)
     vectors = segment_vectors(parts, right, samples, task.recipe.weight_decay)
     for block in task.train_blocks():
-        total = block.inputs.new_zeros(len(block.ids), len(tests.ids))
+        total = task.like.new_zeros(len(block), len(tests))
         for part, mine in zip(parts, vectors, strict=True):
             for state in part.states:
-                found = gradient_products(task.module, state, block.inputs, block.labels, mine)
+                found = gradient_products(task.module, state, block, mine)
                 total += found / len(part.states)
         yield total
 
@@ -112,11 +115,31 @@ def segment_vectors(
     return found[::-1]
 
 
+def _check(task: Task) -> None:
+    """See that the run's steps follow the flow of the gradient.
+
+    Raises:
+        NotComputableError: They do not.
+    """
+    recipe = task.recipe
+    why = ""
+    if recipe.optimizer != "sgd":
+        why = f"{recipe.optimizer} scales each parameter's gradient"
+    elif recipe.clip is not None:
+        why = "clipped steps are shorter than the gradient says"
+    elif recipe.weight_decay and recipe.decay != "all":
+        why = "some parameters decay and others do not"
+    if why:
+        raise NotComputableError("undefined", f"SOURCE follows the gradient's own flow: {why}")
+
+
 def _segments(task: Task, count: int) -> list[Segment]:
     """Cut full run 0 into parts, with the EK-FAC of all checkpoints of each."""
     run, recipe = task.full[0], task.recipe
     # a checkpoint at the end of a part belongs to it
-    of = [-(-epoch * count // recipe.epochs) - 1 for epoch in run.epochs]
+    total = recipe.iterations or recipe.epochs
+    assert total is not None
+    of = [-(-epoch * count // total) - 1 for epoch in run.epochs]
     empty = sorted(set(range(count)) - set(of))
     if count < 1 or empty:
         raise LeaveoutError(
@@ -124,20 +147,25 @@ def _segments(task: Task, count: int) -> list[Segment]:
             f"segment {empty[0] + 1 if empty else 1}; take fewer segments, or more checkpoints "
             "(full.checkpoints)"
         )
-    steps = -(-int(run.trained_on.sum()) // recipe.batch_size) * recipe.epochs / count
+    steps = total_steps(recipe, int(run.trained_on.sum()))
     parts = []
     for number in range(count):
         mine = [place for place, part in enumerate(of) if part == number]
         states = [run.states[place] for place in mine]
-        rate = sum(run.learning_rates[place] for place in mine) / len(mine)
+        if recipe.schedule == "constant" and not recipe.warmup:
+            mean = sum(run.learning_rates[place] for place in mine) / len(mine)
+        else:
+            within = range(steps * number // count, steps * (number + 1) // count)
+            mean = sum(rate(recipe, step, steps) for step in within) / len(within)
         averaged = ekfac(_at(task, states))
-        parts.append(Segment(states, steps * rate / (1 - recipe.momentum), averaged.apply))
+        span = steps / count * mean / (1 - recipe.momentum)
+        parts.append(Segment(states, span, averaged.apply))
     return parts
 
 
-def _at(task: Task, states: Sequence[State]) -> Samples:
+def _at(task: Task, states: Sequence[State]) -> FisherData:
     """Describe the training samples, once under each of some states, to EK-FAC."""
-    run, n = task.full[0], len(task.train.ids)
+    run, n = task.full[0], len(task.train)
     each = [
         fisher_samples(replace(task, full=[replace(run, states=[state])]), "true")
         for state in states
@@ -149,4 +177,4 @@ def _at(task: Task, states: Sequence[State]) -> Samples:
         return found
 
     batches = [(one.outputs, batch) for one in each for batch in one.batches]
-    return Samples(task.module, batches, outputs)
+    return FisherData(task.module, batches, outputs, known=each[0].known)

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from leaveout.config import Recipe
 from leaveout.errors import NotComputableError
-from leaveout.retraining.common import Samples, part_of
+from leaveout.problem.call import numbers
+from leaveout.problem.objective import Objective
+from leaveout.problem.samples import Samples
 from leaveout.training.trials import Trial
 
 State = Mapping[str, Tensor]
@@ -61,9 +63,10 @@ class Task:
         setting: Name of the setting, for seeds.
         seed: Root seed of the setting.
         module: The architecture, in evaluation mode; call it with a state through
-            ``torch.func.functional_call``. Methods leave it as it was.
-        train: Training samples.
-        test: Test samples; what is attributed is the loss of each.
+            :func:`leaveout.problem.call.call_with`. Methods leave it as it was.
+        train: Training samples; the mean of their losses is what training minimised over all.
+        test: Test samples; what is attributed is what their objective says of each.
+        objective: What training minimised over a batch; ``train`` has the same, averaged.
         full: Models trained on all training samples.
         half: Models trained on random halves; empty unless the method names ``"half"`` in a
             module-level ``NEEDS``.
@@ -78,6 +81,7 @@ class Task:
     module: nn.Module
     train: Samples
     test: Samples
+    objective: Objective
     full: Sequence[Trajectory]
     half: Sequence[Trajectory]
     build: Callable[[int], nn.Module]
@@ -104,10 +108,13 @@ class Task:
 
     def train_blocks(self) -> Iterator[Samples]:
         """Cut the training samples into blocks whose scores take at most ``BLOCK_BYTES``."""
-        row = max(1, len(self.test.ids)) * self.train.inputs.element_size()
-        size = max(1, BLOCK_BYTES // row)
-        for start in range(0, len(self.train.ids), size):
-            yield part_of(self.train, slice(start, start + size))
+        row = max(1, len(self.test)) * self.like.element_size()
+        yield from self.train.split(max(1, BLOCK_BYTES // row))
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the dtype and device that scores have: those of the parameters."""
+        return numbers(self.module, self.full[0].final if self.full else None)
 
 
 class Attribute(Protocol):

@@ -37,16 +37,15 @@ def attribute(task: Task, *, runs: int, weight: float) -> Iterator[Tensor]:
         LeaveoutError: The setting has fewer full runs.
     """
     _check(task, runs)
-    states, test = [t.final for t in task.full[:runs]], (task.test.inputs, task.test.labels)
-    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
-    yield from summed_dots(task.module, states, [weight] * runs, blocks, test)
+    states, test = [t.final for t in task.full[:runs]], task.test
+    yield from summed_dots(task.module, states, [weight] * runs, task.train_blocks(), test)
 
 
 def self_influence(task: Task, *, runs: int, weight: float) -> Tensor:
     """Sum |g_i|^2 over full runs, (train,)."""
     _check(task, runs)
-    samples = (task.train.inputs, task.train.labels)
-    total = task.train.inputs.new_zeros(len(task.train.ids))
+    samples = task.train
+    total = task.like.new_zeros(len(task.train))
     for trajectory in task.full[:runs]:
         total += weight * squared_norms(task.module, trajectory.final, samples, "all")
     return total

@@ -31,8 +31,7 @@ def attribute(task: Task, *, layers: str = "all", projection: int = 0) -> Iterat
         projection: With ``last``, how many numbers of a gradient a random projection keeps at each
             checkpoint (the paper's appendix); 0 for no projection.
     """
-    trajectory, test = task.full[0], (task.test.inputs, task.test.labels)
-    blocks = ((block.inputs, block.labels) for block in task.train_blocks())
+    trajectory, test = task.full[0], task.test
 
     def projected(c: int, factor: Factor) -> Factor:
         identity = (task.setting, "tracin_cp projection", c)
@@ -42,7 +41,7 @@ def attribute(task: Task, *, layers: str = "all", projection: int = 0) -> Iterat
         task.module,
         trajectory.states,
         trajectory.learning_rates,
-        blocks,
+        task.train_blocks(),
         test,
         layers,
         projected if projection else None,
@@ -51,8 +50,8 @@ def attribute(task: Task, *, layers: str = "all", projection: int = 0) -> Iterat
 
 def self_influence(task: Task, *, layers: str = "all", projection: int = 0) -> Tensor:
     """Return |g_i|^2 summed over checkpoints, between the same projections, (train,)."""
-    trajectory, samples = task.full[0], (task.train.inputs, task.train.labels)
-    total = task.train.inputs.new_zeros(len(task.train.ids))
+    trajectory, samples = task.full[0], task.train
+    total = task.like.new_zeros(len(task.train))
     for c, (state, rate) in enumerate(
         zip(trajectory.states, trajectory.learning_rates, strict=True)
     ):

@@ -8,6 +8,9 @@ x = P grad(margin), margin = log p - log(1 - p), p a sample's probability of its
 training samples' x, and K = (X'X)^-1. The models are half models, each with its own P. With
 ``relative`` it is the mean over models of x_i' K x_j / sqrt(x_i' K x_i): RelatIF divides by the
 norm of the training sample's loss gradient -(1 - p_i) x_i in K, and 1 - p_i cancels.
+Where a sample has several targets (tokens, labels), p is the geometric mean of their probabilities:
+its loss is then their mean loss. What is attributed is the test sample's margin, whatever else the
+setting's ``measure`` says.
 Cost: one backward pass a sample and model, its projection, and n x projection^2; memory of n_train
 x (n_test + projection).
 Approximated: the loss by the margin, which is linear in the parameters near the model; the Hessian
@@ -23,17 +26,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from leaveout import seeds
 from leaveout.attribution.task import State, Task
 from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.gradients.per_sample import n_parameters
 from leaveout.gradients.projection import Projection, draw, projected_gradients
-from leaveout.retraining.common import Samples
+from leaveout.problem.call import call_with, slow_paths
+from leaveout.problem.samples import Samples
 from leaveout.training.dropout import draw_masks, use_streams
 
 NEEDS = ("half",)
+
+NEEDS_MARGIN = "TRAK is about the log odds of a sample's target"
 
 ROWS = 4096
 """Samples in one forward pass, or in one product in double precision."""
@@ -67,24 +72,25 @@ def attribute(
 
     Raises:
         LeaveoutError: The setting has fewer half models, or the projector is unknown.
-        NotComputableError: There are masks to draw and the model has no dropout.
+        NotComputableError: The objective has no log odds, or there are masks to draw and the model
+            has no dropout.
     """
-    n, m, number = len(task.train.ids), len(task.test.ids), task.train.inputs.element_size()
+    n, m, number = len(task.train), len(task.test), task.like.element_size()
     members = _members(task, models, projection, projector, masks)
     width = n_parameters(task.module) if projector == "identity" else projection
     task.need(
         number * float(n) * (m + width) + 24.0 * width**2, "scores and one model's projections"
     )
-    total = task.train.inputs.new_zeros(n, m)
-    doubt = task.train.inputs.new_zeros(n)
+    total = task.like.new_zeros(n, m)
+    doubt = task.like.new_zeros(n)
     for member in members:
-        x = _features(member, task.train)
+        x = _features(task, member, task.train)
         kernel = _kernel(x)
-        solved = (_features(member, task.test).double() @ kernel).to(x.dtype)
+        solved = (_features(task, member, task.test).double() @ kernel).to(x.dtype)
         if relative:
             x = x / _leverage(x, kernel).sqrt().clamp_min(torch.finfo(x.dtype).tiny)[:, None]
         else:
-            doubt += _doubt(member, task.train)
+            doubt += _doubt(task, member, task.train)
         total.addmm_(x, solved.T)
     count = models * max(masks, 1)
     total /= count
@@ -92,8 +98,8 @@ def attribute(
         total *= (doubt / count)[:, None]
     start = 0
     for block in task.train_blocks():
-        yield total[start : start + len(block.ids)]
-        start += len(block.ids)
+        yield total[start : start + len(block)]
+        start += len(block)
 
 
 def self_influence(
@@ -106,13 +112,13 @@ def self_influence(
     relative: bool = False,
 ) -> Tensor:
     """Return the score of each training sample for itself, (train,); arguments: ``attribute``'s."""
-    total = task.train.inputs.new_zeros(len(task.train.ids))
+    total = task.like.new_zeros(len(task.train))
     doubt = torch.zeros_like(total)
     for member in _members(task, models, projection, projector, masks):
-        x = _features(member, task.train)
+        x = _features(task, member, task.train)
         leverage = _leverage(x, _kernel(x))
         total += leverage.sqrt() if relative else leverage
-        doubt += _doubt(member, task.train)
+        doubt += _doubt(task, member, task.train)
     count = models * max(masks, 1)
     return total / count if relative else total * doubt / count**2
 
@@ -135,7 +141,8 @@ def _members(
         )
     if masks and not any(isinstance(layer, nn.Dropout) for layer in task.module.modules()):
         raise NotComputableError("undefined", "the model has no dropout")
-    size, device = n_parameters(task.module), task.train.inputs.device
+    task.objective.need("margin", NEEDS_MARGIN)
+    size, device = n_parameters(task.module), task.train.device
     # the checks are outside of the generator, so that they come before any computation
     return (
         _Member(
@@ -158,40 +165,27 @@ def _members(
 def _masked(task: Task, run: int, mask: int) -> nn.Module:
     """Return the model with some units dropped: the same ones for all samples."""
     module = copy.deepcopy(task.module)
-    layers = use_streams(module, task.train.inputs[:1])
+    layers = use_streams(module, task.train[:1].inputs)
     stream = seeds.generator(task.seed, task.setting, "trak", "dropout", run, mask)
     shapes = [(layer.unit_shape, layer.probability) for layer in layers]
     for layer, kept in zip(layers, draw_masks(stream, 1, shapes), strict=True):
-        layer.mask = torch.from_numpy(kept).to(task.train.inputs.device)
+        layer.mask = torch.from_numpy(kept).to(task.train.device)
         layer.train()
     return module
 
 
-def margins(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return log p - log(1 - p) of each sample's label, (samples,).
-
-    That is the label's logit minus the log of the sum of the others' exponentials: neither it nor
-    its gradient overflows where p is 0 or 1 in floating point.
-    """
-    chosen = outputs.gather(1, labels[:, None])
-    others = outputs.scatter(1, labels[:, None], float("-inf"))
-    return chosen[:, 0] - torch.logsumexp(others, dim=1)
+def _features(task: Task, member: _Member, samples: Samples) -> Tensor:
+    margin = task.objective.margin
+    return projected_gradients(member.projection, member.module, member.state, samples, margin)
 
 
-def _features(member: _Member, samples: Samples) -> Tensor:
-    return projected_gradients(
-        member.projection, member.module, member.state, samples.inputs, samples.labels, margins
-    )
-
-
-def _doubt(member: _Member, samples: Samples) -> Tensor:
-    """Return 1 - p of each sample's label, (samples,)."""
-    with torch.no_grad():
+def _doubt(task: Task, member: _Member, samples: Samples) -> Tensor:
+    """Return 1 - p of each sample's target, (samples,)."""
+    margin = task.objective.need("margin", NEEDS_MARGIN)
+    with torch.no_grad(), slow_paths():
         found = [
-            margins(functional_call(member.module, dict(member.state), (inputs,)), labels)
-            for inputs, labels in zip(
-                samples.inputs.split(ROWS), samples.labels.split(ROWS), strict=True
-            )
+            margin(call_with(member.module, member.state, part.inputs), part.targets)
+            for part in samples.split(ROWS)
         ]
     return torch.sigmoid(-torch.cat(found))
 

@@ -82,17 +82,27 @@ def fisher_samples(
             outputs = empirical_fisher(lambda m, batch: batch.losses(run(m, batch)))
         case other:
             raise LeaveoutError(f"fisher: expected true or empirical, got {other!r}")
-    layers = supported(module)
-    if parse(module) is None and len(samples) >= CHECKED:
-        layers = _checked(module, state, layers, samples[:CHECKED])
+    layers = checked_layers(module, state, samples)
     (seen,) = sweep(module, layers, [samples[:1]], outputs)
     numbers = sum(a.numel() * a.element_size() for a in seen.inputs.values())
     size = max(1, BATCH_BYTES // max(1, numbers))
     return FisherData(module, [*samples.split(size)], outputs, known=tuple(layers))
 
 
-def _checked(module: nn.Module, state: State, layers: list[Layer], samples: Samples) -> list[Layer]:
-    """Compare layers with autograd on a few samples, under a state."""
+def checked_layers(module: nn.Module, state: State, samples: Samples) -> list[Layer]:
+    """Return the layers whose curvature is known, compared with autograd on a few samples.
+
+    Args:
+        module: The architecture, in evaluation mode.
+        state: Parameters and buffers.
+        samples: Some to compare on.
+
+    Raises:
+        NotComputableError: A layer's gradients are not what it shows; names it.
+    """
+    layers, samples = supported(module), samples[:CHECKED]
+    if parse(module) is not None or len(samples) < CHECKED:
+        return layers
 
     def run(batch: Samples, state: State = state) -> Tensor:
         with slow_paths():

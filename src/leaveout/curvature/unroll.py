@@ -25,6 +25,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 from torch.func import grad
@@ -78,7 +79,9 @@ def final_gradients(module: nn.Module, state: State, samples: Samples) -> dict[s
     return out
 
 
-def unroll_bytes(module: nn.Module, state: State, recipe: Recipe, train: int, tests: int) -> float:
+def unroll_bytes(
+    module: nn.Module, state: Mapping[str, Tensor], recipe: Recipe, train: int, tests: int
+) -> float:
     """Return the bytes that :func:`unroll` and its arguments take at their peak."""
     p, number = n_parameters(module), numbers(module, state).element_size()
     slots = 2 if recipe.optimizer != "sgd" else 1 if recipe.momentum else 0

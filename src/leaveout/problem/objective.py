@@ -103,7 +103,8 @@ class Objective:
         counts: From targets, by how much each sample counts in a batch's mean, (samples,); None
             for 1 each.
         measure: What is attributed, lower is better as for a loss; None for the loss itself.
-        margin: Log odds of a sample's target, (samples,), for TRAK; None where it is undefined.
+        margin: Log odds of a sample's target, (samples,), for TRAK; of several targets those of
+            their geometric mean. None where it is undefined.
         classes: From targets, the class of each sample, (samples,), int64; None where samples have
             none.
         likelihood: Its curvature in the outputs; None where it is unknown.

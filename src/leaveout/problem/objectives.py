@@ -64,6 +64,12 @@ def _margin(h: Tensor, classes: Tensor) -> Tensor:
     return chosen - torch.logsumexp(h.scatter(-1, place, float("-inf")), -1)
 
 
+def log_odds(losses: Tensor) -> Tensor:
+    """Return log p - log(1 - p) with p = exp(-loss): of several targets their geometric mean."""
+    tiny = torch.finfo(losses.dtype).tiny
+    return -losses - (-torch.expm1(-losses)).clamp_min(tiny).log()
+
+
 def _softmax_losses(
     h: Tensor, classes: Tensor, weight: Tensor | None, smoothing: float, ignore: int
 ) -> Tensor:
@@ -236,10 +242,9 @@ def token_cross_entropy(
         return _softmax_losses(h, t, None, label_smoothing, ignore_index).sum(1)
 
     def margin(outputs: Any, targets: Tensor) -> Tensor:
-        """Return the sum over positions of the target's log odds."""
         h, t = units(outputs, targets)
-        seen = t != ignore_index
-        return (_margin(h, t.where(seen, torch.zeros_like(t))) * seen).sum(1)
+        total = _softmax_losses(h, t, None, 0.0, ignore_index).sum(1)
+        return log_odds(total / (t != ignore_index).sum(1).clamp(min=1))
 
     def surprise(outputs: Any, targets: Tensor) -> Tensor:
         h, t = units(outputs, targets)
@@ -359,9 +364,9 @@ def multi_label(pos_weight: float = 1.0, measure: str = "loss") -> Objective:
         return 1 + (pos_weight - 1) * t
 
     def margin(outputs: Any, targets: Tensor) -> Tensor:
-        """Return the sum over labels of the log odds of what holds."""
         h, t = _aligned(outputs, targets, "multi_label")
-        return (h * (2 * t - 1)).reshape(len(h), -1).sum(1)
+        found = functional.binary_cross_entropy_with_logits(h, t, reduction="none")
+        return log_odds(found.reshape(len(h), -1).mean(1))
 
     measures: dict[str, Losses | None] = {
         "loss": None,

@@ -1,0 +1,57 @@
+"""Scores g_i' x_j of an inverse x_j = A^-1 g_j: test samples in blocks that fit the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from leaveout.attribution.task import Task
+from leaveout.gradients.per_sample import (
+    gradient_products,
+    n_parameters,
+    per_sample_gradients,
+    solved_products,
+)
+
+SHARE = 0.5
+"""Part of the memory that is allowed which test gradients and what is solved with them may take."""
+
+
+def solved_scores(task: Task, solve: Callable[[Tensor], Tensor], matrices: int) -> Iterator[Tensor]:
+    """Yield g_i' x_j at the final state of full run 0, x_j what ``solve`` makes of g_j.
+
+    Where all test gradients fit, training samples are gone through once. Otherwise once for each
+    block of test samples, and the scores are held.
+
+    Args:
+        task: The task.
+        solve: From rows v to rows A^-1 v, or near them, (vectors, parameters).
+        matrices: How many numbers it holds for each of a vector's, v and its answer included.
+
+    Yields:
+        (train, test), in blocks of rows.
+
+    Raises:
+        NotComputableError: Not even one test sample's vectors fit.
+    """
+    module, state = task.module, task.full[0].final
+    each = float(matrices * n_parameters(module) * task.like.element_size())
+    task.need(each, f"one test sample's {matrices} vectors of all parameters")
+    size = max(1, int(SHARE * task.memory / each))
+    if size >= len(task.test):
+        yield from solved_products(module, state, solve, task.train_blocks(), task.test)
+        return
+    task.need(float(len(task.train) * len(task.test) * task.like.element_size()), "the scores")
+    total = task.like.new_empty(len(task.train), len(task.test))
+    for start in range(0, len(task.test), size):
+        columns = slice(start, start + size)
+        solved = solve(per_sample_gradients(module, state, task.test[columns]))
+        row = 0
+        for block in task.train_blocks():
+            found = gradient_products(module, state, block, solved)
+            total[row : row + len(block), columns] = found
+            row += len(block)
+    sizes = [len(block) for block in task.train_blocks()]
+    yield from torch.split(total, sizes)
