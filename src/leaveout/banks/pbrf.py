@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import warnings
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import default_collate
 
 from leaveout.banks.layout import (
@@ -27,12 +28,13 @@ from leaveout.banks.layout import (
 )
 from leaveout.banks.loaders import Loader, find_samples
 from leaveout.banks.retrain import grow_indices, wanted_ids
-from leaveout.curvature.bregman import CROSS_ENTROPY, SQUARED_ERROR
+from leaveout.errors import LeaveoutError
+from leaveout.problem.call import numbers
+from leaveout.problem.samples import Samples
+from leaveout.problem.torch_losses import Given, objective_of
 from leaveout.retraining.common import progress_bar
 from leaveout.retraining.proximal import Proximal, Solver, solve_proximal
 from leaveout.store.artefacts import atomic_path
-
-LOSSES = {"cross_entropy": CROSS_ENTROPY, "squared_error": SQUARED_ERROR}
 
 
 def _state_sha256(model: nn.Module) -> str:
@@ -44,16 +46,26 @@ def _state_sha256(model: nn.Module) -> str:
     return sha.hexdigest()
 
 
-def _tensors(loader: Loader, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Return the inputs and labels of some samples, collated as the loader does."""
+def _collated(loader: Loader, positions: NDArray[np.int64]) -> tuple[Any, Any]:
+    """Return the inputs and targets of some samples, collated as the loader does."""
     collate = default_collate if loader.batch_sampler is None else loader.collate_fn
     batch = collate([loader.dataset[int(position)] for position in positions])
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise BankError("the loader's batches must be pairs of inputs and labels")
-    inputs, labels = batch
-    if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor):
-        raise BankError("the loader's batches must be pairs of tensors: inputs and labels")
-    return inputs, labels
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        raise BankError(
+            "the loader's batches must be pairs of inputs and targets, or several inputs and, "
+            f"last, targets; got {type(batch).__name__}"
+        )
+    *inputs, targets = batch
+    return inputs[0] if len(inputs) == 1 else tuple(inputs), targets
+
+
+def _name_of(loss: Given) -> str:
+    """Return what a loss is called in the bank's record."""
+    if isinstance(loss, nn.Module):
+        weights = {k: v.tolist() for k, v in loss.state_dict().items()}
+        named = {k: v for k, v in vars(loss).items() if isinstance(v, str | int | float)}
+        return f"{type(loss).__name__} {json.dumps([named, weights], sort_keys=True)}"
+    return loss if isinstance(loss, str) else objective_of(loss).name
 
 
 def _write_point(folder: Path, index: int, found: Proximal, row: int) -> None:
@@ -79,7 +91,7 @@ def retrain_pbrf(
     *,
     damping: float = 1e-3,
     epsilon: float | None = None,
-    loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
+    loss: Given = "cross_entropy",
     solver: Solver = "newton_cg",
     steps: int = 50,
     tolerance: float = 1e-4,
@@ -95,8 +107,8 @@ def retrain_pbrf(
     Args:
         model: The trained model, theta_s; neither it nor its mode is changed. Dropout is off, batch
             norm in evaluation mode. It is solved on the device it is on.
-        dataloader: Loader of all training samples, in pairs of inputs (samples, ...) and labels:
-            classes (samples,), int64; for squared error (samples, outputs). All are held in memory.
+        dataloader: Loader of all training samples, in pairs of inputs and targets: tensors, or
+            trees of them, with a row a sample. All are held in memory.
         path: The folder of the bank: ``metadata.yml``, ``ids.txt``, ``model_weights.pt`` (theta_s),
             and for each sample ``index_ID/model_weights.pt``, a state dict on the CPU, parameters
             in float64, and ``index_ID/convergence.json``: the norm of the objective's gradient at
@@ -105,7 +117,9 @@ def retrain_pbrf(
         damping: lambda, the weight of half the squared distance from theta_s; positive.
         epsilon: Change of the sample's weight, where all weights are 1 / samples; by default minus
             that, which removes it.
-        loss: What ``model`` was trained on: cross-entropy of logits, or half the squared error.
+        loss: What ``model`` was trained on: ``cross_entropy``, ``squared_error`` (half of it),
+            ``binary_cross_entropy`` or another of our objectives by name; an objective; or a torch
+            loss module with any of its options. It needs a curvature in the outputs.
         solver: ``newton_cg``, or plain full-batch steps of ``sgd`` or ``adam``.
         steps: Steps at most.
         tolerance: A sample has converged when the gradient's norm has fallen to this part of what
@@ -113,17 +127,15 @@ def retrain_pbrf(
         learning_rate: Of the plain steps.
 
     Raises:
-        BankError: An index is no id of the loader's, or the folder holds a bank made by a different
-            call; the message says what differs.
+        BankError: An index is no id of the loader's, the targets do not fit the loss, or the folder
+            holds a bank made by a different call; the message says what differs.
+        NotComputableError: The loss states no curvature.
     """
     if not damping > 0:
         raise BankError(f"damping is {damping}; it must be positive")
-    for name, value, known in (
-        ("loss", loss, list(LOSSES)),
-        ("solver", solver, get_args(Solver)),
-    ):
-        if value not in known:
-            raise BankError(f"{name} is {value!r}; it can be {', '.join(known)}")
+    if solver not in get_args(Solver):
+        raise BankError(f"solver is {solver!r}; it can be {', '.join(get_args(Solver))}")
+    objective = objective_of(loss)
     samples = find_samples(dataloader)
     asked = wanted_ids(indices, samples)
     if epsilon is None:
@@ -135,7 +147,7 @@ def retrain_pbrf(
         "model_sha256": _state_sha256(model),
         "epsilon": float(epsilon),
         "damping": float(damping),
-        "loss": loss,
+        "loss": _name_of(loss),
         "solver": solver,
         "steps": int(steps),
         "tolerance": float(tolerance),
@@ -152,15 +164,23 @@ def retrain_pbrf(
     ]
     if not todo:
         return
-    parameter = next(model.parameters())
-    inputs, labels = (t.to(parameter.device) for t in _tensors(dataloader, samples.positions))
+    inputs, targets = _collated(dataloader, samples.positions)
+    there = Samples(inputs, targets, objective).to(numbers(model).device)
+    try:
+        there = there.asked(objective.averaged(targets))
+        with torch.no_grad():
+            there[:1].losses(call(copy.deepcopy(model).eval(), there[:1].inputs))
+    except (LeaveoutError, RuntimeError, TypeError, IndexError) as error:
+        raise BankError(
+            f"loss: {_name_of(loss)} can't be taken of the model's outputs and these targets "
+            f"({error}). Name the loss that the model was trained on: loss=..."
+        ) from error
     points = np.searchsorted(samples.ids, todo).tolist()
     missed = []
     with progress_bar(len(todo), "PBRF points", "point") as bar:
         for solved, found in solve_proximal(
             model,
-            inputs,
-            labels,
+            there,
             points,
             epsilon=epsilon,
             damping=damping,
@@ -169,7 +189,6 @@ def retrain_pbrf(
             tolerance=tolerance,
             learning_rate=learning_rate,
             progress=bar.update,
-            loss=LOSSES[loss],
         ):
             for row, point in enumerate(solved):
                 index = int(samples.ids[point])

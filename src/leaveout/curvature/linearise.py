@@ -7,7 +7,7 @@ any loss of the outputs are made of. Stacks of linear layers are written by hand
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +16,16 @@ from torch.func import jvp, vjp, vmap
 
 from leaveout.problem.call import call_with, slow_paths, trained
 from leaveout.problem.samples import Samples
-from leaveout.problem.trees import Tree, bytes_of
+from leaveout.problem.trees import Tree, bytes_of, tree_map
 from leaveout.training.stack import Layer
 
 State = Mapping[str, Tensor]
 
 BLOCK_BYTES = 1 << 20
 """Inputs, times models, that ``torch.func`` takes at once; activations are many times larger."""
+
+BLOCK = 256
+"""Samples that go through the model at once where nothing is kept of it."""
 
 
 @dataclass(frozen=True)
@@ -160,3 +163,41 @@ def output_shape(module: nn.Module, state: State, samples: Samples) -> tuple[int
     with torch.no_grad(), slow_paths():
         found = likelihood.outputs(call_with(module, state, samples[:1].inputs))
     return tuple(found.shape[1:])
+
+
+def output_slopes(module: nn.Module, state: State, samples: Samples) -> Tensor:
+    """Return the gradient of each sample's loss in its outputs h, (numbers, samples).
+
+    Args:
+        module: The architecture, in evaluation mode.
+        state: Parameters and buffers of one model.
+        samples: The samples.
+
+    Raises:
+        NotComputableError: The objective states no curvature.
+    """
+    likelihood = samples.objective.need("likelihood", "this needs its curvature in the outputs")
+    found = []
+    for part in samples.split(BLOCK):
+        with torch.no_grad(), slow_paths():
+            raw = call_with(module, state, part.inputs)
+        leaves: list[Tensor] = []
+
+        def leaf(value: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
+            if not value.is_floating_point():
+                return value
+            leaves.append(value.detach().requires_grad_())
+            return leaves[-1]
+
+        with torch.enable_grad():
+            total = part.losses(tree_map(leaf, raw)).sum()
+            slopes = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+        left = iter(slopes)
+
+        def slope(value: Tensor, left: Iterator[Tensor] = left) -> Tensor:
+            return next(left) if value.is_floating_point() else value
+
+        tree = tree_map(slope, raw)
+        h = likelihood.outputs(tree)
+        found.append(h.reshape(len(h), -1).T)
+    return torch.cat(found, dim=1)

@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import SequentialSampler, TensorDataset
 
 from leaveout.config import Setting, load_setting, load_yaml, nearest, parse_config
 from leaveout.errors import LeaveoutError
 from leaveout.interop import dattri, files
+from leaveout.problem.samples import Samples
 from leaveout.retraining.common import Data, load_data
 from leaveout.store import artefacts, stamps
 from leaveout.training.losses import stacked_targets
+from leaveout.training.optimisers import rate, total_epochs, total_steps
 from leaveout.training.precision import forward_precision
+from leaveout.training.reference import torch_optimizer
 from leaveout.workflow.plan import Plan
 from leaveout.workflow.review import difference, wanted_specs
 from leaveout.workflow.step import Job
@@ -73,6 +75,11 @@ def load_benchmark(
 
     (prepared,), (truth,) = plan.files("prepare"), plan.files("merge_truth")
     data = load_data(setting, root / prepared, "cpu")
+    if not isinstance(data.train.inputs, Tensor) or not isinstance(data.train.targets, Tensor):
+        raise LeaveoutError(
+            f"{setting.name}: its samples are several tensors each, which a TensorDataset of "
+            "inputs and labels does not hold; read them by leaveout.Benchmark"
+        )
     checkpoints = {
         kind: dattri.write_models(
             [artefacts.read(root / path, "models") for path in plan.files("train", kind=kind)],
@@ -80,7 +87,7 @@ def load_benchmark(
         )
         for kind in ("full", "half")
     }
-    train, test = (TensorDataset(s.inputs, s.labels) for s in (data.train, data.test))
+    train, test = (TensorDataset(s.inputs, s.targets) for s in (data.train, data.test))
     losses = _loss_func(data)
     return {
         "model": data.build(0).eval(),
@@ -156,7 +163,7 @@ def _selecting(root: Path, name: str) -> str:
 
 def _loss_func(data: Data) -> Callable[..., Tensor]:
     def loss_func(checkpoint: Checkpoint, dataloader: Batches, device: str = "cpu") -> Tensor:
-        """Return the cross-entropy of each sample under a checkpoint, float32, (samples,)."""
+        """Return what is measured of each sample under a checkpoint, float32, (samples,)."""
         module = data.build(0)
         state = (
             checkpoint if isinstance(checkpoint, Mapping) else files.load_state(Path(checkpoint))
@@ -166,8 +173,10 @@ def _loss_func(data: Data) -> Callable[..., Tensor]:
         # a loader draws a seed for workers, if there are any or not, from torch's own generator
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             found = [
-                stacked_targets(module(inputs.to(device))[None], labels.to(device))[0].cpu()
-                for inputs, labels in dataloader
+                stacked_targets(module(some.inputs)[None], some)[0].cpu()
+                for some in (
+                    Samples(*batch, data.test.objective).to(device) for batch in dataloader
+                )
             ]
         return torch.cat(found).float()
 
@@ -189,19 +198,23 @@ def _train_func(setting: Setting, data: Data) -> Callable[..., nn.Module]:
         with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
             torch.manual_seed(seed)
             module = data.build(seed).to(where).train()
-            optimizer = torch.optim.SGD(
-                module.parameters(),
-                lr=recipe.learning_rate,
-                momentum=recipe.momentum,
-                weight_decay=recipe.weight_decay,
-            )
-            for _ in range(recipe.epochs if epoch_num is None else epoch_num):
-                for inputs, labels in dataloader:
+            optimizer = torch_optimizer(module, recipe)
+            steps = total_steps(recipe, len(data.train))
+            done = 0
+            passes = total_epochs(recipe, len(data.train)) if epoch_num is None else epoch_num
+            for _ in range(passes):
+                for batch in dataloader:
+                    some = Samples(*batch, data.objective).to(where)
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate(recipe, min(done, steps - 1), steps)
                     with forward_precision(recipe, where):
-                        outputs = module(inputs.to(where))
-                    functional.cross_entropy(outputs.float(), labels.to(where)).backward()
+                        outputs = module(some.inputs)
+                    data.objective.batch_loss(outputs.float(), some.targets).backward()
+                    if recipe.clip is not None:
+                        nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
                     optimizer.step()
                     optimizer.zero_grad()
+                    done += 1
         return module
 
     return train_func

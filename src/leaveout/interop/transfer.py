@@ -13,6 +13,8 @@ from leaveout.config import Setting
 from leaveout.errors import LeaveoutError
 from leaveout.interop import dattri, files, kronfluence
 from leaveout.interop.truths import Floats, write_truth
+from leaveout.problem.call import call
+from leaveout.problem.trees import tree_map
 from leaveout.retraining.common import Data, load_data
 from leaveout.store import artefacts
 from leaveout.store.artefacts import Artefact
@@ -99,6 +101,6 @@ def _losses(path: Path, data: Data, setting: Setting) -> Floats:
     except RuntimeError as error:  # torch's list of what is missing or too much
         raise LeaveoutError(f"{path}: not a state of {setting.name}'s model: {error}") from error
     with torch.no_grad():
-        outputs = module(data.test.inputs)
-    found = stacked_targets(outputs[None], data.test.labels)[0]
+        outputs = call(module, data.test.inputs)
+    found = stacked_targets(tree_map(lambda value: value[None], outputs), data.test)[0]
     return np.asarray(found.numpy(), dtype=np.float32)

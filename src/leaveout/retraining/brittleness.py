@@ -262,17 +262,15 @@ def _train(
         cells: The place of each in the outcome: which test sample, size and run.
         outcome: Arrays (test, size, run) to fill.
     """
-    where = data.test.inputs.device
-    inputs, labels = (
-        x[torch.from_numpy(tests).to(where)] for x in (data.test.inputs, data.test.labels)
-    )
-    stacks = train(data.build, trials, data.train.inputs, data.train.labels, setting.recipe)
+    asked = data.test[torch.from_numpy(tests).to(data.test.device)]
+    classes = data.objective.need("classes", "a prediction that flips is a class")
+    stacks = train(data.build, trials, data.train, setting.recipe)
     done = 0
     for trained in progress(stacks, len(trials), "models without top samples"):
-        outputs = trained.outputs(inputs)
+        outputs = trained.outputs(asked.inputs)
         of = {
-            "loss": stacked_targets(outputs, labels).cpu().numpy(),
-            "margin": margins(outputs, labels).cpu().numpy(),
+            "loss": stacked_targets(outputs, asked).cpu().numpy(),
+            "margin": margins(outputs, classes(asked.targets)).cpu().numpy(),
         }
         for model, cell in enumerate(cells[done : done + len(trained.trials)]):
             for name, values in of.items():

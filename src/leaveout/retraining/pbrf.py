@@ -52,8 +52,8 @@ def _targets(module: nn.Module, states: State, data: Data) -> NDArray[np.float64
     One sample less of thousands moves a loss by less than the rounding of a pass in float32.
     """
     wide = {k: v.double() if v.is_floating_point() else v for k, v in states.items()}
-    outputs = functional_outputs(deepcopy(module).double(), wide, data.test.inputs.double())
-    return np.asarray(stacked_targets(outputs, data.test.labels).cpu().numpy(), dtype=np.float64)
+    outputs = functional_outputs(deepcopy(module).double(), wide, data.test.double().inputs)
+    return np.asarray(stacked_targets(outputs, data.test).cpu().numpy(), dtype=np.float64)
 
 
 def retrain_pbrf(
@@ -82,10 +82,11 @@ def retrain_pbrf(
     at = positions(data, [place for place, _ in wanted])
     points, n_train = data.train.ids[at], len(data.train.ids)
     models = artefacts.read(full_path, "models")
-    where = data.train.inputs.device
+    where = data.train.device
+    averaged = data.train.asked(data.objective.averaged(data.train.targets))
     module = data.build(0)
     module.load_state_dict(_final_state(models, run))
-    module = module.to(where).eval().requires_grad_(False)
+    module = module.to(where).eval()
     asked = setting.pbrf
     row = {p: k for k, p in enumerate(at)}
     target = np.empty((len(points), len(data.test.ids)), np.float32)
@@ -94,8 +95,7 @@ def retrain_pbrf(
     with progress_bar(len(points), "PBRF points", "point") as bar:
         for solved, found in solve_proximal(
             module,
-            data.train.inputs,
-            data.train.labels,
+            averaged,
             at,
             damping=asked.damping,
             solver=asked.solver,

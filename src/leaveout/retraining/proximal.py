@@ -23,21 +23,31 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from leaveout.curvature.bregman import CROSS_ENTROPY, Loss
+from leaveout.curvature.bregman import loss_of
 from leaveout.curvature.cg import conjugate_gradients
 from leaveout.curvature.hessian import hessian
 from leaveout.curvature.hvp import split
-from leaveout.curvature.linearise import Linearised, linearise_module, linearise_stack
+from leaveout.curvature.linearise import (
+    Linearised,
+    linearise_module,
+    linearise_stack,
+    output_shape,
+    output_slopes,
+)
 from leaveout.curvature.nystrom import nystrom
+from leaveout.problem.call import numbers, trained
+from leaveout.problem.samples import Samples
+from leaveout.problem.trees import floating
 from leaveout.training.memory import in_blocks
-from leaveout.training.stack import parse
+from leaveout.training.stack import stack_of
 
 Solver = Literal["newton_cg", "sgd", "adam"]
 
@@ -84,8 +94,7 @@ class Proximal:
 
 def solve_proximal(
     module: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
+    samples: Samples,
     points: Sequence[int],
     *,
     epsilon: float | None = None,
@@ -95,16 +104,15 @@ def solve_proximal(
     tolerance: float = 1e-4,
     learning_rate: float = 0.01,
     progress: Callable[[int], object] | None = None,
-    loss: Loss = CROSS_ENTROPY,
     by_hand: bool = True,
     stack_size: int | None = None,
 ) -> Iterator[tuple[list[int], Proximal]]:
     """Minimise the proximal Bregman objective for each of some training samples.
 
     Args:
-        module: The model at theta_s; neither it nor its mode is changed.
-        inputs: All training samples, (samples, ...).
-        labels: (samples,), or (samples, outputs) for squared error.
+        module: The model at theta_s; neither it nor its mode is changed. Parameters that require no
+            gradient stay where they are, unless none does.
+        samples: All training samples; the mean of their losses is what training minimised.
         points: Positions of samples, one optimum each.
         epsilon: Change of the sample's weight, where all weights are 1 / samples; None removes it.
         damping: lambda, positive.
@@ -114,7 +122,6 @@ def solve_proximal(
         tolerance: Gradient norm, relative to that at theta_s, at which a point has converged.
         learning_rate: Of the plain steps.
         progress: Called with the number of points that have just been finished.
-        loss: What is trained on.
         by_hand: Whether stacks of linear layers take the hand-written way.
         stack_size: Points at once; by default what keeps activations below ``STACK_BYTES``.
 
@@ -123,17 +130,18 @@ def solve_proximal(
 
     Raises:
         ValueError: The damping is not positive, or a point is not among the samples.
+        NotComputableError: The objective states no curvature, so that no divergence is known.
         LeaveoutError: One point alone does not fit into the device's memory.
     """
     if damping <= 0:
         raise ValueError(f"damping must be positive, not {damping}")
-    if any(not 0 <= point < len(inputs) for point in points):
-        raise ValueError(f"points must lie in 0 .. {len(inputs) - 1}")
-    eps = -1 / len(inputs) if epsilon is None else epsilon
-    problem = _Problem(module, inputs, labels, eps, damping, loss, by_hand, len(points))
+    if any(not 0 <= point < len(samples) for point in points):
+        raise ValueError(f"points must lie in 0 .. {len(samples) - 1}")
+    eps = -1 / len(samples) if epsilon is None else epsilon
+    problem = _Problem(module, samples, eps, damping, by_hand, len(points))
 
     def work(rows: slice) -> Proximal:
-        where = torch.tensor(points[rows], device=inputs.device)
+        where = torch.tensor(points[rows], device=samples.device)
         if solver == "newton_cg":
             at, initial, taken = _newton(problem, where, steps, tolerance)
         else:
@@ -179,35 +187,50 @@ class _Problem:
     def __init__(
         self,
         module: nn.Module,
-        inputs: Tensor,
-        labels: Tensor,
+        samples: Samples,
         epsilon: float,
         damping: float,
-        loss: Loss,
         by_hand: bool,
         points: int,
     ) -> None:
-        self.module = copy.deepcopy(module).eval().requires_grad_(False).to(inputs.device)
-        self.layers = parse(module) if by_hand else None
-        self.epsilon, self.damping, self.loss, self.points = epsilon, damping, loss, points
-        self.n = len(inputs)
-        self.labels = labels
-        self.dtype = next(self.module.parameters()).dtype
-        self.inputs = {}
+        self.module = copy.deepcopy(module).eval().to(samples.device)
+        self.layers = stack_of(module, samples) if by_hand else None
+        if self.layers is not None and len(trained(module)) < 2 * len(self.layers):
+            self.layers = None  # some stay where they are
+        self.epsilon, self.damping, self.points = epsilon, damping, points
+        self.n, self.samples = len(samples), samples
+        self.dtype = numbers(self.module).dtype
+        self.given: dict[torch.dtype, Any] = {}
         for dtype in {self.dtype, torch.float64}:
-            there = inputs.to(dtype)
-            self.inputs[dtype] = there if self.layers is None else there.flatten(1).T.contiguous()
+            inputs = floating(samples.inputs, dtype)
+            if self.layers is not None:
+                self.given[dtype] = inputs.flatten(1).T.contiguous()
+            else:
+                self.given[dtype] = replace(samples, inputs=inputs)
         state = self.module.state_dict()
-        names = [name for name, _ in self.module.named_parameters()]
+        names = [*trained(self.module)]
         self.buffers = {name: value for name, value in state.items() if name not in names}
         self.start = torch.cat([state[name].double().flatten() for name in names])
+        self.loss = loss_of(samples, output_shape(self.module, state, samples))
         reference = self.linearise(torch.zeros_like(self.start)[None], torch.float64).outputs
         self.reference = reference
-        self.reference_mean = loss.mean(reference)
+        self.reference_mean = self.loss.mean(reference)
         # a divergence is about half the square of what the outputs move: this times its root is
         # how much of it the rounding of outputs may change
         self.noise = 16 * torch.finfo(torch.float64).eps * max(1.0, float(reference.abs().max()))
-        self.targets = loss.targets(labels, reference.shape[1])
+        self.targets = self._targets()
+
+    def _targets(self) -> Tensor:
+        """Return t of the losses Phi(h) - <t, h>, (numbers, samples), float64."""
+        if self.samples.objective.plain:
+            classes = self.reference.shape[1]
+            return functional.one_hot(self.samples.targets, classes).T.double()
+        wide = {
+            name: value.double() if value.is_floating_point() else value
+            for name, value in self.module.state_dict().items()
+        }
+        slopes = output_slopes(self.module, wide, self.samples.double())
+        return self.reference_mean[0] - slopes
 
     def stack_size(self) -> int:
         """Return how many points to solve for at once."""
@@ -222,13 +245,13 @@ class _Problem:
     def linearise(self, moved: Tensor, dtype: torch.dtype) -> Linearised:
         state = {k: v.to(dtype) for k, v in split(self.module, self.start + moved).items()}
         if self.layers is not None:
-            return linearise_stack(self.layers, state, self.inputs[dtype])
+            return linearise_stack(self.layers, state, self.given[dtype])
         for name, value in self.buffers.items():
             state[name] = value.to(dtype) if value.is_floating_point() else value
-        return linearise_module(self.module, state, self.inputs[dtype])
+        return linearise_module(self.module, state, self.given[dtype])
 
     def flat(self, parts: dict[str, Tensor]) -> Tensor:
-        names = [name for name, _ in self.module.named_parameters()]
+        names = [*trained(self.module)]
         return torch.cat([parts[name].flatten(1) for name in names], dim=1)
 
     def begin(self, points: Tensor) -> _At:
@@ -290,9 +313,8 @@ class _Problem:
         """A matrix near the inverse of the curvature at theta_s."""
         size = len(self.start)
         linear = self.layers is not None and len(self.layers) == 1
-        if linear and size <= DENSE and self.loss is CROSS_ENTROPY and self.points > 8:
-            state, samples = self.module.state_dict(), self.inputs[torch.float64].T
-            matrix = hessian(self.module, state, samples, self.labels)
+        if linear and size <= DENSE and self.points > 8:
+            matrix = hessian(self.module, self.module.state_dict(), self.samples)
             matrix.diagonal().add_(self.damping)
             lower = torch.linalg.cholesky(matrix)
             return lambda v: torch.cholesky_solve(v.double().T, lower).T.to(v.dtype)

@@ -63,6 +63,7 @@ from leaveout.scoring.files import not_computed, read_scores
 from leaveout.scoring.run import finite, held, load_task, outputs_finite, score_blocks
 from leaveout.store import artefacts
 from leaveout.store.artefacts import Artefact, CorruptArtefactError
+from leaveout.training.optimisers import rate, total_steps
 
 Metric = Literal["lds", "loo", "pbrf"]
 Floats = NDArray[np.float64]
@@ -71,12 +72,20 @@ Floats = NDArray[np.float64]
 def training_damping(recipe: Recipe, n_samples: float) -> float:
     """Return the damping that stopping early amounts to, 1 / (steps x learning rate), and decay.
 
+    It is about gradient descent: NaN for Adam and for clipped steps.
+
     Args:
         recipe: How models are trained.
         n_samples: Training samples of such a model.
     """
-    steps = recipe.epochs * math.ceil(n_samples / recipe.batch_size)
-    return (1 - recipe.momentum) / (steps * recipe.learning_rate) + recipe.weight_decay
+    if recipe.optimizer != "sgd" or recipe.clip is not None:
+        return math.nan  # steps are not as long as the gradient says
+    steps = total_steps(recipe, math.ceil(n_samples))
+    if recipe.schedule == "constant" and not recipe.warmup:
+        travelled = steps * recipe.learning_rate
+    else:
+        travelled = sum(rate(recipe, step, steps) for step in range(steps))
+    return (1 - recipe.momentum) / travelled + recipe.weight_decay
 
 
 def subset_damping(
@@ -118,7 +127,7 @@ def effective_damping(setting: Setting, metric: Metric, task: Task) -> tuple[flo
     Returns:
         Both; the second is NaN if it depends on a model, and that one's training diverged.
     """
-    n = len(task.train.ids)
+    n = len(task.train)
     if metric == "pbrf":
         return setting.pbrf.damping, setting.pbrf.damping
     if metric == "loo":
@@ -135,10 +144,10 @@ def effective_damping(setting: Setting, metric: Metric, task: Task) -> tuple[flo
     signs = seeds.generator(task.seed, task.setting, "damping", "probes").choice(
         np.array([-1.0, 1.0]), (PROBES, size)
     )
-    state, samples = task.full[0].final, (task.train.inputs, task.train.labels)
+    state = task.full[0].final
     values, weights = spectral_density(
-        lambda vectors: hessian_products(task.module, state, *samples, vectors),
-        torch.from_numpy(signs).to(samples[0]),
+        lambda vectors: hessian_products(task.module, state, task.train, vectors),
+        torch.from_numpy(signs).to(task.like),
     )
     return own, subset_damping(own, values, weights, subset, n)
 

@@ -15,11 +15,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.func import functional_call
 
 from leaveout.attribution.task import Task, Trajectory
 from leaveout.config import Method, Scalar, Setting, label
 from leaveout.errors import LeaveoutError, NotComputableError
+from leaveout.problem.call import call_with, slow_paths
+from leaveout.problem.trees import Tree, tensors
 from leaveout.retraining import trainings
 from leaveout.retraining.common import Data, load_data
 from leaveout.scoring.limits import limited
@@ -122,13 +123,14 @@ def load_task(
         full: Its full models.
         half: Its half models, if the method needs them.
     """
-    where = data.train.inputs.device
+    where = data.train.device
     return Task(
         setting=setting.name,
         seed=setting.seed,
-        module=data.build(0).to(where).eval().requires_grad_(False),
-        train=data.train,
+        module=data.build(0).to(where).eval(),
+        train=data.train.asked(data.objective.averaged(data.train.targets)),
         test=data.test,
+        objective=data.objective,
         full=trajectories(setting, "full", full, where),
         half=trajectories(setting, "half", half, where),
         build=data.build,
@@ -143,14 +145,18 @@ def finite(model: Trajectory) -> bool:
     return all(bool(v.isfinite().all()) for state in model.states for v in state.values())
 
 
+def all_finite(tree: Tree) -> bool:
+    """Return whether all floating-point numbers of a tree are finite."""
+    return all(bool(v.isfinite().all()) for v in tensors(tree) if v.is_floating_point())
+
+
 def outputs_finite(task: Task, model: Trajectory) -> bool:
     """Say whether a model's outputs for the training samples are all finite."""
-    with torch.no_grad():
+    with torch.no_grad(), slow_paths():
         parts = (
-            functional_call(task.module, dict(model.final), (part,))
-            for part in task.train.inputs.split(1000)
+            call_with(task.module, model.final, part.inputs) for part in task.train.split(1000)
         )
-        return all(bool(part.isfinite().all()) for part in parts)
+        return all(all_finite(part) for part in parts)
 
 
 def held(
@@ -182,8 +188,8 @@ def held(
     def checked() -> Iterator[NDArray[np.float32]]:
         if broken := sum(not finite(model) for model in models):
             raise diverged(broken, "are")
-        if models and not task.train.inputs.isfinite().all():
-            raise NotComputableError("undefined", "the training inputs are not all finite")
+        if models and not all_finite((task.train.inputs, task.train.targets)):
+            raise NotComputableError("undefined", "the training samples are not all finite")
         try:
             yield from blocks
         except (RuntimeError, ValueError) as error:  # of linear algebra, on what is not a number
@@ -191,7 +197,7 @@ def held(
                 raise diverged(broken, "have outputs that are") from error
             raise
 
-    return limited(checked(), task.memory, task.seconds, task.train.inputs.device)
+    return limited(checked(), task.memory, task.seconds, task.train.device)
 
 
 def run_method(
@@ -220,7 +226,7 @@ def run_method(
     """
 
     def scores(module: ModuleType, task: Task, spent: list[float]) -> Iterator[NDArray[np.float32]]:
-        shape = (len(task.train.ids), len(task.test.ids))
+        shape = (len(task.train), len(task.test))
         return score_blocks(lambda: module.attribute(task, **params), shape, module.__name__, spent)
 
     files = data_path, full_paths, half_paths

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from leaveout.attribution.task import Task
 from leaveout.config import Method, Scalar, Setting
 from leaveout.errors import LeaveoutError, NotComputableError
-from leaveout.retraining.common import part_of
+from leaveout.gradients.per_sample import n_parameters
 from leaveout.scoring.limits import stopwatch
 from leaveout.scoring.run import run_job, score_blocks
 from leaveout.store.contents import Contents
@@ -60,7 +60,7 @@ def self_influence(
         LeaveoutError: The method returned something of another shape.
         NotComputableError: After the first block it is plain that all would take too long.
     """
-    n_train = len(task.train.ids)
+    n_train = len(task.train)
     if own := getattr(module, "self_influence", None):
         start = time.perf_counter()
         found = own(task, **params)
@@ -72,14 +72,14 @@ def self_influence(
         values = found.to("cpu", torch.float32).numpy()
         spent.append(time.perf_counter() - start)
         return values
-    parameters = sum(parameter.numel() for parameter in task.module.parameters())
+    parameters = n_parameters(task.module)
     size = block_size(n_train, parameters)
     parts = [slice(k, min(k + size, n_train)) for k in range(0, n_train, size)]
     first, *rest = parts
     # each block has its share of the time, so that a method that foresees how long it takes says so
     # in the first one, not hours later
     share = dataclasses.replace(task, seconds=task.seconds / len(parts))
-    counted = stopwatch(task.train.inputs.device)
+    counted = stopwatch(task.train.device)
     try:
         found = [_diagonal(module, share, params, first, spent)]
     except NotComputableError as error:
@@ -103,8 +103,8 @@ def _diagonal(
 ) -> NDArray[np.float32]:
     """Return score[i, i] for the training samples of one block."""
     train = task.train
-    block = part_of(train, part)
-    shape = (len(train.ids), len(block.ids))
+    block = train[part]
+    shape = (len(train), len(block))
     seen = dataclasses.replace(task, test=block)
     rows: Iterator[NDArray[np.float32]] = score_blocks(
         lambda: module.attribute(seen, **params), shape, module.__name__, spent
