@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torch is slow to import, and many tests need none
     from torch import Tensor
 
     from leaveout.attribution.task import Task, Trajectory
-    from leaveout.retraining.common import Samples
+    from leaveout.problem.samples import Samples
 
 # Side by side, files are handed out in this order, the rest after them: what takes minutes comes
 # first, or one core waits for the last file of the other. The first waits for Slurm most of its
@@ -177,14 +177,15 @@ def _samples(n: int, seed: int, dtype: torch.dtype) -> Samples:
     """Three overlapping clouds."""
     import torch
 
-    from leaveout.retraining.common import Samples
+    from leaveout.problem.objectives import CROSS_ENTROPY
+    from leaveout.problem.samples import Samples
 
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).standard_normal((CLASSES, *SHAPE))
     labels = rng.integers(CLASSES, size=n)
     inputs = 0.5 * centres[labels] + rng.standard_normal((n, *SHAPE))
     ids = np.arange(n, dtype=np.int64)
-    return Samples(torch.from_numpy(inputs).to(dtype), torch.from_numpy(labels), ids)
+    return Samples(torch.from_numpy(inputs).to(dtype), torch.from_numpy(labels), CROSS_ENTROPY, ids)
 
 
 @pytest.fixture(scope="session")
@@ -197,6 +198,7 @@ def make_task() -> Callable[..., Task]:
 
     from leaveout.attribution.task import Task, Trajectory
     from leaveout.models.build import initialise
+    from leaveout.problem.objectives import CROSS_ENTROPY
     from leaveout.training.engine import train
     from leaveout.training.trials import Trial
 
@@ -207,13 +209,11 @@ def make_task() -> Callable[..., Task]:
         train_set, test_set = _samples(n_train, 0, dtype), _samples(N_TEST, 1, dtype)
 
         def build(seed: int) -> torch.nn.Module:
-            return initialise(MODELS[name], SHAPE, CLASSES, seed)
+            return initialise(MODELS[name], SHAPE, CLASSES, seed).to(dtype)
 
         def trained(kind: str, run: int, kept: np.ndarray | None) -> Trajectory:
             trial = Trial(0, ("t", kind, run), kept=kept)
-            (found,) = train(
-                build, [trial], train_set.inputs, train_set.labels, RECIPE, EPOCHS[kind]
-            )
+            (found,) = train(build, [trial], train_set, RECIPE, EPOCHS[kind])
             seen = torch.ones(n_train, dtype=torch.bool)
             if kept is not None:
                 seen = torch.zeros_like(seen).index_fill_(0, torch.from_numpy(kept), True)
@@ -231,8 +231,10 @@ def make_task() -> Callable[..., Task]:
         ]
         full = [trained("full", run, None) for run in range(RUNS)]
         half = [trained("half", run, kept) for run, kept in enumerate(halves)]
-        module = build(0).to(dtype).eval().requires_grad_(False)
-        return Task("t", 0, module, train_set, test_set, full, half, build, RECIPE)
+        module = build(0).eval().requires_grad_(False)
+        return Task(
+            "t", 0, module, train_set, test_set, CROSS_ENTROPY, full, half, build, RECIPE
+        )
 
     return make
 
@@ -250,7 +252,7 @@ def gradients() -> Callable[..., np.ndarray]:
 
     def one_by_one(task: Task, state: dict[str, Tensor], part: Samples) -> np.ndarray:
         rows = []
-        for x, y in zip(part.inputs, part.labels, strict=True):
+        for x, y in zip(part.inputs, part.targets, strict=True):
             named: dict[str, Any] = {
                 n: state[n].clone().requires_grad_() for n, _ in task.module.named_parameters()
             }

@@ -10,14 +10,12 @@ import torch
 from leaveout.attribution import astra, if_ekfac
 from leaveout.curvature.kinds import curvature_products
 from leaveout.errors import LeaveoutError, NotComputableError
-from leaveout.retraining.common import Samples
+from leaveout.problem.samples import Samples
 
 
 def exact(task: Any, vectors: np.ndarray, damping: float, kind: str) -> np.ndarray:
     size = vectors.shape[1]
-    product = curvature_products(
-        kind, task.module, task.full[0].final, task.train.inputs, task.train.labels
-    )
+    product = curvature_products(kind, task.module, task.full[0].final, task.train)
     matrix = product(torch.eye(size, dtype=torch.float64)).numpy() + damping * np.eye(size)
     return np.linalg.solve((matrix + matrix.T) / 2, vectors.T).T
 
@@ -81,7 +79,7 @@ def test_mini_batches_are_drawn_by_identity_and_come_near(make_task: Any, gradie
     assert (found - expected).norm() < 0.2 * expected.norm()
     turned = torch.arange(len(task.train.ids) - 1, -1, -1)
     part = task.train
-    backwards = Samples(part.inputs[turned], part.labels[turned], part.ids[turned.numpy()].copy())
+    backwards = part[turned]
     again = astra.inverse(replace(task, train=backwards), **options)(h)
     torch.testing.assert_close(again, found)
     other = astra.inverse(replace(task, seed=1), **options)(h)

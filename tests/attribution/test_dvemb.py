@@ -22,7 +22,7 @@ MOMENTUM = PLAIN.model_copy(update={"momentum": 0.8, "weight_decay": 0.05})
 def steps_of(task: Task) -> tuple[list[tuple[np.ndarray, np.ndarray]], Any]:
     """Return each step's samples and their gradients, one by one, with the run's masks."""
     data = task.train
-    replay = Replay(task.build, task.full[0].trial, data.inputs, data.labels, task.recipe)
+    replay = Replay(task.build, task.full[0].trial, data, task.recipe)
     names = [name for name, _ in replay.module.named_parameters()]
     found = []
     for epoch in range(EPOCHS):
@@ -39,7 +39,7 @@ def steps_of(task: Task) -> tuple[list[tuple[np.ndarray, np.ndarray]], Any]:
                 out = functional_call(
                     replay.module, {**step.state, **leaves}, (data.inputs[sample : sample + 1],)
                 )
-                loss = functional.cross_entropy(out, data.labels[sample : sample + 1])
+                loss = functional.cross_entropy(out, data.targets[sample : sample + 1])
                 parts = torch.autograd.grad(loss, list(leaves.values()))
                 rows.append(np.concatenate([g.numpy().ravel() for g in parts]))
             found.append((step.batch.numpy(), np.stack(rows)))

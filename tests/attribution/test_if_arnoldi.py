@@ -19,7 +19,7 @@ def scores(task: Any, **given: Any) -> torch.Tensor:
 
 def matrix(task: Any, kind: str = "hessian") -> np.ndarray:
     state = task.full[0].final
-    return hessian(task.module, state, task.train.inputs, task.train.labels, kind).numpy()
+    return hessian(task.module, state, task.train, kind).numpy()
 
 
 @pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])

@@ -28,7 +28,7 @@ def test_one_step_is_grad_dot_times_the_step_length(make_task: Any, gradients: A
     task = make_task("mlp")
     state = task.full[0].final
     g, h = (gradients(task, state, part) for part in (task.train, task.test))
-    matrix = hessian(task.module, state, task.train.inputs, task.train.labels).numpy()
+    matrix = hessian(task.module, state, task.train).numpy()
     matrix = matrix + 0.5 * np.eye(len(matrix))
     lengths = [b @ b / (b @ matrix @ b) for b in h]
     found = torch.cat([*if_cg.attribute(task, damping=0.5, iterations=1)])

@@ -12,7 +12,7 @@ from leaveout.attribution import if_ekfac, if_kfac
 from leaveout.curvature import kronecker
 from leaveout.curvature.hessian import hessian
 from leaveout.errors import LeaveoutError
-from leaveout.retraining.common import Samples
+from leaveout.problem.samples import Samples
 
 METHODS = (if_kfac, if_ekfac)
 
@@ -29,7 +29,7 @@ def by_hand(task: Any, damping: float, empirical: bool, corrected: bool) -> np.n
     def parts(samples: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         x = samples.inputs.double().flatten(1).numpy()
         p = softmax(x @ weight.T + bias, axis=1)
-        y = np.eye(len(bias))[samples.labels]
+        y = np.eye(len(bias))[samples.targets]
         return np.c_[x, np.ones(len(x))], p, y
 
     a, p, y = parts(task.train)
@@ -105,7 +105,7 @@ def test_drawn_labels_go_with_the_sample(make_task: Any, monkeypatch: pytest.Mon
     plain = scores(if_ekfac, task, damping=1e-2)
     turned = torch.arange(len(task.train.ids) - 1, -1, -1)
     part = task.train
-    backwards = Samples(part.inputs[turned], part.labels[turned], part.ids[turned.numpy()].copy())
+    backwards = part[turned]
     found = scores(if_ekfac, replace(task, train=backwards), damping=1e-2)
     np.testing.assert_allclose(found[::-1], plain, atol=1e-9 * np.abs(plain).max())
     other = scores(if_ekfac, replace(task, seed=1), damping=1e-2)
@@ -130,7 +130,7 @@ def test_it_is_nearer_to_the_gauss_newton_inverse_than_the_identity(
     task = make_task("linear", n_train=200)
     state = task.full[0].final
     g, h = (gradients(task, state, part) for part in (task.train, task.test))
-    matrix = hessian(task.module, state, task.train.inputs, task.train.labels).numpy()
+    matrix = hessian(task.module, state, task.train).numpy()
     exact = g @ np.linalg.solve(matrix + 1e-3 * np.eye(len(matrix)), h.T)
 
     def correlation(found: np.ndarray) -> float:

@@ -23,7 +23,7 @@ def closed_form(task: Any, damping: float) -> np.ndarray:
         x = samples.inputs.double().flatten(1).numpy()
         p = softmax(x @ weight.T + bias, axis=1)
         x = np.c_[x, np.ones(len(x))]
-        d = p - np.eye(len(bias))[samples.labels]
+        d = p - np.eye(len(bias))[samples.targets]
         return x, p, np.stack([np.kron(a, b) for a, b in zip(d, x, strict=True)])
 
     x, p, g = parts(task.train)
@@ -63,7 +63,7 @@ def test_any_model_against_finite_differences(task: Any, gradients: Any, damping
         parts = vector.split([state[n].numel() for n in names])
         return {**state, **{n: v.view_as(state[n]) for n, v in zip(names, parts, strict=True)}}
 
-    inputs, labels = task.train.inputs, task.train.labels
+    inputs, labels = task.train.inputs, task.train.targets
 
     def mean_gradient(vector: torch.Tensor) -> np.ndarray:
         named = {n: v.clone().requires_grad_() for n, v in at(vector).items() if n in names}
@@ -90,9 +90,7 @@ def test_any_model_against_finite_differences(task: Any, gradients: Any, damping
 def test_gauss_newton_is_another_matrix_for_a_deep_model_only(task: Any, gradients: Any) -> None:
     state, damping = task.full[0].final, 0.3
     found = torch.cat([*attribute(task, damping=damping, curvature="gauss_newton")])
-    matrix = hessian(
-        task.module, state, task.train.inputs, task.train.labels, "gauss_newton"
-    ).numpy()
+    matrix = hessian(task.module, state, task.train, "gauss_newton").numpy()
     g, h = (gradients(task, state, part) for part in (task.train, task.test))
     expected = g @ np.linalg.inv(matrix + damping * np.eye(len(matrix))) @ h.T
     np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max())

@@ -11,7 +11,7 @@ from leaveout.attribution import if_explicit
 from leaveout.attribution.if_lissa import attribute, inverse
 from leaveout.curvature.hessian import hessian
 from leaveout.errors import LeaveoutError, NotComputableError
-from leaveout.retraining.common import Samples
+from leaveout.problem.samples import Samples
 
 
 def scores(task: Any, **given: Any) -> torch.Tensor:
@@ -46,7 +46,7 @@ def test_mini_batches_are_right_in_the_mean(make_task: Any) -> None:
     """One step is linear in the curvature of its batch, whose mean is that of all samples."""
     task = make_task("mlp")
     v = torch.eye(sum(p.numel() for p in task.module.parameters()), dtype=torch.float64)[:5]
-    matrix = hessian(task.module, task.full[0].final, task.train.inputs, task.train.labels)
+    matrix = hessian(task.module, task.full[0].final, task.train)
     expected = (2 * v - v @ matrix / 3) / 3
     draws = torch.stack(
         [inverse(replace(task, seed=seed), depth=1, batch=6, scaling=3.0)(v) for seed in range(144)]
@@ -61,14 +61,14 @@ def test_all_test_samples_see_the_same_mini_batches(make_task: Any) -> None:
     task = make_task("mlp")
     given = {"depth": 20, "batch": 5, "scaling": 10.0}
     every = scores(task, **given)
-    part = Samples(task.test.inputs[3:5], task.test.labels[3:5], task.test.ids[3:5])
+    part = task.test[3:5]
     torch.testing.assert_close(scores(replace(task, test=part), **given), every[:, 3:5])
 
 
 def test_mini_batches_are_drawn_by_id(make_task: Any) -> None:
     task = make_task("mlp")
     order = np.random.default_rng(0).permutation(len(task.train.ids))
-    moved = Samples(task.train.inputs[order], task.train.labels[order], task.train.ids[order])
+    moved = task.train[order]
     given = {"depth": 20, "batch": 5, "scaling": 10.0}
     every = scores(task, **given)
     torch.testing.assert_close(scores(replace(task, train=moved), **given), every[order])

@@ -15,7 +15,7 @@ from torch import Tensor
 from leaveout.attribution.task import Task, Trajectory
 from leaveout.config import Method, load_methods
 from leaveout.errors import NotComputableError
-from leaveout.retraining.common import Samples
+from leaveout.problem.samples import Samples
 from leaveout.scoring.self_influence import self_influence
 
 METHODS = load_methods(Path(__file__).parents[2] / "config" / "methods.yaml")
@@ -64,7 +64,7 @@ def method(request: pytest.FixtureRequest) -> Method:
 
 
 def chosen(part: Samples, rows: Any) -> Samples:
-    return Samples(part.inputs[rows], part.labels[rows], part.ids[rows])
+    return part[rows]
 
 
 def with_train(task: Task, train: Samples, origin: Tensor) -> Task:
@@ -94,7 +94,8 @@ def test_it_gives_the_same_twice_and_leaves_everything_as_it_was(
     method: Method, task: Task
 ) -> None:
     def everything() -> Iterator[Tensor]:
-        yield from (task.train.inputs, task.train.labels, task.test.inputs, task.test.labels)
+        for part in (task.train, task.test):
+            yield from (part.inputs, part.targets)
         yield from task.module.state_dict().values()
         for trajectory in (*task.full, *task.half):
             for state in trajectory.states:
@@ -164,10 +165,11 @@ def test_a_test_sample_s_twin_helps_it_and_its_mislabelled_twin_does_not(
         pytest.skip("it does not look at labels")
     task = make_task("linear")
     train, test = task.train, task.test
-    n, wrong = len(test.ids), (test.labels + 1) % 3
+    n, wrong = len(test.ids), (test.targets + 1) % 3
     samples = Samples(
         torch.cat([train.inputs, test.inputs, test.inputs]),
-        torch.cat([train.labels, test.labels, wrong]),
+        torch.cat([train.targets, test.targets, wrong]),
+        train.objective,
         torch.arange(len(train.ids) + 2 * n).numpy(),
     )
     origin = torch.zeros(len(samples.ids), dtype=torch.long)

@@ -44,12 +44,10 @@ def test_values_add_up_to_the_vote(task: Any) -> None:
     """Efficiency: they share out the utility of all samples, here counted by hand."""
     found = attribute(task, k=4)
     state = task.full[0].final
-    f, h = (
-        penultimate_features(task.module, state, s.inputs).numpy() for s in (task.train, task.test)
-    )
+    f, h = (penultimate_features(task.module, state, s).numpy() for s in (task.train, task.test))
     for j, point in enumerate(h):
         nearest = np.argsort(((f - point) ** 2).sum(1))[:4]
-        share = np.mean(task.train.labels.numpy()[nearest] == int(task.test.labels[j]))
+        share = np.mean(task.train.targets.numpy()[nearest] == int(task.test.targets[j]))
         np.testing.assert_allclose(found[:, j].sum(), share, atol=1e-12)
 
 

@@ -14,7 +14,6 @@ from leaveout.attribution.task import Task
 from leaveout.config import Recipe
 from leaveout.errors import NotComputableError
 from leaveout.training.dropout import draw_masks
-from leaveout.training.losses import sample_losses
 from leaveout.training.reference import train_one
 from leaveout.training.trials import Trial, epoch_rows
 
@@ -82,7 +81,7 @@ def weighted_training(task: Task, trial: Trial, weights: Tensor) -> Tensor:
                 torch.from_numpy(masks[0]) if masks else None,
             )
             statistics = {name: value.detach() for name, value in statistics.items()}
-            losses = functional.cross_entropy(found, task.train.labels[places], reduction="none")
+            losses = functional.cross_entropy(found, task.train.targets[places], reduction="none")
             loss = (weights[places] * losses).sum() / weights[places].sum()
             gradients = torch.autograd.grad(loss, list(leaves.values()))
             with torch.no_grad():
@@ -91,7 +90,7 @@ def weighted_training(task: Task, trial: Trial, weights: Tensor) -> Tensor:
                     momenta[name] = recipe.momentum * momenta[name] + step
                     state[name] = value - recipe.learning_rate * momenta[name]
     found = outputs(state, statistics, task.test.inputs, None, None)
-    return functional.cross_entropy(found, task.test.labels, reduction="none").detach()
+    return functional.cross_entropy(found, task.test.targets, reduction="none").detach()
 
 
 def with_recipe(task: Task, recipe: Recipe) -> Task:
@@ -123,9 +122,9 @@ def test_it_is_the_finite_difference_of_training(
 
 def engine_losses(task: Task, trial: Trial) -> Tensor:
     module = task.build(trial.init_seed()).to(torch.float64)
-    train_one(module, trial, task.train.inputs, task.train.labels, task.recipe)
+    train_one(module, trial, task.train, task.recipe)
     with torch.no_grad():
-        return sample_losses(module.eval()(task.test.inputs), task.test.labels)
+        return task.test.losses(module.eval()(task.test.inputs))
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "cnn"])
@@ -170,13 +169,7 @@ def test_what_the_batch_has_in_common_does_nothing(make_task: Any) -> None:
 def test_test_samples_do_not_matter_to_each_other(make_task: Any) -> None:
     task = with_recipe(make_task("cnn"), MOMENTUM)
     whole = magic.attribute(task, shuffle=True)
-    two = replace(
-        task.test,
-        inputs=task.test.inputs[3:5],
-        labels=task.test.labels[3:5],
-        ids=task.test.ids[3:5],
-    )
-    part = magic.attribute(replace(task, test=two), shuffle=True)
+    part = magic.attribute(replace(task, test=task.test[3:5]), shuffle=True)
     torch.testing.assert_close(part, whole[:, 3:5])
 
 

@@ -12,7 +12,7 @@ from leaveout.attribution.relatif import BASES, attribute
 from leaveout.curvature.hessian import hessian
 from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.gradients import per_sample
-from leaveout.retraining.common import Samples
+from leaveout.problem.samples import Samples
 
 
 def scores(task: Any, **given: Any) -> torch.Tensor:
@@ -24,7 +24,7 @@ def scores(task: Any, **given: Any) -> torch.Tensor:
 def test_against_the_definition(task: Any, gradients: Any, norm: str, curvature: str) -> None:
     state = task.full[0].final
     g, h = (gradients(task, state, part) for part in (task.train, task.test))
-    matrix = hessian(task.module, state, task.train.inputs, task.train.labels, curvature).numpy()
+    matrix = hessian(task.module, state, task.train, curvature).numpy()
     solved = np.linalg.solve(matrix + np.eye(len(matrix)), g.T).T
     scale = [
         np.sqrt(x @ x) if norm == "theta" else np.sqrt(a @ x)
@@ -79,10 +79,10 @@ def test_the_length_of_a_training_gradient_does_not_matter(make_task: Any) -> No
     inputs = train.inputs.clone()  # tasks are shared between tests
     inputs[3] *= 1e-24
     (state,) = task.full[0].states[-1:]
-    state = {**state, "linear.bias": 60 * torch.eye(3)[train.labels[3]]}
+    state = {**state, "linear.bias": 60 * torch.eye(3)[train.targets[3]]}
     model = replace(task.full[0], states=[state])
-    task = replace(task, train=Samples(inputs, train.labels, train.ids), full=[model])
-    gradient = per_sample.per_sample_gradients(task.module, state, inputs[3:4], train.labels[3:4])
+    task = replace(task, train=replace(train, inputs=inputs), full=[model])
+    gradient = per_sample.per_sample_gradients(task.module, state, task.train[3:4])
     assert gradient.any()
     assert not gradient.square().any()
     for base, more in (("if_cg", {"iterations": 10}), ("if_explicit", {})):
@@ -93,7 +93,7 @@ def test_the_length_of_a_training_gradient_does_not_matter(make_task: Any) -> No
 
 def test_an_indefinite_curvature_is_undefined(make_task: Any) -> None:
     task = make_task("mlp")
-    matrix = hessian(task.module, task.full[0].final, task.train.inputs, task.train.labels)
+    matrix = hessian(task.module, task.full[0].final, task.train)
     damping = -0.999 * float(torch.linalg.eigvalsh(matrix)[0])
     assert damping > 0.01
     given = {"base": "if_explicit", "norm": "l", "damping": damping}

@@ -59,14 +59,14 @@ def test_scores_of_a_label_add_up_to_its_output(task: Any, targets: str) -> None
     found = torch.cat([*attribute(task, l2=1e-2, targets=targets)])
     state = task.full[0].final
     f, h = (
-        torch.nn.functional.normalize(penultimate_features(task.module, state, s.inputs))
+        torch.nn.functional.normalize(penultimate_features(task.module, state, s))
         for s in (task.train, task.test)
     )
-    goal = torch.nn.functional.one_hot(task.train.labels, 3).double()
+    goal = torch.nn.functional.one_hot(task.train.targets, 3).double()
     if targets == "model":
         goal = torch.func.functional_call(task.module, state, (task.train.inputs,)).softmax(1)
     outputs = h @ fit(f, goal, 1e-2).T
-    expected = outputs.gather(1, task.test.labels[:, None])[:, 0]
+    expected = outputs.gather(1, task.test.targets[:, None])[:, 0]
     torch.testing.assert_close(found.sum(0), expected, rtol=0, atol=1e-8)
 
 

@@ -94,17 +94,12 @@ def dense(task: Task, states: list[Any]) -> np.ndarray:
     ]
 
     def outputs(model: Any, batch: Any, start: int) -> Any:
-        return calls[batch[0]].outputs(model, batch[1:], start)
+        return calls[batch[0]].outputs(model, batch[1], start)
 
-    inputs, labels = task.train.inputs, task.train.labels
-    batches = [
-        (k, inputs[i : i + 1], labels[i : i + 1])
-        for i in range(len(labels))
-        for k in range(len(states))
-    ]
+    batches = [(k, one) for one in task.train.split(1) for k in range(len(states))]
     curvature = ekfac(replace(one, batches=batches, outputs=outputs))
     parameters = sum(p.numel() for p in task.module.parameters())
-    return curvature.multiply(torch.eye(parameters, dtype=inputs.dtype)).numpy()
+    return curvature.multiply(torch.eye(parameters, dtype=torch.float64)).numpy()
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.6])

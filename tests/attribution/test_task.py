@@ -18,7 +18,7 @@ from leaveout.attribution import task as task_module
 from leaveout.attribution.task import Task
 from leaveout.config import MLP, Linear, Model, Recipe
 from leaveout.models.build import initialise
-from leaveout.retraining.common import Samples
+from leaveout.problem.samples import Samples
 from leaveout.training.engine import train
 from leaveout.training.trials import Trial
 
@@ -39,7 +39,7 @@ def score(request: pytest.FixtureRequest) -> Callable[[Task], Tensor]:
 
 
 def pick(part: Samples, rows: list[int]) -> Samples:
-    return Samples(part.inputs[rows], part.labels[rows], part.ids[rows])
+    return part[rows]
 
 
 def test_scores_follow_their_samples(task: Task, score: Callable[[Task], Tensor]) -> None:
@@ -88,7 +88,7 @@ def test_blocks_cover_the_training_samples_in_order(
     assert [len(block.ids) for block in blocks] == [5, 5, 5, 5, 4]
     assert np.concatenate([block.ids for block in blocks]).tolist() == list(range(24))
     assert torch.equal(torch.cat([block.inputs for block in blocks]), task.train.inputs)
-    assert torch.equal(torch.cat([block.labels for block in blocks]), task.train.labels)
+    assert torch.equal(torch.cat([block.targets for block in blocks]), task.train.targets)
     monkeypatch.setattr(task_module, "BLOCK_BYTES", 1)
     assert len(list(task.train_blocks())) == 24
 
@@ -97,12 +97,12 @@ def losses(model: Model, trials: list[Trial], task: Task, recipe: Recipe) -> np.
     """Train and return each model's test losses."""
 
     def build(seed: int) -> torch.nn.Module:
-        return initialise(model, tuple(task.train.inputs.shape[1:]), 3, seed)
+        return initialise(model, tuple(task.train.inputs.shape[1:]), 3, seed).double()
 
     found = []
-    for trained in train(build, trials, task.train.inputs, task.train.labels, recipe):
+    for trained in train(build, trials, task.train, recipe):
         for outputs in trained.outputs(task.test.inputs):
-            found.append(functional.cross_entropy(outputs, task.test.labels, reduction="none"))
+            found.append(functional.cross_entropy(outputs, task.test.targets, reduction="none"))
     return torch.stack(found).detach().numpy()
 
 
@@ -145,9 +145,9 @@ def test_leave_one_out_of_a_convex_problem_is_what_the_influence_function_says(
     truth = found[1:] - found[0]
 
     def build(seed: int) -> torch.nn.Module:
-        return initialise(model, (1, 4, 4), 3, seed)
+        return initialise(model, (1, 4, 4), 3, seed).double()
 
-    stacks = train(build, trials[:1], task.train.inputs, task.train.labels, recipe)
+    stacks = train(build, trials[:1], task.train, recipe)
     (trained,) = stacks
     state = {k: v[0] for k, v in trained.snapshots[-1].items()}
     converged = dataclasses.replace(

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from leaveout.attribution.task import Task
-from leaveout.attribution.trak import attribute, margins, self_influence
+from leaveout.attribution.trak import attribute, self_influence
 from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.gradients.per_sample import n_parameters
 from leaveout.gradients.projection import draw, project
-from leaveout.retraining.common import Samples
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 
 EXACT: dict[str, Any] = {"projection": 1, "projector": "identity"}
 
@@ -26,7 +27,7 @@ def run(task: Task, **params: Any) -> np.ndarray:
 def naive_margin(task: Task, state: dict[str, Tensor], part: Samples) -> tuple[Any, Any]:
     """Gradients of log(p / (1 - p)) as the paper writes it, one by one, and 1 - p."""
     rows, doubts = [], []
-    for x, y in zip(part.inputs, part.labels, strict=True):
+    for x, y in zip(part.inputs, part.targets, strict=True):
         named: dict[str, Any] = {
             n: state[n].clone().requires_grad_() for n, _ in task.module.named_parameters()
         }
@@ -96,8 +97,10 @@ def test_margins_stay_finite_where_probabilities_do_not() -> None:
     expected = exact[[0, 1, 2], labels] - torch.stack(
         [torch.logsumexp(row[[c for c in range(3) if c != y]], 0) for row, y in zip(exact, labels)]  # noqa: B905
     )
-    torch.testing.assert_close(margins(outputs, labels).double(), expected, atol=1e-4, rtol=0)
-    found = vmap(grad(lambda o, y: margins(o[None], y[None])[0]))(outputs, labels)
+    torch.testing.assert_close(
+        CROSS_ENTROPY.margin(outputs, labels).double(), expected, atol=1e-4, rtol=0
+    )
+    found = vmap(grad(lambda o, y: CROSS_ENTROPY.margin(o[None], y[None])[0]))(outputs, labels)
     others = torch.tensor([[0, 3.0], [0, 1], [0.3, 0.1]])
     others[0, 1] = -3
     soft = others.softmax(1)
@@ -118,7 +121,7 @@ def test_saturated_samples_count_as_any(make_task: Any) -> None:
     found = run(replace(task, half=sure), models=2, projection=6)
     assert np.isfinite(found).all()
     # 1 - p of a sample that is wrong is 1: it has its score; of one that is right it is nearly 0
-    wrong = (outputs.argmax(1) != task.train.labels).numpy()
+    wrong = (outputs.argmax(1) != task.train.targets).numpy()
     assert wrong.any()
     assert np.abs(found[wrong]).max() > 1e-3
     exact = run(
@@ -159,7 +162,7 @@ def test_masks_are_other_models_the_same_for_every_sample(make_task: Any) -> Non
     one, two = (run(task, models=1, masks=masks, projection=9) for masks in (1, 2))
     assert np.abs(one - two).max() > 1e-3
     assert np.abs(one - run(task, models=1, projection=9)).max() > 1e-3
-    half = Samples(task.test.inputs[3:], task.test.labels[3:], task.test.ids[3:])
+    half = task.test[3:]
     close(run(replace(task, test=half), models=1, masks=2, projection=9), two[:, 3:])
 
 

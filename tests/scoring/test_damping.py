@@ -216,7 +216,7 @@ def test_the_indicator_is_the_naive_correlation(files: Files, metric: Metric) ->
 def test_the_effective_dimension_is_the_hessians(files: Files) -> None:
     models = [artefacts.read(path, "models") for path in files.full]
     task = load_task(files.setting, load_data(files.setting, files.data, "cpu"), models, [])
-    exact = hessian(task.module, task.full[0].final, task.train.inputs, task.train.labels)
+    exact = hessian(task.module, task.full[0].final, task.train)
     own, effective = effective_damping(files.setting, "lds", task)
     # half of 30 samples; eight random probes of 650 directions are good for some percent
     assert effective == pytest.approx(

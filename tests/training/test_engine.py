@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from leaveout.config import CNN, MLP, Linear, Model, Recipe
 from leaveout.errors import LeaveoutError
 from leaveout.models.build import initialise
+from leaveout.problem.objectives import CROSS_ENTROPY, cross_entropy
+from leaveout.problem.samples import Samples
 from leaveout.training import engine, functional, memory, stack
 from leaveout.training.dropout import MaskStreams
 from leaveout.training.engine import Path, choose_path, select_device, train
@@ -81,15 +85,15 @@ CASES: dict[str, Callable[[int], list[Trial]]] = {
 }
 
 
-def problem(n: int, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor]:
+def problem(n: int, dtype: torch.dtype, device: str = "cpu") -> Samples:
     rng = np.random.default_rng(1)
     inputs = torch.from_numpy(rng.standard_normal((n, *SHAPE)))
     labels = torch.from_numpy(rng.integers(CLASSES, size=n))
-    return inputs.to(device, dtype), labels.to(device)
+    return Samples(inputs.to(dtype), labels, CROSS_ENTROPY).to(device)
 
 
-def builder(model: Model) -> Callable[[int], nn.Module]:
-    return lambda seed: initialise(model, SHAPE, CLASSES, seed)
+def builder(model: Model, dtype: torch.dtype = torch.float64) -> Callable[[int], nn.Module]:
+    return lambda seed: initialise(model, SHAPE, CLASSES, seed).to(dtype)
 
 
 def run(
@@ -103,11 +107,10 @@ def run(
     device: str = "cpu",
 ) -> list[list[State]]:
     """Return each trial's snapshots after epoch 1 and at the end, and its outputs."""
-    inputs, labels = problem(n, dtype, device)
+    samples, build = problem(n, dtype, device), builder(model, dtype)
     found = []
-    stacks = train(builder(model), trials, inputs, labels, recipe, [1], path=path, stack_size=size)
-    for trained in stacks:
-        outputs = trained.outputs(inputs)
+    for trained in train(build, trials, samples, recipe, [1], path=path, stack_size=size):
+        outputs = trained.outputs(samples.inputs)
         for k in range(len(trained.trials)):
             states = [{key: v[k].cpu() for key, v in s.items()} for s in trained.snapshots]
             found.append([*states, {"outputs": outputs[k].cpu()}])
@@ -233,12 +236,12 @@ def test_equal_identities_start_alike_and_others_do_not(path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["stack", "functional", "reference"])
 def test_snapshots_are_the_models_after_those_epochs(path: Path) -> None:
-    inputs, labels = problem(41, torch.float64)
+    samples = problem(41, torch.float64)
     trials = CASES["unequal subsets"](41)
 
     def states(epochs: int, kept: tuple[int, ...]) -> list[State]:
         recipe = HEAVY.model_copy(update={"epochs": epochs})
-        stacks = list(train(builder(WIDE), trials, inputs, labels, recipe, kept, path=path))
+        stacks = list(train(builder(WIDE), trials, samples, recipe, kept, path=path))
         return [
             {k: torch.cat([t.snapshots[i][k] for t in stacks]) for k in stacks[0].snapshots[0]}
             for i in range(len(stacks[0].snapshots))
@@ -253,7 +256,7 @@ def test_snapshots_are_the_models_after_those_epochs(path: Path) -> None:
 
 
 def test_outputs_are_the_modules_own() -> None:
-    inputs, _ = problem(41, torch.float64)
+    inputs = problem(41, torch.float64).inputs
     trials = CASES["equal subsets"](41)
     for model in (WIDE, CONV):
         module = builder(model)(0).double().eval()
@@ -268,16 +271,30 @@ def test_outputs_are_the_modules_own() -> None:
 
 def test_the_path_suits_architecture_and_device() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert choose_path(builder(LINEAR)(0), cpu) == "stack"
-    assert choose_path(builder(WIDE)(0), cuda) == "stack"
-    assert choose_path(builder(CONV)(0), cpu) == "reference"
-    assert choose_path(builder(CONV)(0), cuda) == "functional"
+    samples, trials = problem(10, torch.float64), CASES["unequal subsets"](41)
+
+    def path(model: Model, device: torch.device, **changes: Any) -> Path:
+        recipe = PLAIN.model_copy(update=changes)
+        return choose_path(builder(model)(0), trials, samples, recipe, device)
+
+    assert path(LINEAR, cpu) == "stack"
+    assert path(WIDE, cuda) == "stack"
+    assert path(CONV, cpu) == "reference"
+    assert path(CONV, cuda) == "functional"
+    # what the stack does not know goes another way
+    assert path(WIDE, cpu, optimizer="adamw") == "reference"
+    assert path(WIDE, cpu, schedule="cosine") == "reference"
+    assert path(WIDE, cuda, clip=1.0) == "functional"
+    assert path(WIDE, cuda, epochs=None, iterations=9) == "reference"  # their sizes differ
+    smooth = replace(samples, objective=cross_entropy(label_smoothing=0.1))
+    found = choose_path(builder(WIDE)(0), trials, smooth, PLAIN, cpu)
+    assert found == "reference"
 
 
 def test_a_stack_of_convolutions_is_refused() -> None:
-    inputs, labels = problem(10, torch.float32)
+    samples = problem(10, torch.float64)
     with pytest.raises(ValueError, match="stacks of linear layers only"):
-        next(train(builder(CONV), [trial("a")], inputs, labels, PLAIN, path="stack"))
+        next(train(builder(CONV), [trial("a")], samples, PLAIN, path="stack"))
 
 
 @pytest.mark.parametrize("path", ["stack", "functional"])
@@ -400,11 +417,11 @@ class FakeGpu:
 
     def watch(self, real: Callable[..., object]) -> Callable[..., object]:
         def watched(
-            first: object, state: State, trials: list[Trial], inputs: Tensor, *rest: object
+            first: object, state: State, trials: list[Trial], samples: Samples, *rest: object
         ):  # type: ignore[no-untyped-def]
             self.tried.append(trials)
-            self.samples.append(len(inputs))
-            return real(first, state, trials, inputs, *rest)
+            self.samples.append(len(samples))
+            return real(first, state, trials, samples, *rest)
 
         return watched
 
@@ -419,10 +436,10 @@ def test_the_stack_is_what_half_of_a_gpus_memory_holds(
     model: Model, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = CASES[case](41) * 20
-    inputs, labels = problem(41, torch.float32)
-    module = builder(model)(0)
+    samples, build = problem(41, torch.float32), builder(model, torch.float32)
+    module = build(0)
     path: Path = "functional" if model is CONV else "stack"
-    job = engine._Job(builder(model), module, path, trials, inputs, labels, HEAVY, (1,))
+    job = engine._Job(build, module, path, trials, samples, HEAVY, (1,))
     values = sum(v.numel() * v.element_size() for v in module.state_dict().values())
     # two snapshots (epoch 1 and the end) of this stack and of the one before
     each = 10_000 + 4 * values + 24 * 41
@@ -435,17 +452,16 @@ def test_the_stack_is_what_half_of_a_gpus_memory_holds(
 
 
 def test_a_stack_is_bounded_by_what_there_is_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs, labels = problem(41, torch.float32)
-    trials = CASES["masked"](41)
-    job = engine._Job(builder(WIDE), builder(WIDE)(0), "stack", trials, inputs, labels, HEAVY, ())
+    samples, trials = problem(41, torch.float64), CASES["masked"](41)
+    job = engine._Job(builder(WIDE), builder(WIDE)(0), "stack", trials, samples, HEAVY, ())
     FakeGpu(monkeypatch, free=1 << 40, each=100)
     assert engine._fitting_size(job) == len(trials)
 
 
 def test_initial_states_are_the_modules_own() -> None:
-    inputs, labels = problem(41, torch.float64)
+    samples = problem(41, torch.float64)
     trials = [trial("a"), trial("b"), trial("a", removed=3), trial("c"), trial("b", removed=1)]
-    job = engine._Job(builder(CONV), builder(CONV)(0), "stack", trials, inputs, labels, HEAVY, ())
+    job = engine._Job(builder(CONV), builder(CONV)(0), "stack", trials, samples, HEAVY, ())
     state = job._initial(trials)
     for row, one in enumerate(trials):
         expected = builder(CONV)(one.init_seed()).double().state_dict()

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from leaveout.config import CNN, MLP, Linear, Model, Recipe
 from leaveout.models.build import initialise
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 from leaveout.training.engine import Path, select_device, train
 from leaveout.training.trials import Trial
 
@@ -32,10 +34,11 @@ MODELS: dict[str, Model] = {
 ROUNDING = 2.0**-9  # half a unit in the last of 8 significant bits
 
 
-def problem(device: str = "cpu") -> tuple[Tensor, Tensor]:
+def problem(device: str = "cpu") -> Samples:
     rng = np.random.default_rng(1)
     inputs = torch.from_numpy(rng.standard_normal((N, *SHAPE)).astype(np.float32))
-    return inputs.to(device), torch.from_numpy(rng.integers(CLASSES, size=N)).to(device)
+    labels = torch.from_numpy(rng.integers(CLASSES, size=N))
+    return Samples(inputs, labels, CROSS_ENTROPY).to(device)
 
 
 def trials(paired: bool) -> list[Trial]:
@@ -48,14 +51,13 @@ def trials(paired: bool) -> list[Trial]:
 def weights(
     model: Model, recipe: Recipe, path: Path, paired: bool, device: str = "cpu"
 ) -> dict[str, Tensor]:
-    inputs, labels = problem(device)
+    samples = problem(device)
     found = [
-        {**t.snapshots[-1], "outputs": t.outputs(inputs)}
+        {**t.snapshots[-1], "outputs": t.outputs(samples.inputs)}
         for t in train(
             lambda seed: initialise(model, SHAPE, CLASSES, seed),
             trials(paired),
-            inputs,
-            labels,
+            samples,
             recipe,
             path=path,
         )

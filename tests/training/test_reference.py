@@ -9,6 +9,8 @@ from torch import Tensor
 
 from leaveout.config import MLP, Linear, Recipe
 from leaveout.models.build import initialise
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 from leaveout.seeds import generator
 from leaveout.training.engine import Path, train
 from leaveout.training.trials import Trial
@@ -18,23 +20,19 @@ DROPOUT = 0.25
 PATHS: list[Path] = ["stack", "functional", "reference"]
 
 
-def problem() -> tuple[Tensor, Tensor]:
+def problem() -> Samples:
     rng = np.random.default_rng(5)
-    return (
-        torch.from_numpy(rng.standard_normal((N, FEATURES))),
-        torch.from_numpy(rng.integers(CLASSES, size=N)),
-    )
+    inputs = torch.from_numpy(rng.standard_normal((N, FEATURES)))
+    return Samples(inputs, torch.from_numpy(rng.integers(CLASSES, size=N)), CROSS_ENTROPY)
 
 
 def engine(path: Path, model: Linear | MLP, trial: Trial, recipe: Recipe) -> dict[str, Tensor]:
-    inputs, labels = problem()
-
     def build(seed: int) -> torch.nn.Module:
-        return initialise(model, (FEATURES,), CLASSES, seed)
+        return initialise(model, (FEATURES,), CLASSES, seed).double()
 
     # beside another trial, so that the stack is one
     beside = Trial(trial.root, (*trial.identity, "beside"))
-    trained = list(train(build, [trial, beside], inputs, labels, recipe, path=path))
+    trained = list(train(build, [trial, beside], problem(), recipe, path=path))
     return {name: value[0] for name, value in trained[0].snapshots[-1].items()}
 
 
@@ -58,7 +56,8 @@ def test_mask_weighs_the_removed_sample_by_zero_and_keeps_every_batch(
 ) -> None:
     recipe = Recipe(learning_rate=0.3, epochs=4, batch_size=4)  # 21 = 5 x 4 + 1
     model, trial = Linear(name="linear"), Trial(11, ("x", 0), removed=gone)
-    inputs, labels = problem()
+    samples = problem()
+    inputs, labels = samples.inputs, samples.targets
     params = start(model, trial)
     weight, bias = params["linear.weight"], params["linear.bias"]
     for epoch in range(recipe.epochs):
@@ -98,7 +97,8 @@ def drawn(stream: np.random.Generator, samples: int, units: int) -> Tensor:
 def test_an_mlp_with_dropout_momentum_and_weight_decay(path: Path, trial: Trial) -> None:
     recipe = Recipe(learning_rate=0.1, epochs=3, batch_size=6, momentum=0.8, weight_decay=0.02)
     model = MLP(name="mlp", hidden=(6, 4), dropout=DROPOUT)
-    inputs, labels = problem()
+    samples = problem()
+    inputs, labels = samples.inputs, samples.targets
     params = start(model, trial)
     velocity = {name: torch.zeros_like(value) for name, value in params.items()}
     stream = trial.dropout_generator()

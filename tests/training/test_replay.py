@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from leaveout.config import CNN, MLP, Linear, Model, Recipe
 from leaveout.models.build import initialise
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 from leaveout.training.reference import train_one
 from leaveout.training.replay import Replay
 from leaveout.training.trials import Trial
@@ -28,20 +30,18 @@ TRIALS = {
 }
 
 
-def data() -> tuple[Tensor, Tensor]:
+def data() -> Samples:
     rng = np.random.default_rng(0)
     inputs = torch.from_numpy(rng.standard_normal((N, *SHAPE)))
-    return inputs, torch.from_numpy(rng.integers(CLASSES, size=N))
+    return Samples(inputs, torch.from_numpy(rng.integers(CLASSES, size=N)), CROSS_ENTROPY)
 
 
 def trained(model: str, trial: Trial) -> tuple[list[dict[str, Tensor]], Replay]:
     def build(seed: int) -> nn.Module:
-        return initialise(MODELS[model], SHAPE, CLASSES, seed)
+        return initialise(MODELS[model], SHAPE, CLASSES, seed).double()
 
-    inputs, labels = data()
-    module = build(trial.init_seed()).to(torch.float64)
-    states = train_one(module, trial, inputs, labels, RECIPE, range(1, 5))
-    return states, Replay(build, trial, inputs, labels, RECIPE)
+    states = train_one(build(trial.init_seed()), trial, data(), RECIPE, range(1, 5))
+    return states, Replay(build, trial, data(), RECIPE)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -140,7 +140,7 @@ def retrain_pbrf(
     asked = wanted_ids(indices, samples)
     if epsilon is None:
         epsilon = -1 / len(samples.ids)
-    call = {
+    made_by = {
         "mode": "pbrf",
         "data_length": len(samples.ids),
         "model": type(model).__name__,
@@ -154,7 +154,7 @@ def retrain_pbrf(
         **({} if solver == "newton_cg" else {"learning_rate": float(learning_rate)}),
     }
     folder = Path(path)
-    open_bank(folder, call, samples.ids, grow_indices(asked))
+    open_bank(folder, made_by, samples.ids, grow_indices(asked))
     if not is_whole(full_file(folder)):
         write_state(full_file(folder), model.state_dict())
     todo = [

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from leaveout.errors import LeaveoutError
 from leaveout.problem.trees import Tree
@@ -59,17 +60,47 @@ def parts_of(module: nn.Module, state: State) -> tuple[dict[str, Tensor], dict[s
     return {name: state[name].detach() for name in names}, fixed
 
 
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's parameters and buffers by name, as they are; what is tied, once.
+
+    That is its ``state_dict``, which has what is tied under every one of its names.
+    """
+    known = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    return {name: value for name, value in module.state_dict().items() if name in known}
+
+
+def load_state(module: nn.Module, state: State) -> None:
+    """Load a state from :func:`state_of`, or a whole ``state_dict``, into a module.
+
+    Raises:
+        LeaveoutError: It is another module's.
+    """
+    wanted, given = {*state_of(module)}, {*state}
+    odd = (wanted - given) | (given - {*module.state_dict()})
+    if not odd:
+        try:
+            module.load_state_dict({name: state[name] for name in wanted}, strict=False)
+        except RuntimeError as error:  # of a shape
+            raise LeaveoutError(f"not a state of this model: {error}") from error
+        return
+    raise LeaveoutError(
+        f"not a state of this model: {', '.join(sorted(odd)[:5])} "
+        f"{'are' if len(odd) > 1 else 'is'} missing or too much"
+    )
+
+
 @contextmanager
 def slow_paths() -> Iterator[None]:
-    """Keep attention to what it computes in training, for which there are derivatives.
+    """Keep attention to plain products, which can be differentiated twice and mapped.
 
-    Without gradients torch takes another way through its transformer layers, with nested tensors
-    that can't be differentiated or mapped.
+    Without gradients torch takes another way through its transformer layers, with nested tensors;
+    and its fused kernels have neither second derivatives nor a form for many models at once.
     """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 

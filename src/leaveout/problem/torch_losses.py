@@ -143,10 +143,12 @@ def _cross_entropy(loss: Any) -> Objective:
         own = h.new_ones(h.shape[-1]) if weight is None else weight.to(h)
         if targets.is_floating_point():
             smooth = targets.movedim(1, -1) * (1 - smoothing) + smoothing / h.shape[-1]
-            return (smooth.to(h) * own).sum(-1)
+            total: Tensor = (smooth.to(h) * own).sum(-1)
+            return total
         seen = (targets != ignored).to(h)
         chosen = own[targets.where(targets != ignored, torch.zeros_like(targets))]
-        return seen * ((1 - smoothing) * chosen + smoothing * own.mean())
+        counted: Tensor = seen * ((1 - smoothing) * chosen + smoothing * own.mean())
+        return counted
 
     def counts(targets: Tensor) -> Tensor:
         if targets.is_floating_point():  # torch divides by the number of positions

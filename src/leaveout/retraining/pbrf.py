@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leaveout.config import Setting
+from leaveout.problem.call import load_state, state_of
 from leaveout.retraining import trainings
 from leaveout.retraining.common import Data, load_data, positions, progress_bar
 from leaveout.retraining.items import chunk
@@ -85,7 +86,7 @@ def retrain_pbrf(
     where = data.train.device
     averaged = data.train.asked(data.objective.averaged(data.train.targets))
     module = data.build(0)
-    module.load_state_dict(_final_state(models, run))
+    load_state(module, _final_state(models, run))
     module = module.to(where).eval()
     asked = setting.pbrf
     row = {p: k for k, p in enumerate(at)}
@@ -109,7 +110,7 @@ def retrain_pbrf(
             norms[:, rows] = torch.stack([found.initial_norm, found.gradient_norm]).cpu().numpy()
             steps[rows] = found.steps.cpu().numpy()
             converged[rows] = found.converged.cpu().numpy()
-    start = {name: value[None] for name, value in module.state_dict().items()}
+    start = {name: value[None] for name, value in state_of(module).items()}
     missed = points[converged == 0].tolist()
     if missed:
         print(

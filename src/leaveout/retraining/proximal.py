@@ -43,7 +43,7 @@ from leaveout.curvature.linearise import (
     output_slopes,
 )
 from leaveout.curvature.nystrom import nystrom
-from leaveout.problem.call import numbers, trained
+from leaveout.problem.call import numbers, state_of, trained
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import floating
 from leaveout.training.memory import in_blocks
@@ -207,7 +207,7 @@ class _Problem:
                 self.given[dtype] = inputs.flatten(1).T.contiguous()
             else:
                 self.given[dtype] = replace(samples, inputs=inputs)
-        state = self.module.state_dict()
+        state = state_of(self.module)
         names = [*trained(self.module)]
         self.buffers = {name: value for name, value in state.items() if name not in names}
         self.start = torch.cat([state[name].double().flatten() for name in names])
@@ -227,7 +227,7 @@ class _Problem:
             return functional.one_hot(self.samples.targets, classes).T.double()
         wide = {
             name: value.double() if value.is_floating_point() else value
-            for name, value in self.module.state_dict().items()
+            for name, value in state_of(self.module).items()
         }
         slopes = output_slopes(self.module, wide, self.samples.double())
         return self.reference_mean[0] - slopes
@@ -314,7 +314,7 @@ class _Problem:
         size = len(self.start)
         linear = self.layers is not None and len(self.layers) == 1
         if linear and size <= DENSE and self.points > 8:
-            matrix = hessian(self.module, self.module.state_dict(), self.samples)
+            matrix = hessian(self.module, state_of(self.module), self.samples)
             matrix.diagonal().add_(self.damping)
             lower = torch.linalg.cholesky(matrix)
             return lambda v: torch.cholesky_solve(v.double().T, lower).T.to(v.dtype)

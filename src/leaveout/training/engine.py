@@ -82,13 +82,17 @@ class Trained:
 
 
 def choose_path(
-    module: nn.Module, trials: Sequence[Trial], samples: Samples, recipe: Recipe
+    module: nn.Module,
+    trials: Sequence[Trial],
+    samples: Samples,
+    recipe: Recipe,
+    device: torch.device,
 ) -> Path:
-    """Return the fastest path for an architecture, its samples and a recipe."""
+    """Return the fastest path for an architecture, its samples and a recipe, on a device."""
     if trains(module, samples, recipe):
         return "stack"
     alike = len({trial.size(len(samples)) for trial in trials}) == 1
-    if samples.device.type == "cuda" and (recipe.iterations is None or alike):
+    if device.type == "cuda" and (recipe.iterations is None or alike):
         return "functional"
     return "reference"
 
@@ -127,7 +131,7 @@ def train(
     if samples.objective.check is not None:
         samples.objective.check(samples.targets)
     module = build(trials[0].init_seed()).to(samples.device)
-    path = path or choose_path(module, trials, samples, recipe)
+    path = path or choose_path(module, trials, samples, recipe, samples.device)
     if path == "stack" and not trains(module, samples, recipe):
         raise ValueError("the path 'stack' takes stacks of linear layers only, and plain recipes")
     job = _Job(build, module, path, trials, samples, recipe, snapshot_epochs)

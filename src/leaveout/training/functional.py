@@ -21,7 +21,7 @@ from torch.func import grad, stack_module_state, vmap
 from torch.nn import functional
 
 from leaveout.config import Recipe
-from leaveout.problem.call import call_with, numbers
+from leaveout.problem.call import call_with, numbers, slow_paths
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import Tree, floating, rows
 from leaveout.training.dropout import (
@@ -118,7 +118,8 @@ def functional_outputs(module: nn.Module, state: State, inputs: Tree) -> Any:
     module = copy.deepcopy(module)
     replace_modules(module, _functional_norm)
     module.eval()
-    return vmap(lambda s: call_with(module, s, inputs))(state)
+    with slow_paths():
+        return vmap(lambda s: call_with(module, s, inputs))(state)
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,8 @@ def train_functional(
                 params = {name: group[name] for name in move.names}
                 buffers = {k: v for k, v in group.items() if k not in params}
                 some = rows((samples.inputs, samples.targets), each.batch)
-                found, updated = gradients(params, buffers, *some, group_masks)
+                with slow_paths():
+                    found, updated = gradients(params, buffers, *some, group_masks)
                 move(params, found, which, every)
                 for name, tensor in updated.items():
                     state[name][which] = tensor
@@ -291,7 +293,7 @@ class _Move:
         self.recipe, self.names, self.state = recipe, list(own), state
         self.steps = [total_steps(recipe, trial.size(samples)) for trial in trials]
         self.rows = np.zeros(len(trials), dtype=np.int64)
-        self.taken = torch.zeros(len(trials), dtype=torch.int64, device=device)
+        self.taken = torch.zeros(len(trials), dtype=state[self.names[0]].dtype, device=device)
         self.slots = new_slots(recipe, {name: state[name] for name in self.names})
         decay = decays(recipe, own)
         self.decay = decay
@@ -304,14 +306,18 @@ class _Move:
         if plain and recipe.schedule == "constant" and not recipe.warmup:
             self._plain(params, gradients, which, every)
             return
-        dtype, models = params[self.names[0]], which.tolist()
+        like, models = params[self.names[0]], which.tolist()
         rates = [rate(recipe, int(self.rows[m]), self.steps[m]) for m in models]
         slots = {
             slot: {name: value[which] for name, value in values.items()}
             for slot, values in self.slots.items()
         }
         moved, after = self.stacked(
-            params, gradients, slots, self.taken[which], torch.tensor(rates).to(dtype)
+            params,
+            gradients,
+            slots,
+            self.taken[which],
+            torch.tensor(rates, dtype=torch.float64).to(like),
         )
         for name in self.names:
             self.state[name][which] = moved[name]

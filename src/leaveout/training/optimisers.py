@@ -89,8 +89,8 @@ def step(
     params: Params,
     gradients: Params,
     slots: Slots,
-    number: int,
-    learning_rate: float,
+    number: int | Tensor,
+    learning_rate: float | Tensor,
     decay: Mapping[str, float],
 ) -> tuple[dict[str, Tensor], Slots]:
     """Return parameters and slots after one step; nothing is changed in place.
@@ -100,7 +100,7 @@ def step(
         params: Parameters of one model.
         gradients: Of the batch's loss.
         slots: From :func:`new_slots`, or the step before.
-        number: Which step, counted from 0.
+        number: Which step, counted from 0; a tensor where models differ.
         learning_rate: From :func:`rate`.
         decay: From :func:`decays`.
     """
@@ -123,17 +123,24 @@ def _sgd(
     value: Tensor,
     gradient: Tensor,
     slots: Mapping[str, Tensor],
-    number: int,
-    learning_rate: float,
+    number: int | Tensor,
+    learning_rate: float | Tensor,
     decay: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    gradient = gradient + decay * value
+    gradient = gradient.add(value, alpha=decay) if decay else gradient
     if not recipe.momentum:
-        return value - learning_rate * gradient, {}
+        return _plus(value, gradient, -learning_rate), {}
     # zeros before the first step make it the gradient itself, as torch has it
-    velocity = recipe.momentum * slots["velocity"] + gradient
-    moved = gradient + recipe.momentum * velocity if recipe.nesterov else velocity
-    return value - learning_rate * moved, {"velocity": velocity}
+    velocity = slots["velocity"].mul(recipe.momentum).add(gradient)
+    moved = gradient.add(velocity, alpha=recipe.momentum) if recipe.nesterov else velocity
+    return _plus(value, moved, -learning_rate), {"velocity": velocity}
+
+
+def _plus(value: Tensor, other: Tensor, factor: float | Tensor) -> Tensor:
+    """Return value + factor * other, rounded once where the factor is a number, as torch does."""
+    if isinstance(factor, Tensor):
+        return value + factor * other
+    return value.add(other, alpha=factor)
 
 
 def _adam(
@@ -141,15 +148,15 @@ def _adam(
     value: Tensor,
     gradient: Tensor,
     slots: Mapping[str, Tensor],
-    number: int,
-    learning_rate: float,
+    number: int | Tensor,
+    learning_rate: float | Tensor,
     decay: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     first, second = recipe.betas
     if recipe.optimizer == "adamw":
         value = value * (1 - learning_rate * decay)
     else:
-        gradient = gradient + decay * value
+        gradient = gradient.add(value, alpha=decay)
     mean = first * slots["mean"] + (1 - first) * gradient
     square = second * slots["square"] + (1 - second) * gradient.square()
     unbiased = mean / (1 - first ** (number + 1))

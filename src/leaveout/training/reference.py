@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from leaveout.config import Recipe
-from leaveout.problem.call import call, numbers
+from leaveout.problem.call import call, numbers, state_of
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import floating
 from leaveout.training.dropout import StreamDropout, draw_masks, use_streams
@@ -86,7 +86,7 @@ def _state(module: nn.Module) -> State:
     """Copy parameters and buffers: contiguous, whatever memory format the module is trained in."""
     return {
         name: value.detach().clone(memory_format=torch.contiguous_format)
-        for name, value in module.state_dict().items()
+        for name, value in state_of(module).items()
     }
 
 

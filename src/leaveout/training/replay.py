@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from leaveout.config import Recipe
-from leaveout.problem.call import call, numbers
+from leaveout.problem.call import call, load_state, numbers, state_of
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import floating
 from leaveout.training.dropout import use_streams
@@ -119,7 +119,7 @@ class Replay:
             Its steps, first to last.
         """
         start = self._starts[number]
-        self.module.load_state_dict(start.state)
+        load_state(self.module, start.state)
         self._slots, self._number = start.slots, start.number
         self._stream = copy.deepcopy(start.stream)
         steps = []
@@ -129,7 +129,7 @@ class Replay:
         return steps
 
     def _state(self) -> State:
-        return {name: value.clone() for name, value in self.module.state_dict().items()}
+        return {name: value.clone() for name, value in state_of(self.module).items()}
 
     def _draws(self, epoch: int) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
         rows = epoch_rows(self.trial, len(self.samples), epoch, self.recipe.batch_size)
