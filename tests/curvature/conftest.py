@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from leaveout.config import CNN, MLP, Linear, Model
 from leaveout.models.build import initialise
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 
 SHAPE, CLASSES, N = (1, 4, 4), 3, 23
 MODELS: dict[str, Model] = {
@@ -26,6 +28,11 @@ class Problem:
     state: dict[str, Tensor]
     inputs: Tensor
     labels: Tensor
+
+    @property
+    def samples(self) -> Samples:
+        """All of them."""
+        return Samples(self.inputs, self.labels, CROSS_ENTROPY)
 
     def explicit(self) -> Tensor:
         """The Hessian by torch.autograd, of the loss as a function of one flat vector."""

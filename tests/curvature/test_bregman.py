@@ -1,18 +1,64 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 from torch.func import grad, jvp
 from torch.nn import functional
 
-from leaveout.curvature.bregman import CROSS_ENTROPY, SQUARED_ERROR
+from leaveout.curvature.bregman import CROSS_ENTROPY, Loss, loss_of
+from leaveout.errors import NotComputableError
+from leaveout.problem.objective import Objective
+from leaveout.problem.objectives import (
+    cross_entropy,
+    multi_label,
+    squared_error,
+    token_cross_entropy,
+)
+from leaveout.problem.samples import Samples
+
+MODELS, OUTPUTS, SAMPLES = 3, 6, 7
 
 
 def outputs(scale: float) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    h, moved = torch.randn(2, 3, 5, 7, generator=generator, dtype=torch.float64)
+    h, moved = torch.randn(2, MODELS, OUTPUTS, SAMPLES, generator=generator, dtype=torch.float64)
     return h * 4, h * 4 + scale * moved
+
+
+def classes(*shape: int) -> Tensor:
+    return torch.randint(3, shape, generator=torch.Generator().manual_seed(2))
+
+
+PADDED = classes(SAMPLES, 2).index_put((torch.arange(3), torch.tensor(1)), torch.tensor(-100))
+GOALS = torch.randn(
+    SAMPLES, OUTPUTS, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+)
+CASES: dict[str, tuple[Objective, Tensor, tuple[int, ...]]] = {
+    "classes": (cross_entropy(), classes(SAMPLES), (OUTPUTS,)),
+    "weighted": (cross_entropy(weight=[1, 5, 0.3, 1, 1, 1]), classes(SAMPLES), (OUTPUTS,)),
+    "tokens": (token_cross_entropy(), PADDED, (2, 3)),
+    "numbers": (squared_error(), GOALS, (OUTPUTS,)),
+    "labels": (multi_label(pos_weight=2.0), (GOALS > 0).long(), (OUTPUTS,)),
+}
+
+
+def loss(case: str) -> Loss:
+    objective, targets, shape = CASES[case]
+    return loss_of(Samples(torch.zeros(SAMPLES, 1), targets, objective), shape)
+
+
+def total(case: str) -> Callable[[Tensor], Tensor]:
+    """The sum of all losses of all models, as the objective itself has it."""
+    objective, targets, shape = CASES[case]
+
+    def of(h: Tensor) -> Tensor:
+        apart = h.transpose(1, 2).reshape(len(h), SAMPLES, *shape)
+        return torch.stack([objective.losses(own, targets).sum() for own in apart]).sum()
+
+    return of
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
@@ -23,13 +69,15 @@ def test_the_divergence_of_cross_entropy_is_the_kl_from_the_reference(scale: flo
     torch.testing.assert_close(CROSS_ENTROPY.divergence(after, before), kl, rtol=1e-8, atol=1e-14)
 
 
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-9, 1e-5, 1e-2, 1.0, 100.0])
-def test_divergences_are_never_negative_and_zero_only_without_a_move(scale: float) -> None:
+def test_divergences_are_never_negative_and_zero_only_without_a_move(
+    case: str, scale: float
+) -> None:
     before, after = outputs(scale)
-    for loss in (CROSS_ENTROPY, SQUARED_ERROR):
-        found = loss.divergence(after, before)
-        assert (found >= 0).all()
-        assert (found.sum() > 0) == (scale > 0)
+    found = loss(case).divergence(after, before)
+    assert (found >= 0).all()
+    assert (found.sum() > 0) == (scale > 0)
 
 
 def test_a_tiny_divergence_is_half_the_variance_of_the_move() -> None:
@@ -46,10 +94,9 @@ def test_a_constant_added_to_all_logits_is_no_divergence() -> None:
     assert CROSS_ENTROPY.divergence(before + 3, before).max() < 1e-28
 
 
-@pytest.mark.parametrize("loss", [CROSS_ENTROPY, SQUARED_ERROR])
-def test_mean_and_curve_are_the_derivatives_of_the_divergence(loss: object) -> None:
-    assert loss in (CROSS_ENTROPY, SQUARED_ERROR)
-    which = CROSS_ENTROPY if loss is CROSS_ENTROPY else SQUARED_ERROR
+@pytest.mark.parametrize("case", CASES)
+def test_mean_and_curve_are_the_derivatives_of_the_divergence(case: str) -> None:
+    which = loss(case)
     before, after = outputs(1.0)
     slope = grad(lambda h: which.divergence(h, before).sum())
     torch.testing.assert_close(slope(after), which.mean(after) - which.mean(before))
@@ -57,15 +104,24 @@ def test_mean_and_curve_are_the_derivatives_of_the_divergence(loss: object) -> N
     torch.testing.assert_close(jvp(slope, (after,), (v,))[1], which.curve(after, v))
 
 
-def test_mean_less_target_is_the_gradient_of_the_loss() -> None:
-    _, h = outputs(1.0)
-    labels = torch.tensor([0, 4, 2, 2, 1, 3, 0])
-    found = CROSS_ENTROPY.mean(h) - CROSS_ENTROPY.targets(labels, 5)
+@pytest.mark.parametrize("case", CASES)
+def test_mean_and_curve_are_the_derivatives_of_the_losses(case: str) -> None:
+    """The target's part is linear: two gradients differ by those of the potential."""
+    which, (before, after) = loss(case), outputs(1.0)
+    slope = grad(total(case))
+    moved = slope(after) - slope(before)
+    torch.testing.assert_close(moved, which.mean(after) - which.mean(before))
+    v = outputs(0.3)[1]
+    torch.testing.assert_close(jvp(slope, (after,), (v,))[1], which.curve(after, v))
 
-    def total(h: Tensor) -> Tensor:
-        return functional.cross_entropy(h, labels.expand(3, -1), reduction="sum")
 
-    torch.testing.assert_close(found, grad(total)(h))
-    goals = torch.randn(7, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    found = SQUARED_ERROR.mean(h) - SQUARED_ERROR.targets(goals, 5)
-    torch.testing.assert_close(found, grad(lambda h: (h - goals.T).square().sum() / 2)(h))
+def test_one_reference_serves_all_models() -> None:
+    which, (before, after) = loss("weighted"), outputs(1.0)
+    expected = which.divergence(after, before[:1].expand_as(after))
+    torch.testing.assert_close(which.divergence(after, before[:1]), expected)
+
+
+def test_a_loss_alone_has_no_curvature() -> None:
+    mine = Objective("mine", lambda outputs, targets: (outputs - targets).abs().sum(1))
+    with pytest.raises(NotComputableError, match="the objective mine has none"):
+        loss_of(Samples(torch.zeros(2, 1), torch.zeros(2, 1), mine), (1,))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,9 +43,10 @@ def test_products_with_the_explicit_matrix_however_they_are_cut(
     problem: Any, monkeypatch: pytest.MonkeyPatch, by_hand: bool, samples: int, count: int
 ) -> None:
     for module in (ggn, hvp):
-        monkeypatch.setattr(module, "at_once", lambda _: (samples, count))
+        monkeypatch.setattr(module, "at_once", lambda *_: (samples, count))
+    monkeypatch.setattr(hvp, "stacked_at_once", lambda _: (samples, count))
     v = vectors(problem)
-    arguments = (problem.module, problem.state, problem.inputs, problem.labels)
+    arguments = (problem.module, problem.state, problem.samples)
     products = (
         curvature_products("gauss_newton", *arguments, uses=len(v))
         if by_hand
@@ -56,7 +58,7 @@ def test_products_with_the_explicit_matrix_however_they_are_cut(
 
 def test_it_is_the_hessian_where_outputs_are_linear_and_nowhere_else(problem: Any) -> None:
     v = vectors(problem)
-    arguments = (problem.module, problem.state, problem.inputs, problem.labels)
+    arguments = (problem.module, problem.state, problem.samples)
     one = curvature_products("gauss_newton", *arguments, uses=len(v))(v)
     other = hessian_products(*arguments, v)
     linear = len(list(problem.module.parameters())) == 2
@@ -67,8 +69,10 @@ def test_it_is_the_hessian_where_outputs_are_linear_and_nowhere_else(problem: An
 def test_labels_do_not_matter_and_nothing_given_is_changed(problem: Any) -> None:
     v = vectors(problem)
     before = [v.clone(), *(value.clone() for value in problem.state.values())]
-    arguments = ("gauss_newton", problem.module, problem.state, problem.inputs)
-    one = curvature_products(*arguments, problem.labels, uses=len(v))(v)
-    other = curvature_products(*arguments, 2 - problem.labels, uses=len(v))(v)
+    arguments = ("gauss_newton", problem.module, problem.state)
+    one = curvature_products(*arguments, problem.samples, uses=len(v))(v)
+    other = curvature_products(
+        *arguments, replace(problem.samples, targets=2 - problem.labels), uses=len(v)
+    )(v)
     assert torch.equal(one, other)
     assert all(map(torch.equal, [v, *problem.state.values()], before))

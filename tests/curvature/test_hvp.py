@@ -20,9 +20,10 @@ def vectors(problem: Any, count: int = 7) -> Tensor:
 def test_products_with_the_explicit_hessian_however_they_are_cut(
     problem: Any, monkeypatch: pytest.MonkeyPatch, by_hand: bool, samples: int, count: int
 ) -> None:
-    monkeypatch.setattr(hvp, "at_once", lambda _: (samples, count))
+    for name in ("at_once", "stacked_at_once"):
+        monkeypatch.setattr(hvp, name, lambda *_: (samples, count))
     v = vectors(problem)
-    arguments = (problem.module, problem.state, problem.inputs, problem.labels)
+    arguments = (problem.module, problem.state, problem.samples)
     found = hessian_products(*arguments, v) if by_hand else hessian_map(*arguments)(v)
     torch.testing.assert_close(found, v @ problem.explicit(), atol=1e-10, rtol=0)
 
@@ -33,7 +34,7 @@ def test_the_memory_bound_changes_nothing(
 ) -> None:
     monkeypatch.setattr(hvp, "CHUNK_BYTES", bound)
     v = vectors(problem)
-    found = hessian_products(problem.module, problem.state, problem.inputs, problem.labels, v)
+    found = hessian_products(problem.module, problem.state, problem.samples, v)
     torch.testing.assert_close(found, v @ problem.explicit(), atol=1e-10, rtol=0)
 
 
@@ -50,7 +51,7 @@ def test_module_state_and_vectors_are_left_as_they_were(problem: Any) -> None:
     v = vectors(problem)
     before = [v.clone(), *(value.clone() for value in problem.state.values())]
     own = [value.clone() for value in problem.module.state_dict().values()]
-    hessian_products(problem.module, problem.state, problem.inputs, problem.labels, v)
+    hessian_products(problem.module, problem.state, problem.samples, v)
     assert all(map(torch.equal, [v, *problem.state.values()], before))
     assert all(map(torch.equal, problem.module.state_dict().values(), own))
     assert not any(p.requires_grad for p in problem.module.parameters())
@@ -68,7 +69,7 @@ def test_too_little_memory_halves_the_vectors_and_changes_nothing(
 
     monkeypatch.setattr(hvp, "_some", small)
     v = vectors(problem)
-    found = hessian_products(problem.module, problem.state, problem.inputs, problem.labels, v)
+    found = hessian_products(problem.module, problem.state, problem.samples, v)
     torch.testing.assert_close(found, v @ problem.explicit(), atol=1e-10, rtol=0)
     assert "vectors multiplied at once: 7 do not fit" in capsys.readouterr().err
 
@@ -76,8 +77,8 @@ def test_too_little_memory_halves_the_vectors_and_changes_nothing(
 def test_features_that_never_change_and_units_that_are_off_lose_nothing(problem: Any) -> None:
     problem.inputs[:, 0, 1:3] = torch.tensor([0.0, -0.4, 1.0, 2.5]).double()
     v = vectors(problem)
-    found = hessian_products(problem.module, problem.state, problem.inputs, problem.labels, v)
+    found = hessian_products(problem.module, problem.state, problem.samples, v)
     torch.testing.assert_close(found, v @ problem.explicit(), atol=1e-10, rtol=0)
     problem.inputs[:] = 0.3  # the same sample again and again
-    found = hessian_products(problem.module, problem.state, problem.inputs, problem.labels, v)
+    found = hessian_products(problem.module, problem.state, problem.samples, v)
     torch.testing.assert_close(found, v @ problem.explicit(), atol=1e-10, rtol=0)

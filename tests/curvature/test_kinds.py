@@ -12,7 +12,7 @@ from leaveout.errors import LeaveoutError
 
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
 def test_products_and_the_explicit_matrix_of_a_name_agree(problem: Any, kind: str) -> None:
-    arguments = (problem.module, problem.state, problem.inputs, problem.labels)
+    arguments = (problem.module, problem.state, problem.samples)
     matrix = hessian(*arguments, kind)
     torch.testing.assert_close(matrix, matrix.T, atol=1e-15, rtol=1e-15)
     found = curvature_products(kind, *arguments)(torch.eye(len(matrix), dtype=torch.float64))

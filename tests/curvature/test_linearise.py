@@ -10,6 +10,8 @@ from torch.func import functional_call, jvp, vjp
 from leaveout.curvature import linearise
 from leaveout.curvature.linearise import Linearised, linearise_module, linearise_stack
 from leaveout.models.mlp import build
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 from leaveout.training.stack import parse
 
 SAMPLES, MODELS = 11, 3
@@ -33,7 +35,9 @@ def both(state: dict[str, Tensor]) -> list[Linearised]:
     assert layers is not None
     return [
         linearise_stack(layers, state, inputs.flatten(1).T),
-        linearise_module(module, state, inputs),
+        linearise_module(
+            module, state, Samples(inputs, torch.zeros(SAMPLES).long(), CROSS_ENTROPY)
+        ),
     ]
 
 

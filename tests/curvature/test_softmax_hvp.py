@@ -74,7 +74,7 @@ def test_how_many_uses_are_announced_decides_the_way_and_not_the_product(
 ) -> None:
     problem.inputs = problem.inputs.repeat(3, 1, 1, 1)
     problem.labels = problem.labels.repeat(3)
-    arguments = (kind, problem.module, problem.state, problem.inputs, problem.labels)
+    arguments = (kind, problem.module, problem.state, problem.samples)
     vectors = torch.randn(9, 51, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ways = []
 
@@ -105,7 +105,7 @@ def test_matrices_are_for_many_samples_and_uses_and_bounded_memory(
 @pytest.mark.parametrize("problem", ["mlp", "cnn"], indirect=True)
 def test_other_modules_take_no_matrices(problem: Any) -> None:
     size = sum(p.numel() for p in problem.module.parameters())
-    arguments = (problem.module, problem.state, problem.inputs, problem.labels)
+    arguments = (problem.module, problem.state, problem.samples)
     products = curvature_products("hessian", *arguments, uses=MANY)
     found = products(torch.eye(size, dtype=torch.float64)[:5])
     torch.testing.assert_close(found, problem.explicit()[:5], atol=1e-10, rtol=0)

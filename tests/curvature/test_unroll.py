@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from leaveout.config import MLP, Recipe
-from leaveout.curvature import unroll
-from leaveout.curvature.unroll import Curvature
+from leaveout.curvature import unroll, unroll_any
+from leaveout.curvature.unroll_any import Curvature
 from leaveout.models.build import initialise
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 from leaveout.training.replay import Replay
 from leaveout.training.trials import Trial
 
@@ -29,16 +31,17 @@ TRIALS = {"all": Trial(0, ("t",)), "without 4": Trial(0, ("t",), removed=4)}
 
 
 def build(seed: int) -> nn.Module:
-    return initialise(MLP(name="mlp", hidden=(7, 5), dropout=0.4), (1, 4, 4), 3, seed)
+    return initialise(MLP(name="mlp", hidden=(7, 5), dropout=0.4), (1, 4, 4), 3, seed).double()
 
 
 def found(recipe: Recipe, trial: Trial, curvature: Curvature) -> torch.Tensor:
     rng = np.random.default_rng(0)
     inputs = torch.from_numpy(rng.standard_normal((20, 1, 4, 4)))
     labels = torch.from_numpy(rng.integers(3, size=20))
-    replay = Replay(build, trial, inputs[:15], labels[:15], recipe)
-    module = build(0).double().eval().requires_grad_(False)
-    final = unroll.final_gradients(module, replay.final, inputs[15:], labels[15:])
+    samples = Samples(inputs, labels, CROSS_ENTROPY)
+    replay = Replay(build, trial, samples[:15], recipe)
+    module = build(0).eval().requires_grad_(False)
+    final = unroll.final_gradients(module, replay.final, samples[15:])
     return unroll.unroll(replay, final, curvature)
 
 
@@ -51,7 +54,7 @@ def test_by_hand_and_by_autograd(
     by_hand = found(RECIPES[recipe], TRIALS[trial], curvature)
     assert (by_hand[4].abs().max() > 0) == (trial == "all")
     assert by_hand.abs().max() > 1e-3
-    monkeypatch.setattr(unroll, "_layers", lambda replay: None)
+    monkeypatch.setattr(unroll, "stack_layers", lambda replay: None)
     torch.testing.assert_close(found(RECIPES[recipe], TRIALS[trial], curvature), by_hand)
-    monkeypatch.setattr(unroll, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(unroll_any, "CHUNK_BYTES", 1)
     torch.testing.assert_close(found(RECIPES[recipe], TRIALS[trial], curvature), by_hand)

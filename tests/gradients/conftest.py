@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from leaveout.config import CNN, MLP, Linear, Model
 from leaveout.models.build import initialise
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 
 SHAPE, CLASSES = (1, 4, 4), 3
 MODELS: dict[str, Model] = {
@@ -23,14 +25,14 @@ MODELS: dict[str, Model] = {
 class Problem:
     module: nn.Module
     state: dict[str, Tensor]
-    left: tuple[Tensor, Tensor]
-    right: tuple[Tensor, Tensor]
+    left: Samples
+    right: Samples
 
-    def naive(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def naive(self, samples: Samples) -> Tensor:
         """One backward pass a sample through the module itself."""
         module = self.module
         rows = []
-        for x, y in zip(inputs, labels, strict=True):
+        for x, y in zip(samples.inputs, samples.targets, strict=True):
             params = [p.detach().requires_grad_() for p in module.parameters()]
             named = dict(zip(dict(module.named_parameters()), params, strict=True))
             outputs = torch.func.functional_call(module, {**self.state, **named}, (x[None],))
@@ -47,9 +49,10 @@ def problem(request: pytest.FixtureRequest) -> Problem:
         module(2 * torch.from_numpy(rng.standard_normal((20, *SHAPE))))
     state = {k: v.detach().clone() for k, v in module.state_dict().items()}
     left, right = (
-        (
+        Samples(
             torch.from_numpy(rng.standard_normal((n, *SHAPE))),
             torch.from_numpy(rng.integers(CLASSES, size=n)),
+            CROSS_ENTROPY,
         )
         for n in (11, 5)
     )

@@ -13,11 +13,17 @@ from leaveout.gradients.factors import (
     gradient_factors,
     is_linear,
 )
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
+
+
+def of(inputs: torch.Tensor, labels: torch.Tensor) -> Samples:
+    return Samples(inputs, labels, CROSS_ENTROPY)
 
 
 def factors(problem: Any) -> tuple[Any, Any]:
     return tuple(
-        gradient_factors(problem.module, problem.state, *samples)
+        gradient_factors(problem.module, problem.state, samples)
         for samples in (problem.left, problem.right)
     )
 
@@ -30,7 +36,7 @@ def test_factors_give_the_gradients_without_forming_them(problem: Any) -> None:
         assert right is None
         return
     assert is_linear(problem.module)
-    g, h = problem.naive(*problem.left), problem.naive(*problem.right)
+    g, h = problem.naive(problem.left), problem.naive(problem.right)
     torch.testing.assert_close(form(left), g, atol=1e-13, rtol=0)
     torch.testing.assert_close(factored_dots(left, right), g @ h.T, atol=1e-12, rtol=0)
     torch.testing.assert_close(factored_norms(left), g.norm(dim=1), atol=1e-12, rtol=0)
@@ -66,7 +72,7 @@ def test_linear_layers_used_otherwise_have_no_factors(make: Any) -> None:
     with torch.random.fork_rng():
         module = make()
     state = dict(module.state_dict())
-    assert gradient_factors(module, state, torch.ones(3, 4), torch.tensor([0, 1, 2])) is None
+    assert gradient_factors(module, state, of(torch.ones(3, 4), torch.tensor([0, 1, 2]))) is None
     assert not any(m._forward_hooks for m in module.modules())
 
 
@@ -75,7 +81,7 @@ def test_a_layer_without_bias() -> None:
         module = nn.Sequential(nn.Linear(4, 3, bias=False))
     state = dict(module.state_dict())
     inputs, labels = torch.arange(8.0).view(2, 4) / 8, torch.tensor([2, 0])
-    found = gradient_factors(module, state, inputs, labels)
+    found = gradient_factors(module, state, of(inputs, labels))
     assert found is not None
     delta = torch.softmax(inputs @ state["0.weight"].T, 1)
     delta[[0, 1], labels] -= 1
@@ -88,8 +94,9 @@ def test_a_layer_without_bias() -> None:
 def test_an_error_in_the_forward_pass_leaves_no_hooks() -> None:
     with torch.random.fork_rng():
         module = nn.Sequential(nn.Linear(4, 3))
+    samples = of(torch.ones(2, 5), torch.tensor([0, 1]))
     with pytest.raises(RuntimeError):
-        gradient_factors(module, dict(module.state_dict()), torch.ones(2, 5), torch.tensor([0, 1]))
+        gradient_factors(module, dict(module.state_dict()), samples)
     assert not module[0]._forward_hooks
 
 
@@ -104,7 +111,7 @@ def test_a_relu_in_place_after_a_layer_spoils_nothing() -> None:
         ]
         inputs, labels = torch.randn(6, 4).double(), torch.tensor([0, 1, 2, 0, 1, 2])
     state = dict(modules[0].state_dict())
-    found, expected = (gradient_factors(m, state, inputs, labels) for m in modules)
+    found, expected = (gradient_factors(m, state, of(inputs, labels)) for m in modules)
     assert found is not None
     assert expected is not None
     assert form(expected).abs().max() > 0.1

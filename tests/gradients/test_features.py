@@ -14,6 +14,8 @@ from leaveout.gradients.features import (
     last_linear,
     penultimate_features,
 )
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 
 CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-12}
 
@@ -25,19 +27,19 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("block")
 def test_features_are_what_the_last_layer_sees(problem: Any) -> None:
-    found = penultimate_features(problem.module, problem.state, problem.left[0])
-    name = last_linear(problem.module, problem.state, problem.left[0])
+    found = penultimate_features(problem.module, problem.state, problem.left)
+    name = last_linear(problem.module, problem.state, problem.left)
     weight, bias = (problem.state[f"{name}.{part}"] for part in ("weight", "bias"))
-    outputs = torch.func.functional_call(problem.module, problem.state, (problem.left[0],))
+    outputs = torch.func.functional_call(problem.module, problem.state, (problem.left.inputs,))
     torch.testing.assert_close(found @ weight.T + bias, outputs, **CLOSE)
     if len(list(problem.module.parameters())) == 2:
-        assert torch.equal(found, problem.left[0].flatten(1))
+        assert torch.equal(found, problem.left.inputs.flatten(1))
 
 
 @pytest.mark.usefixtures("block")
 def test_gradients_in_the_last_layer_are_the_last_ones(problem: Any) -> None:
-    (factor,) = last_layer_gradients(problem.module, problem.state, *problem.left)
-    expected = problem.naive(*problem.left)
+    (factor,) = last_layer_gradients(problem.module, problem.state, problem.left)
+    expected = problem.naive(problem.left)
     found = form([factor])
     torch.testing.assert_close(found, expected[:, -found.shape[1] :], **CLOSE)
     assert found.shape[1] < expected.shape[1] or len(list(problem.module.parameters())) == 2
@@ -56,9 +58,10 @@ def test_the_last_layer_is_the_last_that_is_called() -> None:
     with torch.random.fork_rng():
         module = Reversed()
     state, inputs = dict(module.state_dict()), torch.arange(8.0).view(2, 4)
-    assert last_linear(module, state, inputs) == "head"
+    samples = Samples(inputs, torch.tensor([0, 1]), CROSS_ENTROPY)
+    assert last_linear(module, state, samples) == "head"
     expected = module.body(inputs).relu().detach()
-    torch.testing.assert_close(penultimate_features(module, state, inputs), expected)
+    torch.testing.assert_close(penultimate_features(module, state, samples), expected)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,7 @@ def test_the_last_layer_is_the_last_that_is_called() -> None:
     ],
 )
 def test_a_model_without_features_says_so(module: nn.Module, message: str) -> None:
+    samples = Samples(torch.ones(2, 3, 2, 2), torch.tensor([0, 1]), CROSS_ENTROPY)
     with pytest.raises(NotComputableError, match=message):
-        penultimate_features(module, dict(module.state_dict()), torch.ones(2, 3, 2, 2))
+        penultimate_features(module, dict(module.state_dict()), samples)
     assert not any(m._forward_hooks for m in module.modules())

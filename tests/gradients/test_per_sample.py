@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from leaveout.gradients.per_sample import (
     n_parameters,
     per_sample_gradients,
 )
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 
 CLOSE: dict[str, Any] = {"atol": 1e-12, "rtol": 0}
 
@@ -31,14 +34,14 @@ def no_factors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gradients_are_those_of_each_sample_alone(problem: Any) -> None:
-    found = per_sample_gradients(problem.module, problem.state, *problem.left)
-    torch.testing.assert_close(found, problem.naive(*problem.left), **CLOSE)
+    found = per_sample_gradients(problem.module, problem.state, problem.left)
+    torch.testing.assert_close(found, problem.naive(problem.left), **CLOSE)
     assert found.norm(dim=1).min() > 0.01
 
 
 @pytest.mark.usefixtures("chunk")
 def test_dots_and_cosines(problem: Any) -> None:
-    g, h = problem.naive(*problem.left), problem.naive(*problem.right)
+    g, h = problem.naive(problem.left), problem.naive(problem.right)
     arguments = (problem.module, problem.state, problem.left, problem.right)
     torch.testing.assert_close(gradient_dots(*arguments), g @ h.T, **CLOSE)
     expected = functional.cosine_similarity(g[:, None], h[None], dim=2)
@@ -47,42 +50,42 @@ def test_dots_and_cosines(problem: Any) -> None:
 
 @pytest.mark.usefixtures("chunk")
 def test_products_with_vectors(problem: Any) -> None:
-    g = problem.naive(*problem.left)
+    g = problem.naive(problem.left)
     vectors = torch.randn(4, g.shape[1], generator=torch.Generator().manual_seed(2)).double()
-    found = gradient_products(problem.module, problem.state, *problem.left, vectors)
+    found = gradient_products(problem.module, problem.state, problem.left, vectors)
     torch.testing.assert_close(found, g @ vectors.T, atol=1e-11, rtol=0)
 
 
 @pytest.mark.usefixtures("chunk")
 def test_chunks_cover_all_samples_once_within_the_bound(problem: Any) -> None:
-    parts = list(gradient_chunks(problem.module, problem.state, *problem.left))
+    parts = list(gradient_chunks(problem.module, problem.state, problem.left))
     assert [i for part, _ in parts for i in range(part.start, part.stop)] == list(range(11))
     bound = max(per_sample.CHUNK_BYTES, 8 * n_parameters(problem.module))
     assert all(g.numel() * g.element_size() <= bound for _, g in parts)
     found = torch.cat([g for _, g in parts])
-    torch.testing.assert_close(found, problem.naive(*problem.left), **CLOSE)
+    torch.testing.assert_close(found, problem.naive(problem.left), **CLOSE)
 
 
 def test_the_generic_way_gives_the_factored_ones_result(
     problem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = (problem.module, problem.state, problem.left, problem.right)
-    formed = per_sample_gradients(problem.module, problem.state, *problem.left)
+    formed = per_sample_gradients(problem.module, problem.state, problem.left)
     dots, cosines = gradient_dots(*arguments), gradient_dots(*arguments, cosine=True)
     no_factors(monkeypatch)
-    generic = per_sample_gradients(problem.module, problem.state, *problem.left)
+    generic = per_sample_gradients(problem.module, problem.state, problem.left)
     torch.testing.assert_close(generic, formed, **CLOSE)
     torch.testing.assert_close(gradient_dots(*arguments), dots, **CLOSE)
     torch.testing.assert_close(gradient_dots(*arguments, cosine=True), cosines, **CLOSE)
 
 
 def test_order_and_neighbours_do_not_matter(problem: Any) -> None:
-    inputs, labels = problem.left
-    whole = per_sample_gradients(problem.module, problem.state, inputs, labels)
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-    shuffled = per_sample_gradients(problem.module, problem.state, inputs[order], labels[order])
+    samples = problem.left
+    whole = per_sample_gradients(problem.module, problem.state, samples)
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+    shuffled = per_sample_gradients(problem.module, problem.state, samples[order])
     torch.testing.assert_close(shuffled, whole[order], **CLOSE)
-    alone = per_sample_gradients(problem.module, problem.state, inputs[4:5], labels[4:5])
+    alone = per_sample_gradients(problem.module, problem.state, samples[4:5])
     torch.testing.assert_close(alone, whole[4:5], **CLOSE)
 
 
@@ -95,10 +98,11 @@ def test_a_zero_gradient_has_cosine_zero_with_everything(
     last = list(dict(problem.module.named_parameters()))[-1]
     state = dict(problem.state)
     state[last] = torch.tensor([800.0, 0, 0], dtype=torch.float64)  # exp(-800) is 0
-    inputs, _ = problem.left
-    labels = torch.zeros(len(inputs), dtype=torch.int64)
+    labels = torch.zeros(len(problem.left), dtype=torch.int64)
     labels[-1] = 1
-    found = gradient_dots(problem.module, state, (inputs, labels), problem.right, cosine=True)
+    found = gradient_dots(
+        problem.module, state, replace(problem.left, targets=labels), problem.right, cosine=True
+    )
     assert torch.equal(found[:-1], torch.zeros_like(found[:-1]))
     assert found.isfinite().all()
 
@@ -109,7 +113,7 @@ def test_the_cosine_of_a_tiny_gradient_with_itself_is_one(problem: Any) -> None:
     # gradients of order e^-40 = 4e-18: squares are denormal, or nearly, in float32
     shifted[last] = shifted[last] + torch.tensor([40.0, 0, 0])
     labels = torch.zeros(11, dtype=torch.int64)
-    left = (problem.left[0].float(), labels)
+    left = Samples(problem.left.inputs.float(), labels, CROSS_ENTROPY)
     module = problem.module.float()
     found = gradient_dots(module, shifted, left, left, cosine=True)
     torch.testing.assert_close(found.diagonal(), torch.ones(11), atol=1e-3, rtol=0)
@@ -135,9 +139,9 @@ def test_module_and_state_are_left_as_they_were(problem: Any) -> None:
         values(problem.state),
     )
     gradient_dots(problem.module, problem.state, problem.left, problem.right, cosine=True)
-    per_sample_gradients(problem.module, problem.state, *problem.left)
+    per_sample_gradients(problem.module, problem.state, problem.left)
     with torch.no_grad():  # a caller's mode is no obstacle either
-        per_sample_gradients(problem.module, problem.state, *problem.left)
+        per_sample_gradients(problem.module, problem.state, problem.left)
     assert flags(problem.module) == before
     for now, then in ((problem.module.state_dict(), own), (problem.state, given)):
         torch.testing.assert_close(dict(now), then, atol=0, rtol=0)
@@ -147,15 +151,15 @@ def test_module_and_state_are_left_as_they_were(problem: Any) -> None:
 def test_too_little_memory_halves_the_chunk_and_changes_nothing(
     problem: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def small(module: Any, state: Any, inputs: Tensor, labels: Tensor, *function: Any) -> Tensor:
-        if len(inputs) > 3:
+    def small(module: Any, state: Any, samples: Samples, *function: Any) -> Tensor:
+        if len(samples) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return per_sample_gradients(module, state, inputs, labels, *function)
+        return per_sample_gradients(module, state, samples, *function)
 
     monkeypatch.setattr(per_sample, "per_sample_gradients", small)
-    parts = list(gradient_chunks(problem.module, problem.state, *problem.left))
+    parts = list(gradient_chunks(problem.module, problem.state, problem.left))
     assert [i for part, _ in parts for i in range(part.start, part.stop)] == list(range(11))
     torch.testing.assert_close(
-        torch.cat([g for _, g in parts]), problem.naive(*problem.left), **CLOSE
+        torch.cat([g for _, g in parts]), problem.naive(problem.left), **CLOSE
     )
     assert "gradients formed at once: 11 do not fit" in capsys.readouterr().err

@@ -83,8 +83,8 @@ def test_sparse_has_one_sign_a_parameter_anywhere() -> None:
 @pytest.mark.parametrize("kind", [*KINDS, "identity"])
 def test_gradients_are_projected_as_if_formed(kind: str, problem: Any) -> None:
     of = made(kind, n_parameters(problem.module), 7)
-    gradients = per_sample_gradients(problem.module, problem.state, *problem.left)
-    found = projected_gradients(of, problem.module, problem.state, *problem.left)
+    gradients = per_sample_gradients(problem.module, problem.state, problem.left)
+    found = projected_gradients(of, problem.module, problem.state, problem.left)
     torch.testing.assert_close(found, gradients @ matrix(of).T, **CLOSE)
     assert found.norm(dim=1).min() > 0.01
 
@@ -97,15 +97,15 @@ def test_chunks_lanes_and_neighbours_do_not_matter(
         monkeypatch.setattr(projection, name, 20)
     of = made(kind, n_parameters(problem.module), 7)
     arguments = (problem.module, problem.state)
-    whole = projected_gradients(of, *arguments, *problem.left)
-    inputs, labels = problem.left
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-    shuffled = projected_gradients(of, *arguments, inputs[order], labels[order])
+    whole = projected_gradients(of, *arguments, problem.left)
+    samples = problem.left
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+    shuffled = projected_gradients(of, *arguments, samples[order])
     torch.testing.assert_close(shuffled, whole[order], **CLOSE)
     monkeypatch.setattr(per_sample, "CHUNK_BYTES", 1)
-    torch.testing.assert_close(projected_gradients(of, *arguments, *problem.left), whole, **CLOSE)
+    torch.testing.assert_close(projected_gradients(of, *arguments, problem.left), whole, **CLOSE)
     monkeypatch.setattr(projection, "LANES", 3)
-    torch.testing.assert_close(projected_gradients(of, *arguments, *problem.left), whole, **CLOSE)
+    torch.testing.assert_close(projected_gradients(of, *arguments, problem.left), whole, **CLOSE)
 
 
 @pytest.mark.parametrize("kind", KINDS)

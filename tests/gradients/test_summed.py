@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from leaveout.errors import LeaveoutError
 from leaveout.gradients import summed
 from leaveout.gradients.factors import Factor
 from leaveout.gradients.summed import same, summed_dots
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 
 CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-12}  # float64, sums of order 1
 WEIGHTS = (0.5, -0.25, 2.0)
@@ -72,15 +75,16 @@ class Problem:
             torch.manual_seed(7)
             modules = [MODELS[name]().double() for _ in WEIGHTS]
             self.left, self.right = (
-                (torch.randn(n, 1, 2, 2).double(), torch.randint(3, (n,))) for n in (N, M)
+                Samples(torch.randn(n, 1, 2, 2).double(), torch.randint(3, (n,)), CROSS_ENTROPY)
+                for n in (N, M)
             )
         self.module = modules[0].eval().requires_grad_(False)
         self.states = [{k: v.detach().clone() for k, v in m.state_dict().items()} for m in modules]
 
-    def naive(self, state: dict[str, Tensor], samples: tuple[Tensor, Tensor], last: int) -> Tensor:
+    def naive(self, state: dict[str, Tensor], samples: Samples, last: int) -> Tensor:
         """One backward pass a sample; gradients in the last so many parameters, 0 for all."""
         rows = []
-        for x, y in zip(*samples, strict=True):
+        for x, y in zip(samples.inputs, samples.targets, strict=True):
             named = {k: v.clone().requires_grad_() for k, v in state.items()}
             loss = functional.cross_entropy(
                 torch.func.functional_call(self.module, named, (x[None],)), y[None]
@@ -99,7 +103,7 @@ class Problem:
         return total
 
     def found(self, **changes: Any) -> Tensor:
-        blocks = zip(self.left[0].split(8), self.left[1].split(8), strict=True)
+        blocks = self.left.split(8)
         return torch.cat(
             [*summed_dots(self.module, self.states, WEIGHTS, blocks, self.right, **changes)]
         )
@@ -140,7 +144,7 @@ def test_the_last_layer(name: str) -> None:
 def test_one_test_sample_no_hidden_unit_is_on_for() -> None:
     """Its hidden units are equal, 0, at all states, and those of training samples are not."""
     problem = Problem("mlp")
-    problem.right = (-problem.left[0][:1].abs(), problem.right[1][:1])
+    problem.right = replace(problem.right[:1], inputs=-problem.left.inputs[:1].abs())
     problem.states = [
         {k: v.abs() if k.startswith("1.") else v for k, v in state.items()}
         for state in problem.states
@@ -148,7 +152,7 @@ def test_one_test_sample_no_hidden_unit_is_on_for() -> None:
     for state in problem.states:
         state["1.bias"] = torch.zeros_like(state["1.bias"])
     with torch.no_grad():
-        hidden = problem.right[0].flatten(1) @ problem.states[0]["1.weight"].T
+        hidden = problem.right.inputs.flatten(1) @ problem.states[0]["1.weight"].T
     assert (hidden < 0).all()
     expected = sum(
         w * problem.naive(s, problem.left, 0) @ problem.naive(s, problem.right, 0).T
@@ -186,9 +190,9 @@ def test_equal_inputs_are_multiplied_once_for_all_states(
 def test_right_samples_are_differentiated_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, differentiate = [], summed.gradient_factors
 
-    def counted(module: nn.Module, state: Any, inputs: Tensor, labels: Tensor) -> Any:
-        sizes.append(len(inputs))
-        return differentiate(module, state, inputs, labels)
+    def counted(module: nn.Module, state: Any, samples: Samples) -> Any:
+        sizes.append(len(samples))
+        return differentiate(module, state, samples)
 
     monkeypatch.setattr(summed, "gradient_factors", counted)
     Problem("mlp").found()

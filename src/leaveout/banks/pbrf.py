@@ -29,7 +29,7 @@ from leaveout.banks.layout import (
 from leaveout.banks.loaders import Loader, find_samples
 from leaveout.banks.retrain import grow_indices, wanted_ids
 from leaveout.errors import LeaveoutError
-from leaveout.problem.call import numbers
+from leaveout.problem.call import call, numbers
 from leaveout.problem.samples import Samples
 from leaveout.problem.torch_losses import Given, objective_of
 from leaveout.retraining.common import progress_bar

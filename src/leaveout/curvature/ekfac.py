@@ -24,7 +24,7 @@ from leaveout.curvature.kfac import (
     kfac,
     true_fisher,
 )
-from leaveout.curvature.taps import CHECKED, Layer, checked, own_gradients, supported
+from leaveout.curvature.taps import CHECKED, Layer, Outputs, checked, own_gradients, supported
 from leaveout.errors import LeaveoutError
 from leaveout.problem.call import slow_paths
 from leaveout.problem.families import BERNOULLI, GAUSSIAN, SOFTMAX
@@ -182,25 +182,29 @@ def user_samples(
         raise LeaveoutError(f"family: {family!r} is not one of {', '.join(FAMILIES)}, of logits")
     if iter(batches) is batches:
         raise LeaveoutError("batches are iterated twice: give a list or a loader, not an iterator")
-    run = logits or loss
-    assert run is not None
     if odd := [name or "the model" for name, m in model.named_modules() if m.training]:
         raise LeaveoutError(f"{odd[0]} is in training mode; call model.eval() first")
     if logits is not None:
-        outputs = true_fisher(
-            _with_classes(logits), partial(_likelihood, family), mask or _all, int, seed
-        )
+        probe = _with_classes(logits)
+        outputs = true_fisher(probe, partial(_likelihood, family), mask or _all, int, seed)
     else:
-        outputs = empirical_fisher(run)
+        assert loss is not None
+        outputs = empirical_fisher(loss)
+        probe = partial(_losses, outputs)
     first = next(iter(batches), None)
     layers = supported(model)
     with slow_paths():
         if first is not None:
-            layers = _checked(model, layers, partial(run, model), first)
+            layers = _checked(model, layers, partial(probe, model), first)
     return FisherData(model, batches, outputs, mask, tuple(layers))
 
 
 FAMILIES = {"softmax": SOFTMAX, "bernoulli": BERNOULLI, "gaussian": GAUSSIAN}
+
+
+def _losses(outputs: Outputs, model: nn.Module, batch: Any) -> Tensor:
+    """Return the losses of a batch, checked to be one a sample."""
+    return outputs(model, batch, 0)[0]
 
 
 def _all(_: Any) -> None:
@@ -248,7 +252,7 @@ def _checked(
         LeaveoutError: A layer sees something else than samples in its first dimension.
     """
     found = tensors(batch)
-    if len({len(value) for value in found}) != 1 or len(found[0]) < CHECKED:
+    if not layers or len({len(v) for v in found}) != 1 or len(found[0]) < CHECKED:
         return layers
     some = rows(batch, slice(0, CHECKED))
     parameters = dict(model.named_parameters())

@@ -101,7 +101,7 @@ def checked_layers(module: nn.Module, state: State, samples: Samples) -> list[La
         NotComputableError: A layer's gradients are not what it shows; names it.
     """
     layers, samples = supported(module), samples[:CHECKED]
-    if parse(module) is not None or len(samples) < CHECKED:
+    if parse(module) is not None or len(samples) < CHECKED or not layers:
         return layers
 
     def run(batch: Samples, state: State = state) -> Tensor:

@@ -214,8 +214,8 @@ def token_cross_entropy(
         ignore_index: Class of positions that do not count, padding for one.
         label_smoothing: Part of the target that is spread over all classes.
         shift: Whether position t predicts the target at t + 1, as ``transformers`` has it.
-        measure: ``loss``, or of the positions that count the sum of their ``margin`` (log odds) or
-            ``log_probability``.
+        measure: ``loss``; ``log_probability``, the sum over the positions that count; or
+            ``margin``, the log odds of the geometric mean of their probabilities.
     """
     if reduction not in ("mean", "sum", "last"):
         raise LeaveoutError(f"reduction: {reduction!r} is not one of mean, sum, last")
@@ -244,7 +244,10 @@ def token_cross_entropy(
     def margin(outputs: Any, targets: Tensor) -> Tensor:
         h, t = units(outputs, targets)
         total = _softmax_losses(h, t, None, 0.0, ignore_index).sum(1)
-        return log_odds(total / (t != ignore_index).sum(1).clamp(min=1))
+        seen = (t != ignore_index).sum(1)
+        some = seen > 0  # a sample of which nothing counts has no odds
+        mean = torch.where(some, total / seen.clamp(min=1), 1.0)
+        return torch.where(some, log_odds(mean), 0.0)
 
     def surprise(outputs: Any, targets: Tensor) -> Tensor:
         h, t = units(outputs, targets)
@@ -352,8 +355,8 @@ def multi_label(pos_weight: float = 1.0, measure: str = "loss") -> Objective:
 
     Args:
         pos_weight: Weight of targets 1.
-        measure: ``loss``, or the sum over labels of their ``margin`` (log odds) or
-            ``log_probability``.
+        measure: ``loss``; ``log_probability``, the sum over labels; or ``margin``, the log odds of
+            the geometric mean of their probabilities.
     """
 
     def losses(outputs: Any, targets: Tensor) -> Tensor:
