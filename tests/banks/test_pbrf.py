@@ -159,7 +159,7 @@ def test_samples_that_do_not_converge_are_named_and_left_out(
     [
         ({"indices": [24]}, "no ids"),
         ({"damping": 0.0}, "damping is 0.0"),
-        ({"loss": "hinge"}, "loss is 'hinge'"),
+        ({"loss": "hinge"}, "loss: 'hinge' is unknown"),
         ({"solver": "lbfgs"}, "solver is 'lbfgs'"),
     ],
 )

@@ -32,7 +32,15 @@ IN_THE_KEY = {
     "leaveout.config.loading": {"load_yaml", "construct_mapping"},  # an input file's contents
     "leaveout.config.methods": {"label", "grid_point", "_text"},  # params
     "leaveout.config.metric_names": {"truth_of"},  # metric, and the truth's own kind
-    "leaveout.config.sections": {"n_classes", "own", "count", "spaced"},  # items, kept
+    "leaveout.config.own": {"identity"},  # module and keywords
+    "leaveout.config.problem": {  # dataset, model, objective
+        "n_classes",
+        "model_identity",
+        "objective_identity",
+        "_form",
+        "_kind",
+    },
+    "leaveout.config.sections": {"own", "count", "spaced", "identity"},  # items, kept, recipe
     "leaveout.config.setting": {"checkpoint_epochs", "removed", "_pool", "__hash__"},  # items
     "leaveout.config.subset_file": {"subset_size"},  # ratio, with the size
     "leaveout.data.identity": {"data_identity"},

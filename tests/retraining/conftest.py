@@ -13,6 +13,8 @@ from job_keys import prepare_key
 from leaveout.config import Setting
 from leaveout.data.prepare import prepare
 from leaveout.models.build import initialise
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 from leaveout.store import artefacts
 from leaveout.store.contents import save
 from leaveout.training.reference import train_one
@@ -53,7 +55,13 @@ def alone(data: Path) -> Callable[..., tuple[Any, np.ndarray]]:
     def run(setting: Setting, identity: tuple[str | int, ...], **trial: Any) -> Any:
         asked = Trial(setting.seed, identity, **trial)
         module = initialise(setting.model, tuple(x.shape[1:]), 10, asked.init_seed())
-        states = train_one(module, asked, x, y, setting.recipe, setting.checkpoint_epochs())
+        states = train_one(
+            module,
+            asked,
+            Samples(x, y, CROSS_ENTROPY),
+            setting.recipe,
+            setting.checkpoint_epochs(),
+        )
         with torch.no_grad():
             losses = functional.cross_entropy(module.eval()(test_x), test_y, reduction="none")
         return states, losses.numpy()

@@ -13,7 +13,7 @@ from leaveout.config import Setting
 from leaveout.data import sources
 from leaveout.data.prepare import prepare
 from leaveout.errors import LeaveoutError
-from leaveout.retraining.common import Samples, load_data, part_of, train_targets
+from leaveout.retraining.common import load_data, train_targets
 from leaveout.store import artefacts
 from leaveout.store.artefacts import CorruptArtefactError
 from leaveout.store.contents import save
@@ -100,12 +100,3 @@ def test_diverged_models_are_kept_and_counted(
     assert found.shape == (3, 6)
     assert np.isnan(found).any(axis=1).all()
     assert "3 of 3 models diverged" in capsys.readouterr().err
-
-
-def test_a_part_of_samples_keeps_them_together() -> None:
-    samples = Samples(torch.arange(10.0)[:, None], torch.arange(10) % 3, np.arange(10) + 100)
-    for rows, expected in ((slice(2, 5), [2, 3, 4]), ([7, 0, 7], [7, 0, 7])):
-        part = part_of(samples, rows)
-        assert part.inputs[:, 0].tolist() == expected
-        assert part.labels.tolist() == [i % 3 for i in expected]
-        assert part.ids.tolist() == [100 + i for i in expected]

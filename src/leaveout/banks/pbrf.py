@@ -135,7 +135,10 @@ def retrain_pbrf(
         raise BankError(f"damping is {damping}; it must be positive")
     if solver not in get_args(Solver):
         raise BankError(f"solver is {solver!r}; it can be {', '.join(get_args(Solver))}")
-    objective = objective_of(loss)
+    try:
+        objective = objective_of(loss)
+    except LeaveoutError as error:
+        raise BankError(str(error)) from error
     samples = find_samples(dataloader)
     asked = wanted_ids(indices, samples)
     if epsilon is None:
