@@ -34,6 +34,9 @@ from leaveout.gradients.projection import draw_sparse, project
 from leaveout.problem.samples import Samples
 
 
+VERSION = 2  # from 2 on also of convolutions and of layers on sequences
+
+
 def attribute(
     task: Task, *, damping: float, projection: int, blowup: int = 4, factored: bool = False
 ) -> Iterator[Tensor]:

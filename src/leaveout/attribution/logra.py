@@ -27,6 +27,9 @@ from leaveout.errors import LeaveoutError
 from leaveout.problem.samples import Samples
 
 
+VERSION = 2  # from 2 on also of convolutions and of layers on sequences
+
+
 def attribute(task: Task, *, damping: float, rank: int, start: str = "pca") -> Iterator[Tensor]:
     """Yield g_i' (F + damping I)^-1 g_j.
 
