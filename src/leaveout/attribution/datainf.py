@@ -26,6 +26,7 @@ from leaveout.attribution.task import Task
 from leaveout.errors import LeaveoutError
 from leaveout.gradients.factors import Factor, gradient_factors
 from leaveout.gradients.per_sample import gradient_chunks
+from leaveout.problem.call import trained
 
 PAIR_ROWS = 512
 """Training samples paired with all others at once."""
@@ -73,10 +74,10 @@ def _check(damping: float) -> None:
 
 
 def _layers(task: Task) -> list[slice]:
-    """Return which of the flat parameters belong to each module; they lie one after the other."""
+    """Return which of the flat trained parameters are each module's; they are in its order."""
     parts: list[slice] = []
     owner, start = None, 0
-    for name, p in task.module.named_parameters():
+    for name, p in trained(task.module).items():
         module = name.rpartition(".")[0]
         if module == owner:
             parts[-1] = slice(parts[-1].start, start + p.numel())

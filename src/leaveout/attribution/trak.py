@@ -3,14 +3,16 @@
 Paper: Park et al. 2023, TRAK: Attributing Model Behavior at Scale, arXiv:2303.14186. Masks: Deng et
 al. 2024, Efficient Ensembles Improve Training Data Attribution, arXiv:2405.17293. Relative: Barshan
 et al. 2020, RelatIF, arXiv:2003.11630.
-Formula: score[i, j] = mean over models of x_i' K x_j, times mean over models of (1 - p_i), with
+Formula: score[i, j] = mean over models of x_i' K x_j, times mean over models of c_i (1 - p_i), with
 x = P grad(margin), margin = log p - log(1 - p), p a sample's probability of its label, X the
-training samples' x, and K = (X'X)^-1. The models are half models, each with its own P. With
+training samples' x, K = (X'X)^-1, and c_i how often a sample counts in the training loss: 1, or its
+class's weight, or its number of tokens or labels, over the mean count where it is divided by that.
+The models are half models, each with its own P. With
 ``relative`` it is the mean over models of x_i' K x_j / sqrt(x_i' K x_i): RelatIF divides by the
-norm of the training sample's loss gradient -(1 - p_i) x_i in K, and 1 - p_i cancels.
+norm of the training sample's loss gradient -c_i (1 - p_i) x_i in K, and c_i (1 - p_i) cancels.
 Where a sample has several targets (tokens, labels), p is the geometric mean of their probabilities:
-its loss is then their mean loss. What is attributed is the test sample's margin, whatever else the
-setting's ``measure`` says.
+its loss is then c_i times their mean loss -log p. Of smoothed labels the smoothing is left out.
+What is attributed is the test sample's margin, whatever else the setting's ``measure`` says.
 Cost: one backward pass a sample and model, its projection, and n x projection^2; memory of n_train
 x (n_test + projection).
 Approximated: the loss by the margin, which is linear in the parameters near the model; the Hessian
@@ -180,14 +182,19 @@ def _features(task: Task, member: _Member, samples: Samples) -> Tensor:
 
 
 def _doubt(task: Task, member: _Member, samples: Samples) -> Tensor:
-    """Return 1 - p of each sample's target, (samples,)."""
+    """Return c (1 - p) of each sample's target: minus the loss's derivative in its margin."""
     margin = task.objective.need("margin", NEEDS_MARGIN)
+    known = None if task.objective.plain else samples.objective.likelihood
+    found = []
     with torch.no_grad(), slow_paths():
-        found = [
-            margin(call_with(member.module, member.state, part.inputs), part.targets)
-            for part in samples.split(ROWS)
-        ]
-    return torch.sigmoid(-torch.cat(found))
+        for part in samples.split(ROWS):
+            outputs = call_with(member.module, member.state, part.inputs)
+            doubt = torch.sigmoid(-margin(outputs, part.targets))
+            if known is not None:
+                mass = known.mass(known.outputs(outputs), part.targets)
+                doubt = doubt * mass.reshape(len(part), -1).sum(1)
+            found.append(doubt)
+    return torch.cat(found)
 
 
 def _kernel(x: Tensor) -> Tensor:
