@@ -28,6 +28,7 @@ ROOMS = (
     ("workflow",),
     ("explain", "interop"),
     ("banks", "tracing"),
+    ("doors",),
     ("cli",),
 )
 """From the ground up: a room imports those below it, and none beside or above it."""

@@ -15,17 +15,27 @@ if TYPE_CHECKING:
     )
     from leaveout.curvature.ekfac import ihvp_ekfac
     from leaveout.data.label_noise import flip_label
+    from leaveout.config.sections import Recipe
     from leaveout.data.split import Split
+    from leaveout.doors.attribute import attribute
+    from leaveout.doors.benchmark import Benchmark
     from leaveout.interop.benchmark import load_benchmark
+    from leaveout.problem.objective import Objective
+    from leaveout.problem.samples import Samples
     from leaveout.tracing.tracincp import TracInCP, TracInCPFast, TracInCPFastRandProj
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Benchmark",
+    "Objective",
+    "Recipe",
+    "Samples",
     "Split",
     "TracInCP",
     "TracInCPFast",
     "TracInCPFastRandProj",
+    "attribute",
     "calculate_lds_ground_truth",
     "calculate_loo_ground_truth",
     "calculate_pbrf_ground_truth",
@@ -38,10 +48,15 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Benchmark": "leaveout.doors.benchmark",
+    "Objective": "leaveout.problem.objective",
+    "Recipe": "leaveout.config.sections",
+    "Samples": "leaveout.problem.samples",
     "Split": "leaveout.data.split",
     "TracInCP": "leaveout.tracing.tracincp",
     "TracInCPFast": "leaveout.tracing.tracincp",
     "TracInCPFastRandProj": "leaveout.tracing.tracincp",
+    "attribute": "leaveout.doors.attribute",
     "calculate_lds_ground_truth": "leaveout.banks.truth",
     "calculate_loo_ground_truth": "leaveout.banks.truth",
     "calculate_pbrf_ground_truth": "leaveout.banks.truth",

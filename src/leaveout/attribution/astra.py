@@ -65,7 +65,7 @@ def attribute(
         NotComputableError: The iterations diverge.
     """
     solve = inverse(task, damping=damping, iterations=iterations, batch=batch, curvature=curvature)
-    yield from solved_scores(task, solve, 6)
+    yield from solved_scores(task, solve, 10)
 
 
 def inverse(

@@ -51,7 +51,7 @@ def attribute(task: Task, *, damping: float) -> Iterator[Tensor]:
         yield from _by_pairs(left, right, damping)
         return
     solve = partial(inverse_products, task, damping=damping)
-    yield from solved_scores(task, solve, 4)
+    yield from solved_scores(task, solve, 6)
 
 
 def inverse_products(task: Task, vectors: Tensor, *, damping: float) -> Tensor:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,14 +26,13 @@ from torch import Tensor
 from leaveout import seeds
 from leaveout.attribution.task import Task
 from leaveout.curvature.compressed import compressed_scores
-from leaveout.curvature.factored import Sequences, layer_factors
+from leaveout.curvature.factored import layer_factors, matrix_layers, samples_at_once
 from leaveout.curvature.taps import CHECKED
 from leaveout.errors import LeaveoutError
 from leaveout.gradients.factors import Factor, gradient_factors
 from leaveout.gradients.per_sample import gradient_chunks, n_parameters
 from leaveout.gradients.projection import draw_sparse, project
 from leaveout.problem.samples import Samples
-
 
 VERSION = 2  # from 2 on also of convolutions and of layers on sequences
 
@@ -96,13 +96,13 @@ def _of_all(task: Task, projection: int, blowup: int) -> Compress:
 def _of_layers(task: Task, projection: int, blowup: int) -> Compress:
     """FactGraSS: each linear layer a part, rows and columns of its weight kept."""
     state, device = task.full[0].final, task.train.device
-
-    def factors(samples: Samples) -> list[Sequences]:
-        return layer_factors(task.module, state, samples)
-
+    layers = matrix_layers(task.module, state, task.train)
+    factors = partial(layer_factors, task.module, state, layers=layers)
+    first = factors(task.train[:CHECKED])
+    at_once = samples_at_once(first)
     side = math.ceil(math.sqrt(blowup * projection))
     parts = []
-    for f in factors(task.train[:CHECKED]):
+    for f in first:
         width = f.inputs.shape[2]
         stream = seeds.generator(task.seed, task.setting, "factgrass", "mask", f.name)
         columns, column_scale = _mask(stream, width, side)
@@ -118,12 +118,16 @@ def _of_layers(task: Task, projection: int, blowup: int) -> Compress:
         places = torch.from_numpy(columns).to(device), torch.from_numpy(rows).to(device)
         parts.append((sketch, *places, column_scale * row_scale))
 
-    def compress(samples: Samples) -> list[Tensor]:
+    def some(samples: Samples) -> list[Tensor]:
         found = []
         for f, (sketch, columns, rows, scale) in zip(factors(samples), parts, strict=True):
             a, d = f.inputs[:, :, columns], f.deltas[:, :, rows]
             found.append(project(sketch, (d.mT @ a).flatten(1)) * scale)
         return found
+
+    def compress(samples: Samples) -> list[Tensor]:
+        found = [some(part) for part in samples.split(at_once)]
+        return [torch.cat(column) for column in zip(*found, strict=True)]
 
     return compress
 

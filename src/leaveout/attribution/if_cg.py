@@ -36,7 +36,7 @@ def attribute(
         (train, test), in blocks of rows.
     """
     solve = inverse(task, damping=damping, iterations=iterations, curvature=curvature)
-    yield from solved_scores(task, solve, 6)
+    yield from solved_scores(task, solve, 7)
 
 
 def inverse(

@@ -40,7 +40,7 @@ def attribute(task: Task, *, damping: float, curvature: str = "hessian") -> Iter
         NotComputableError: The matrix takes too much memory, or with the damping it is singular.
     """
     solve = inverse(task, damping=damping, curvature=curvature)
-    yield from solved_scores(task, solve, 3)
+    yield from solved_scores(task, solve, 8)
 
 
 def inverse(

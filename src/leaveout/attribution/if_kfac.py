@@ -19,6 +19,7 @@ from functools import partial
 
 from torch import Tensor
 
+from leaveout.attribution.solved import solved_scores
 from leaveout.attribution.task import Task
 from leaveout.curvature import kronecker
 from leaveout.curvature.kfac import Curvature, FisherData, kfac
@@ -67,9 +68,11 @@ def fisher_samples(task: Task, fisher: str) -> FisherData:
 def scores(task: Task, curvature: Curvature, damping: float) -> Iterator[Tensor]:
     """Yield g_i' (curvature + damping I)^-1 g_j at full run 0, (train, test), in blocks of rows."""
     model = (task.module, task.full[0].final)
-    yield from kronecker.kronecker_scores(
-        *model, curvature, damping, task.train_blocks(), task.test
-    )
+    if kronecker.stays_factored(*model, curvature, task.test):
+        blocks = task.train_blocks()
+        yield from kronecker.kronecker_scores(*model, curvature, damping, blocks, task.test)
+    else:
+        yield from solved_scores(task, partial(curvature.solve, damping=damping), 6)
 
 
 def self_scores(task: Task, curvature: Curvature, damping: float) -> Tensor:

@@ -59,7 +59,7 @@ def attribute(
         damping=damping,
         curvature=curvature,
     )
-    yield from solved_scores(task, solve, 5)
+    yield from solved_scores(task, solve, 6)
 
 
 def inverse(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from leaveout.attribution.task import Task
@@ -33,4 +32,4 @@ def attribute(task: Task) -> Iterator[Tensor]:
 def self_influence(task: Task) -> Tensor:
     """Return 1 for every training sample, (train,): each has its own label."""
     task.objective.need("classes", "samples have no classes that could match")
-    return torch.ones(len(task.train))
+    return task.like.new_ones(len(task.train))

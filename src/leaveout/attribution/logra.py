@@ -14,7 +14,8 @@ their rank x rank projection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,10 +23,14 @@ from torch import Tensor
 from leaveout import seeds
 from leaveout.attribution.task import Task
 from leaveout.curvature.compressed import compressed_scores
-from leaveout.curvature.factored import Sequences, layer_factors
+from leaveout.curvature.factored import (
+    Sequences,
+    layer_factors,
+    matrix_layers,
+    samples_at_once,
+)
 from leaveout.errors import LeaveoutError
 from leaveout.problem.samples import Samples
-
 
 VERSION = 2  # from 2 on also of convolutions and of layers on sequences
 
@@ -51,38 +56,47 @@ def attribute(task: Task, *, damping: float, rank: int, start: str = "pca") -> I
         raise LeaveoutError(
             f"logra: start = {start!r} and rank = {rank}; valid: pca or random, and 1 or more"
         )
-    first = _factors(task, task.train[:2])
+    layers = matrix_layers(task.module, task.full[0].final, task.train)
+    factors = partial(layer_factors, task.module, task.full[0].final, layers=layers)
+    first = factors(task.train[:2])
+    at_once = samples_at_once(first)
     number, m = task.like.element_size(), len(task.test)
     sizes = [(min(rank, f.inputs.shape[2]), min(rank, f.deltas.shape[2])) for f in first]
     numbers = [p * q for p, q in sizes]
     block = max(len(samples) for samples in task.train_blocks())
     held = 24.0 * sum(k**2 for k in numbers) + (number + 8.0) * max(numbers) * block
     task.need(held + 2.0 * number * m * sum(numbers), "Fisher matrices of projected gradients")
-    pairs = _directions(task, sizes) if start == "pca" else _random(task, first, sizes)
+    pairs = (
+        _directions(map(factors, task.train.split(at_once)), sizes)
+        if start == "pca"
+        else _random(task, first, sizes)
+    )
 
     def project(samples: Samples) -> list[Tensor]:
-        return [
-            ((f.deltas @ q).mT @ (f.inputs @ p)).flatten(1)
-            for f, (p, q) in zip(_factors(task, samples), pairs, strict=True)
+        found = [
+            [
+                ((f.deltas @ q).mT @ (f.inputs @ p)).flatten(1)
+                for f, (p, q) in zip(factors(some), pairs, strict=True)
+            ]
+            for some in samples.split(at_once)
         ]
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
     yield from compressed_scores(project, task.train_blocks, task.test, damping)
 
 
-def _factors(task: Task, samples: Samples) -> list[Sequences]:
-    """Return the factors of each layer, with the bias as one more input."""
-    return layer_factors(task.module, task.full[0].final, samples)
-
-
-def _directions(task: Task, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+def _directions(
+    factors: Iterable[list[Sequences]], sizes: list[tuple[int, int]]
+) -> list[tuple[Tensor, Tensor]]:
     """Return the first principal axes of inputs and output gradients, (numbers, rank) each."""
     sums: list[tuple[Tensor, Tensor]] = []
-    for samples in task.train_blocks():
+    like = torch.empty(0)
+    for some in factors:
+        like = some[0].inputs
         found = [
             (a.T @ a, d.T @ d)
             for a, d in (
-                (f.inputs.double().flatten(0, 1), f.deltas.double().flatten(0, 1))
-                for f in _factors(task, samples)
+                (f.inputs.double().flatten(0, 1), f.deltas.double().flatten(0, 1)) for f in some
             )
         ]
         if not sums:
@@ -91,11 +105,10 @@ def _directions(task: Task, sizes: list[tuple[int, int]]) -> list[tuple[Tensor, 
         for (aa, dd), (more_aa, more_dd) in zip(sums, found, strict=True):
             aa += more_aa
             dd += more_dd
-    dtype = task.like.dtype
     return [
         (
-            torch.linalg.eigh(aa).eigenvectors[:, -p:].to(dtype),
-            torch.linalg.eigh(dd).eigenvectors[:, -q:].to(dtype),
+            torch.linalg.eigh(aa).eigenvectors[:, -p:].to(like),
+            torch.linalg.eigh(dd).eigenvectors[:, -q:].to(like),
         )
         for (aa, dd), (p, q) in zip(sums, sizes, strict=True)
     ]

@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from leaveout.attribution import if_arnoldi, if_cg, if_ekfac, if_explicit, if_kfac, if_lissa
+from leaveout.attribution.solved import solved_scores
 from leaveout.attribution.task import Task
 from leaveout.config import nearest
 from leaveout.errors import LeaveoutError, NotComputableError
-from leaveout.gradients.per_sample import gradient_chunks, per_sample_gradients
+from leaveout.gradients.per_sample import gradient_chunks
+from leaveout.problem.samples import Samples
 
 BASES = {
     "if_arnoldi": if_arnoldi,
@@ -73,15 +75,18 @@ def attribute(
     given |= {"iterations": iterations} if iterations else {}
     given |= {"curvature": curvature} if curvature else {}
     solve = _solver(task, base, given)
-    state, test = task.full[0].final, task.test
-    solved = solve(per_sample_gradients(task.module, state, test))
-    for block in task.train_blocks():
+    known: dict[int, Tensor] = {}  # they are the same for all blocks of test samples
+
+    def products(block: Samples, solved: Tensor) -> Tensor:
         out = solved.new_empty(len(block), len(solved))
-        for part, g in gradient_chunks(task.module, state, block):
-            unit = _unit(g)
-            scales = _scales(unit, solve(unit), norm)
-            out[part] = (unit @ solved.T).div_(scales[:, None])
-        yield out
+        for part, g in gradient_chunks(task.module, task.full[0].final, block):
+            unit, first = _unit(g), int(block.ids[part][0])
+            if first not in known:
+                known[first] = _scales(unit, solve(unit), norm)
+            out[part] = (unit @ solved.T).div_(known[first][:, None])
+        return out
+
+    yield from solved_scores(task, solve, 7, products)
 
 
 def _solver(task: Task, base: str, given: dict[str, Any]) -> Callable[[Tensor], Tensor]:

@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from leaveout.curvature.kfac import empirical_fisher
 from leaveout.curvature.kronecker import checked_layers
-from leaveout.curvature.taps import sweep
+from leaveout.curvature.taps import Layer, sweep
 from leaveout.errors import NotComputableError
 from leaveout.gradients.factors import gradient_factors
 from leaveout.problem.call import call_with, slow_paths
 from leaveout.problem.samples import Samples
 
 State = Mapping[str, Tensor]
+
+FACTOR_BYTES = 64 << 20
+"""Factors of all layers held at once, about."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,30 @@ class Sequences:
     deltas: Tensor
 
 
-def layer_factors(module: nn.Module, state: State, samples: Samples) -> list[Sequences]:
+def matrix_layers(module: nn.Module, state: State, samples: Samples) -> list[Layer]:
+    """Return the matrix layers of a model, and what dimension of their inputs samples are.
+
+    Args:
+        module: The architecture, in evaluation mode.
+        state: Parameters and buffers.
+        samples: Some, two at least: one alone does not tell where samples are.
+
+    Raises:
+        NotComputableError: One is used in a way that is not known.
+    """
+    return [layer for layer in checked_layers(module, state, samples) if layer.matrix]
+
+
+def samples_at_once(factors: list[Sequences]) -> int:
+    """Return of how many samples the factors take about ``FACTOR_BYTES``, from those of a few."""
+    held = [value for f in factors for value in (f.inputs, f.deltas)]
+    each = sum(value[0].numel() * value.element_size() for value in held)
+    return max(1, FACTOR_BYTES // each)
+
+
+def layer_factors(
+    module: nn.Module, state: State, samples: Samples, layers: list[Layer]
+) -> list[Sequences]:
     """Return the factors of every sample's gradient in each matrix layer that is used.
 
     Parameters of other layers (normalisations, embeddings, attention's own) have none.
@@ -47,9 +73,10 @@ def layer_factors(module: nn.Module, state: State, samples: Samples) -> list[Seq
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
         samples: Whose objective is differentiated.
+        layers: From :func:`matrix_layers`.
 
     Raises:
-        NotComputableError: There is no such layer, or one is used in a way that is not known.
+        NotComputableError: There is no such layer.
     """
     plain = gradient_factors(module, state, samples)
     if plain is not None:
@@ -65,7 +92,6 @@ def layer_factors(module: nn.Module, state: State, samples: Samples) -> list[Seq
             )
             for f in plain
         ]
-    layers = [layer for layer in checked_layers(module, state, samples) if layer.matrix]
 
     def losses(module: nn.Module, batch: Samples) -> Tensor:
         with slow_paths():

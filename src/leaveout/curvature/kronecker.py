@@ -154,6 +154,11 @@ def kronecker_scores(
         yield total
 
 
+def stays_factored(module: nn.Module, state: State, curvature: Curvature, samples: Samples) -> bool:
+    """Return whether scores need no gradient formed: all layers are linear, one input a sample."""
+    return _rotated(module, state, curvature, samples[:1]) is not None
+
+
 def kronecker_self_scores(
     module: nn.Module,
     state: State,

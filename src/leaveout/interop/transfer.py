@@ -86,6 +86,7 @@ def import_truth(
         arrays, read = dattri.read_ground_truth(metric, folder, data)
     else:
         loaded = load_data(setting, data_path, "cpu")
+        assert loaded.artefact is not None  # it was read from a file
         data = loaded.artefact
         arrays, read = dattri.read_retrained(
             metric, folder, data, lambda path: _losses(path, loaded, setting)

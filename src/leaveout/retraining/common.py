@@ -34,14 +34,14 @@ class Data:
     """A setting's prepared split.
 
     Attributes:
-        artefact: Where it was read from.
+        artefact: Where it was read from; None where it was given.
         train: Training samples, with the objective as training takes it.
         test: Test samples, with what is measured of them.
         objective: What training minimises and what is attributed.
         build: Returns a freshly initialised model from an integer seed, on the CPU.
     """
 
-    artefact: Artefact
+    artefact: Artefact | None
     train: Samples
     test: Samples
     objective: Objective

@@ -8,7 +8,7 @@ import numpy as np
 
 from leaveout.config import Setting
 from leaveout.retraining import trainings
-from leaveout.retraining.common import load_data, train_targets
+from leaveout.retraining.common import Data, load_data, train_targets
 from leaveout.retraining.items import chunk
 from leaveout.retraining.layout import LDS_DIMS
 from leaveout.retraining.subsets import subset_mask
@@ -34,7 +34,11 @@ def retrain_lds(setting: Setting, name: str, data_path: Path, device: str) -> Ar
         data_path: The setting's ``data`` artefact.
         device: ``cpu`` or ``cuda``.
     """
-    data = load_data(setting, data_path, device)
+    return lds_chunk(setting, name, load_data(setting, data_path, device))
+
+
+def lds_chunk(setting: Setting, name: str, data: Data) -> Arrays:
+    """Do the same with data at hand."""
     wanted = chunk(setting, "lds", name)
     run = wanted[0][1]
     subsets = [subset for subset, _ in wanted]

@@ -12,7 +12,7 @@ from torch import nn
 
 from leaveout.config import Setting
 from leaveout.retraining import trainings
-from leaveout.retraining.common import load_data, positions, train_targets
+from leaveout.retraining.common import Data, load_data, positions, train_targets
 from leaveout.retraining.items import chunk
 from leaveout.seeds import generator
 from leaveout.store.contents import Arrays
@@ -80,7 +80,11 @@ def retrain_loo(setting: Setting, name: str, data_path: Path, device: str) -> Ar
         data_path: The setting's ``data`` artefact.
         device: ``cpu`` or ``cuda``.
     """
-    data = load_data(setting, data_path, device)
+    return loo_chunk(setting, name, load_data(setting, data_path, device))
+
+
+def loo_chunk(setting: Setting, name: str, data: Data) -> Arrays:
+    """Do the same with data at hand."""
     wanted = chunk(setting, "loo", name)
     run = wanted[0][1]
     removed = positions(data, [place for place, _ in wanted])

@@ -10,12 +10,13 @@ import torch
 
 from leaveout.config import Setting
 from leaveout.retraining import trainings
-from leaveout.retraining.common import load_data, progress, warn_of_diverged
+from leaveout.retraining.common import Data, load_data, progress, warn_of_diverged
 from leaveout.retraining.items import chunk
 from leaveout.retraining.subsets import subset_mask
 from leaveout.store.contents import Arrays
 from leaveout.training.engine import train
 from leaveout.training.losses import stacked_targets
+from leaveout.training.optimisers import rates_at
 from leaveout.training.trials import Trial
 
 
@@ -38,7 +39,11 @@ def train_models(
         data_path: The setting's ``data`` artefact.
         device: ``cpu`` or ``cuda``.
     """
-    data = load_data(setting, data_path, device)
+    return models_chunk(setting, kind, name, load_data(setting, data_path, device))
+
+
+def models_chunk(setting: Setting, kind: Literal["full", "half"], name: str, data: Data) -> Arrays:
+    """Do the same with data at hand."""
     runs = [run for run, _ in chunk(setting, kind, name)]
     n = len(data.train.ids)
     if kind == "full":
@@ -80,7 +85,7 @@ def train_models(
             **states,
             "run_id": np.array(runs, dtype=np.int64),
             "epoch": np.array(epochs, dtype=np.int64),
-            "learning_rate": np.full(len(epochs), setting.recipe.learning_rate),
+            "learning_rate": np.array(rates_at(setting.recipe, trials[0].size(n), epochs)),
             "mask": masks.astype(np.uint8),
             "train_id": data.train.ids,
         },

@@ -77,9 +77,13 @@ def retrain_pbrf(
     Raises:
         CorruptArtefactError: A file is damaged, or the run is not in ``full_path``.
     """
+    return pbrf_chunk(setting, name, load_data(setting, data_path, device), full_path)
+
+
+def pbrf_chunk(setting: Setting, name: str, data: Data, full_path: Path) -> Arrays:
+    """Do the same with data at hand."""
     wanted = chunk(setting, "pbrf", name)
     run = wanted[0][1]
-    data = load_data(setting, data_path, device)
     at = positions(data, [place for place, _ in wanted])
     points, n_train = data.train.ids[at], len(data.train.ids)
     models = artefacts.read(full_path, "models")

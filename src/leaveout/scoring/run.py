@@ -280,7 +280,7 @@ def run_job(
     which = {"method": method.name, "label": label(params), "params": params}
     facts = {**which, **trainings.joined([*full, *half])}
     name = {"setting": setting.name, "method": method.name, "params": label(params), "what": kind}
-    meter = CostMeter(data.train.inputs.device)
+    meter = CostMeter(data.train.device)
     return {
         "score": Arrays(kind, {kind: stream, **ids}, shapes, facts),
         "cost": lambda: meter.text(name, sum(spent)),

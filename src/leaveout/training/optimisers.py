@@ -8,7 +8,7 @@ differentiated. Sources: torch.optim's SGD, Adam and AdamW; torch.nn.utils.clip_
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -55,6 +55,18 @@ def rate(recipe: Recipe, step: int, steps: int) -> float:
     done = (step - recipe.warmup) / max(1, steps - recipe.warmup)
     left = 1 - done if recipe.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
     return recipe.learning_rate * (recipe.final_rate + (1 - recipe.final_rate) * left)
+
+
+def rates_at(recipe: Recipe, samples: int, marks: Sequence[int]) -> list[float]:
+    """Return the learning rate of the last step before each checkpoint.
+
+    Args:
+        recipe: The recipe.
+        samples: How many a training sees.
+        marks: Epochs counted from 1; steps, where the recipe counts iterations.
+    """
+    each = 1 if recipe.iterations else steps_an_epoch(recipe, samples)
+    return [rate(recipe, mark * each - 1, total_steps(recipe, samples)) for mark in marks]
 
 
 def decay_of(recipe: Recipe, parameter: Tensor) -> float:

@@ -1,0 +1,74 @@
+"""Samples from what a training loop has: tensors, a Dataset, a DataLoader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from leaveout.errors import LeaveoutError
+from leaveout.problem.objective import Objective
+from leaveout.problem.samples import Samples
+from leaveout.problem.trees import Tree, join, tree_map
+from leaveout.tracing.batches import as_batches
+
+Given = Any
+"""``(inputs, targets)``, a ``Dataset``, a ``DataLoader`` of a fixed order, or ``Samples``."""
+
+
+def samples_of(given: Given, objective: Objective, what: str) -> Samples:
+    """Return samples with an objective.
+
+    Args:
+        given: ``(inputs, targets)``, trees of tensors or arrays with a row a sample; a ``Dataset``
+            of such pairs, or a ``DataLoader`` that keeps their order, whose batches are pairs or
+            several inputs and, last, targets; or ``Samples``, whose ids are kept.
+        objective: What is asked of them.
+        what: Its name, for errors.
+
+    Raises:
+        LeaveoutError: It is something else, or its order is not fixed.
+    """
+    if isinstance(given, Samples):
+        return given.asked(objective)
+    if isinstance(given, DataLoader):
+        pairs = [_pair(batch, what) for batch in as_batches(given, 0, what)]
+        if not pairs:
+            raise LeaveoutError(f"{what}: the loader is empty")
+        inputs, targets = join(pairs)
+        return Samples(inputs, targets, objective)
+    if isinstance(given, Dataset):
+        if not hasattr(given, "__len__") or not len(given):
+            raise LeaveoutError(f"{what}: a Dataset with a length, and some samples, is needed")
+        items = [given[k] for k in range(len(given))]
+        try:
+            given = default_collate(items)
+        except (RuntimeError, TypeError) as error:
+            raise LeaveoutError(
+                f"{what}: its samples can't be put together ({error}); bring them to one length"
+            ) from error
+    inputs, targets = _pair(given, what)
+    return Samples(_tensors(inputs), _tensors(targets), objective)
+
+
+def _pair(batch: Any, what: str) -> tuple[Tree, Tree]:
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        raise LeaveoutError(
+            f"{what}: expected (inputs, targets), a Dataset or a DataLoader of such pairs, or "
+            f"Samples; got {type(batch).__name__}"
+        )
+    *inputs, targets = batch
+    return inputs[0] if len(inputs) == 1 else tuple(inputs), targets
+
+
+def _tensors(tree: Tree) -> Tree:
+    """Turn NumPy arrays into tensors."""
+    if isinstance(tree, np.ndarray):
+        return torch.from_numpy(tree)
+    if isinstance(tree, dict):
+        return {key: _tensors(item) for key, item in tree.items()}
+    if isinstance(tree, tuple | list) and not hasattr(tree, "_fields"):
+        return type(tree)(_tensors(item) for item in tree)
+    return tree_map(lambda value: value, tree)
