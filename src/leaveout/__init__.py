@@ -13,9 +13,9 @@ if TYPE_CHECKING:
         calculate_loo_ground_truth,
         calculate_pbrf_ground_truth,
     )
+    from leaveout.config.sections import Recipe
     from leaveout.curvature.ekfac import ihvp_ekfac
     from leaveout.data.label_noise import flip_label
-    from leaveout.config.sections import Recipe
     from leaveout.data.split import Split
     from leaveout.doors.attribute import attribute
     from leaveout.doors.benchmark import Benchmark

@@ -421,7 +421,7 @@ def test_of_equal_scores_the_first_are_taken_however_they_stream() -> None:
         ({"checkpoints_load_func": lambda m, c: None}, "returned None"),
         ({"checkpoints_load_func": lambda m, c: -1.0}, "returned -1.0"),
         ({"train_dataset": [1, 2]}, "expected a Dataset or DataLoader, got list"),
-        ({"train_dataset": DataLoader(TensorDataset(torch.ones(3)), shuffle=True)}, "shuffles"),
+        ({"train_dataset": DataLoader(TensorDataset(torch.ones(3)), shuffle=True)}, "another order"),
         ({"loss_fn": lambda o, t: o}, "one number a sample"),
     ],
 )

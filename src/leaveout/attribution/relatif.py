@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from leaveout.attribution import if_arnoldi, if_cg, if_ekfac, if_explicit, if_kfac, if_lissa
-from leaveout.attribution.solved import solved_scores
+from leaveout.attribution.solved import solved_scores, tests_at_once
 from leaveout.attribution.task import Task
 from leaveout.config import nearest
 from leaveout.errors import LeaveoutError, NotComputableError
@@ -40,6 +40,8 @@ Each has ``inverse(task, **hyper_parameters)``, which returns the function from 
 (H + damping I)^-1 v.
 """
 NORMS = ("theta", "l")
+VECTORS = 7
+"""Vectors that a base holds for each that it solves for."""
 
 
 def attribute(
@@ -75,18 +77,20 @@ def attribute(
     given |= {"iterations": iterations} if iterations else {}
     given |= {"curvature": curvature} if curvature else {}
     solve = _solver(task, base, given)
-    known: dict[int, Tensor] = {}  # they are the same for all blocks of test samples
+    at_once = tests_at_once(task, VECTORS)
+    known: dict[tuple[int, int], Tensor] = {}  # they are the same for all blocks of test samples
 
     def products(block: Samples, solved: Tensor) -> Tensor:
         out = solved.new_empty(len(block), len(solved))
         for part, g in gradient_chunks(task.module, task.full[0].final, block):
-            unit, first = _unit(g), int(block.ids[part][0])
-            if first not in known:
-                known[first] = _scales(unit, solve(unit), norm)
-            out[part] = (unit @ solved.T).div_(known[first][:, None])
+            unit, which = _unit(g), (int(block.ids[part][0]), len(g))
+            if which not in known:
+                parts = unit.split(at_once)
+                known[which] = torch.cat([_scales(rows, solve(rows), norm) for rows in parts])
+            out[part] = (unit @ solved.T).div_(known[which][:, None])
         return out
 
-    yield from solved_scores(task, solve, 7, products)
+    yield from solved_scores(task, solve, VECTORS, products)
 
 
 def _solver(task: Task, base: str, given: dict[str, Any]) -> Callable[[Tensor], Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,11 +43,22 @@ class Samples:
     positions: NDArray[np.int64]
 
 
+def _forwarded(sampler: Any, name: str) -> Any:
+    """Return what a training function asks of the user's own sampler, such as ``set_epoch``."""
+    if name.startswith("__"):  # of copies and pickles, which ask before there is anything
+        raise AttributeError(name)
+    return getattr(sampler, name)
+
+
 class _Kept(Sampler[int]):
     """A sampler's own order without the samples left out, as positions in what is kept."""
 
     def __init__(self, sampler: Iterable[int], place: Mapping[int, int]) -> None:
         self.sampler, self.place = sampler, place
+
+    def __getattr__(self, name: str) -> Any:
+        """Forward what it does not have itself to the user's sampler."""
+        return _forwarded(self.__dict__.get("sampler"), name)
 
     def __iter__(self) -> Iterator[int]:
         """Draw the kept samples in the sampler's order."""
@@ -64,6 +76,10 @@ class _KeptBatches(Sampler[list[int]]):
         self, batches: Iterable[Sequence[int]], place: Mapping[int, int], count: int
     ) -> None:
         self.batches, self.place, self.count = batches, place, count
+
+    def __getattr__(self, name: str) -> Any:
+        """Forward what it does not have itself to the user's batch sampler."""
+        return _forwarded(self.__dict__.get("batches"), name)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Draw the batches."""
@@ -210,6 +226,8 @@ def subset_loader(loader: Loader, positions: NDArray[np.int64], seed: int) -> Lo
         if loader.batch_sampler is not None:
             plain = loader.batch_sampler
             assert isinstance(plain, BatchSampler)
+            if plain.drop_last:
+                _check_dropped(len(_pass(loader)), len(positions), plain.batch_size)
             batches = BatchSampler(sampler, plain.batch_size, plain.drop_last)
     twin = copy.copy(loader)
     # DataLoader forbids setting these from outside; a copy keeps what a subclass adds
@@ -219,6 +237,27 @@ def subset_loader(loader: Loader, positions: NDArray[np.int64], seed: int) -> Lo
     if loader.generator is not None:
         twin.generator = generator
     return twin
+
+
+def _check_dropped(whole: int, kept: int, batch_size: int) -> None:
+    """See that ``drop_last`` drops no more of the samples kept than it does of all.
+
+    Raises:
+        BankError: It leaves nothing to train on.
+    """
+    if kept < batch_size:
+        raise BankError(
+            f"the loader's drop_last leaves nothing to train on: {kept} samples are kept, fewer "
+            f"than a batch of {batch_size}. Make it with drop_last=False, or a smaller batch_size"
+        )
+    more = kept % batch_size - whole % batch_size
+    if more > 0:
+        warnings.warn(
+            f"the loader's drop_last drops {kept % batch_size} of {kept} kept samples in every "
+            f"pass, and {whole % batch_size} of all {whole}: more than what is left out is missing "
+            "from each pass. Make it with drop_last=False",
+            stacklevel=4,
+        )
 
 
 def describe(loader: Loader) -> dict[str, str | int | bool | None]:

@@ -326,7 +326,7 @@ def _differentiate(
     masks: dict[str, Tensor],
 ) -> Iterator[dict[str, Tensor]]:
     ends = [out for layer in layers for _, _, out in calls[layer.name]]
-    for gradient in gradients:
+    for gradient in gradients if ends else ():
         found = iter(
             torch.autograd.grad(
                 values, ends, gradient, retain_graph=True, allow_unused=True, materialize_grads=True

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.nn import functional
 
-from leaveout.gradients.factors import Factor, factored_dots, factored_norms, form
+from leaveout.gradients.factors import Factor, agree, factored_dots, factored_norms, form
 from leaveout.problem.trees import one_by_one, rows, tensors
 
 UNFOLDED_BYTES = 16 << 20
@@ -108,13 +108,52 @@ def fit(model: nn.Module, chosen: Chosen, losses: Losses, batch: Sequence[Any]) 
         for name, (calls, inputs, _) in found.items():
             if calls == 1 and inputs.dim() > 1 and len(inputs) == n:
                 continue
-            del chosen.layers[name]
-            chosen.rest.append(f"{name}.weight".removeprefix("."))
-            if name in chosen.bias:
-                chosen.rest.append(f"{name}.bias".removeprefix("."))
+            _decline(chosen, name)
+    for place in range(min(2, len(tensors(batch)[0]))):
+        _compare(model, chosen, losses, rows(batch, slice(place, place + 1)))
     sample = rows(batch, slice(0, 1))
     parts = gradient_parts(model, chosen, losses, sample)
     return sum(part.values.numel() for part in parts if isinstance(part, Formed))
+
+
+def _decline(chosen: Chosen, name: str) -> None:
+    """Differentiate in a layer's parameters sample by sample."""
+    del chosen.layers[name]
+    chosen.rest.append(f"{name}.weight".removeprefix("."))
+    if name in chosen.bias:
+        chosen.rest.append(f"{name}.bias".removeprefix("."))
+
+
+def _compare(model: nn.Module, chosen: Chosen, losses: Losses, sample: Sequence[Any]) -> None:
+    """Compare one sample's gradients with autograd's own, and decline layers that differ.
+
+    A weight can be used past its layer too, as ``functional.linear(h, layer.weight)`` does.
+    """
+    layers = Chosen(chosen.layers, chosen.bias)
+    if not layers.layers:
+        return
+    known = dict(model.named_parameters())
+    names = {
+        name: [f"{name}.{key}".removeprefix(".") for key in ("weight", "bias")][
+            : 1 + (name in chosen.bias)
+        ]
+        for name in layers.layers
+    }
+    own = {k: known[k].detach().requires_grad_() for found in names.values() for k in found}
+    with torch.enable_grad():
+        outputs = functional_call(model, own, tuple(sample[:-1]))
+        right = torch.autograd.grad(
+            losses(outputs, sample[-1]).sum(),
+            [*own.values()],
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    expected = dict(zip(own, right, strict=True))
+    for part in gradient_parts(model, layers, losses, sample):
+        mine = form([part])[0] if isinstance(part, Factor) else part.values[0]
+        whole = torch.cat([expected[key].flatten() for key in names[part.name]])
+        if not agree(mine, whole):
+            _decline(chosen, part.name)
 
 
 def gradient_parts(

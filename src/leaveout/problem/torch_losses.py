@@ -97,6 +97,11 @@ def one_at_a_time(loss: Callable[..., Tensor], name: str = "loss") -> Losses:
         return (_single(loss(outputs, targets), name),)
 
     def losses(outputs: Any, targets: Any) -> Tensor:
+        if not tensors(outputs):
+            raise LeaveoutError(
+                f"{name}: the model's output for one sample has no dimension for samples; does it "
+                "end in squeeze()? Write squeeze(-1)"
+            )
         samples = count((outputs, targets))
         if samples == 1:
             return _single(loss(outputs, targets), name)[None]

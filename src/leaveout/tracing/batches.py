@@ -8,14 +8,50 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from leaveout.errors import LeaveoutError
 from leaveout.gradients.parts import Losses
-from leaveout.problem.trees import one_by_one, tensors, tree_map
+from leaveout.problem.randomness import preserved
+from leaveout.problem.torch_losses import one_at_a_time
+from leaveout.problem.trees import tensors, tree_map
 
 Batch = Sequence[Any]
 """Arguments of the model and, last, targets."""
+
+
+DRAWING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+def _in_fixed_order(loader: DataLoader[Any]) -> bool:
+    """Return whether a loader gives its samples in one order, whenever it is gone through.
+
+    Samplers that draw are known; others, and datasets without indices, are gone through twice.
+    """
+    if isinstance(loader.sampler, DRAWING):
+        return False
+    if type(loader.sampler) is SequentialSampler and type(loader.batch_sampler) in (
+        BatchSampler,
+        type(None),
+    ):
+        return True
+    with preserved():
+        if isinstance(loader.dataset, IterableDataset):
+            first, second = (next(iter(loader.dataset), None) for _ in range(2))
+            pairs = zip(tensors(first), tensors(second), strict=True)
+            return all(torch.equal(a, b) for a, b in pairs)
+        of = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+        return [*of] == [*of]
 
 
 class Slices:
@@ -44,10 +80,11 @@ def as_batches(data: Any, batch_size: int, what: str) -> Iterable[Batch]:
         LeaveoutError: The loader shuffles, so that indices would mean nothing.
     """
     if isinstance(data, DataLoader):
-        if isinstance(data.sampler, RandomSampler):
+        if not _in_fixed_order(data):
             raise LeaveoutError(
-                f"{what}: the DataLoader shuffles, so that indices of its samples would mean "
-                "nothing; make it with shuffle=False"
+                f"{what}: the DataLoader gives its samples in another order each time, so that "
+                "indices of them would mean nothing; make it with shuffle=False, and without a "
+                "sampler that draws"
             )
         return data
     if type(data) is TensorDataset:
@@ -79,7 +116,8 @@ def per_sample(loss_fn: Callable[..., Tensor] | None, name: str) -> Losses:
 
     A reduction over one sample alone is that sample's loss, be it a mean or a sum. So a function
     whose ``reduction`` is not ``"none"`` is called on each sample alone, so that a division by the
-    size or the weights of a batch does not enter the scores.
+    size of a batch does not enter the scores. Of torch's cross-entropy a sample's part of the sum
+    is taken, weighted as the batch is, and divided by its number of positions for a mean.
 
     Args:
         loss_fn: ``loss_fn(outputs, targets)``; None if the model itself returns losses.
@@ -87,29 +125,18 @@ def per_sample(loss_fn: Callable[..., Tensor] | None, name: str) -> Losses:
     """
     if loss_fn is None:
         return lambda outputs, _: _rows(outputs, len(tensors(outputs)[0]), "the model")
-    plain = type(loss_fn) in (nn.CrossEntropyLoss, nn.NLLLoss)  # a subclass may do something else
-    if plain and getattr(loss_fn, "reduction", None) == "sum":
-        # known to be the sum of what each sample gives, at all its positions
-        each = copy.copy(loss_fn)
+    if type(loss_fn) in (nn.CrossEntropyLoss, nn.NLLLoss):  # a subclass may do something else
+        # the mean over one sample would divide by its own weight, or by its own positions
+        each, mean = copy.copy(loss_fn), getattr(loss_fn, "reduction", None) == "mean"
         setattr(each, "reduction", "none")  # noqa: B010
-        return lambda o, t: _summed(each(o, t), len(tensors(o)[0]), name)
-    if getattr(loss_fn, "reduction", None) == "none":
-        return lambda o, t: _rows(loss_fn(o, t), len(tensors(o)[0]), name)
 
-    def one(outputs: Any, targets: Any) -> tuple[Tensor, ...]:
-        return (_rows(loss_fn(outputs, targets), 1, name)[0],)
+        def known(outputs: Any, targets: Any) -> Tensor:
+            samples = len(tensors(outputs)[0])
+            found = each(outputs, targets).reshape(samples, -1)
+            return found.sum(1) / (found.shape[1] if mean else 1)
 
-    def losses(outputs: Any, targets: Any) -> Tensor:
-        if len(tensors(outputs)[0]) == 1:
-            return _rows(loss_fn(outputs, targets), 1, name)
-        return one_by_one(one, outputs, targets)[0]
-
-    return losses
-
-
-def _summed(losses: Tensor, count: int, name: str) -> Tensor:
-    found = losses.flatten(1).sum(1) if losses.dim() > 1 else losses
-    return _rows(found, count, name)
+        return known
+    return one_at_a_time(loss_fn, name)
 
 
 def _rows(losses: Tensor, count: int, name: str) -> Tensor:

@@ -321,7 +321,7 @@ class TracInCP:
         return self._train if inputs is None else self._tests(inputs)
 
     def _tests(self, inputs: Batch | DataLoader[Any]) -> list[Batch]:
-        given = inputs if isinstance(inputs, DataLoader) else [inputs]
+        given = as_batches(inputs, 0, "inputs") if isinstance(inputs, DataLoader) else [inputs]
         found = [placed(batch, self._device(), "inputs")[0] for batch in given]
         if not found:
             raise LeaveoutError("inputs: the loader is empty")
