@@ -10,7 +10,6 @@ import torch
 from leaveout.attribution import astra, if_ekfac
 from leaveout.curvature.kinds import curvature_products
 from leaveout.errors import LeaveoutError, NotComputableError
-from leaveout.problem.samples import Samples
 
 
 def exact(task: Any, vectors: np.ndarray, damping: float, kind: str) -> np.ndarray:

@@ -8,7 +8,6 @@ import torch
 
 from leaveout.attribution.feature_cosine import attribute, self_influence
 from leaveout.gradients.features import penultimate_features
-from leaveout.problem.samples import Samples
 
 
 def test_cosines_of_features(task: Any) -> None:

@@ -12,7 +12,6 @@ from leaveout.attribution import if_ekfac, if_kfac
 from leaveout.curvature import kronecker
 from leaveout.curvature.hessian import hessian
 from leaveout.errors import LeaveoutError
-from leaveout.problem.samples import Samples
 
 METHODS = (if_kfac, if_ekfac)
 

@@ -11,7 +11,6 @@ from leaveout.attribution import if_explicit
 from leaveout.attribution.if_lissa import attribute, inverse
 from leaveout.curvature.hessian import hessian
 from leaveout.errors import LeaveoutError, NotComputableError
-from leaveout.problem.samples import Samples
 
 
 def scores(task: Any, **given: Any) -> torch.Tensor:

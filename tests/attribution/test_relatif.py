@@ -12,7 +12,6 @@ from leaveout.attribution.relatif import BASES, attribute
 from leaveout.curvature.hessian import hessian
 from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.gradients import per_sample
-from leaveout.problem.samples import Samples
 
 
 def scores(task: Any, **given: Any) -> torch.Tensor:

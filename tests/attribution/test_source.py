@@ -155,7 +155,9 @@ def test_a_segment_without_a_checkpoint_is_an_error(make_task: Any) -> None:
 
 def test_memory_is_asked_for_before_it_is_taken(make_task: Any) -> None:
     task = replace(make_task("linear"), memory=100)
-    with pytest.raises(NotComputableError, match="3 segments' vectors would take"):
+    with pytest.raises(
+        NotComputableError, match="one test sample's 9 vectors of all parameters would take"
+    ):
         next(source.attribute(task, segments=3))
 
 

@@ -9,7 +9,8 @@ its steps, over 1 - momentum. It is what leaving i out of all its batches adds t
 first order, in nats (no constant is left out).
 Cost: EK-FAC over the training samples at every checkpoint, and products of all training gradients
 there with n_test vectors.
-Memory: L + 2 matrices of n_test x parameters.
+Memory: L + 6 vectors of all parameters for each of as many test samples as fit; training gradients
+are gone through once for each such block.
 Approximated: the Hessian, by the Gauss-Newton matrix in EK-FAC's form, and weight decay; steps, by
 the gradient flow they follow; within a segment curvature and gradients do not change, and do not
 vary together. Dropout is off, batch norm in evaluation mode. No damping is needed: where H is flat,
@@ -27,11 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from leaveout.attribution.if_kfac import fisher_samples
+from leaveout.attribution.solved import tests_at_once
 from leaveout.attribution.task import State, Task
 from leaveout.curvature.ekfac import ekfac
 from leaveout.curvature.kfac import FisherData
 from leaveout.errors import LeaveoutError, NotComputableError
-from leaveout.gradients.per_sample import gradient_products, n_parameters, per_sample_gradients
+from leaveout.gradients.per_sample import gradient_products, per_sample_gradients
 from leaveout.training.optimisers import rate, total_steps
 
 Scale = Callable[[Tensor], Tensor]
@@ -68,15 +70,26 @@ def attribute(task: Task, *, segments: int) -> Iterator[Tensor]:
         LeaveoutError: A segment has no checkpoint.
     """
     _check(task)
-    tests, samples = task.test, int(task.full[0].trained_on.sum())
-    size = len(tests) * n_parameters(task.module) * task.like.element_size()
-    task.need((segments + 2) * size, f"{segments} segments' vectors")
+    size = tests_at_once(task, segments + 6)
     parts = _segments(task, segments)
-    final = task.full[0].final
-    right = per_sample_gradients(task.module, final, tests)
+    if size >= len(task.test):
+        yield from _scores(task, parts)
+        return
+    task.need(float(len(task.train) * len(task.test) * task.like.element_size()), "the scores")
+    columns = [
+        torch.cat([*_scores(replace(task, test=some), parts)]) for some in task.test.split(size)
+    ]
+    for start in range(0, len(task.train), 1000):
+        yield torch.cat([column[start : start + 1000] for column in columns], dim=1)
+
+
+def _scores(task: Task, parts: list[Segment]) -> Iterator[Tensor]:
+    """Yield the scores for all test samples of a task at once, in blocks of rows."""
+    samples = int(task.full[0].trained_on.sum())
+    right = per_sample_gradients(task.module, task.full[0].final, task.test)
     vectors = segment_vectors(parts, right, samples, task.recipe.weight_decay)
     for block in task.train_blocks():
-        total = task.like.new_zeros(len(block), len(tests))
+        total = task.like.new_zeros(len(block), len(task.test))
         for part, mine in zip(parts, vectors, strict=True):
             for state in part.states:
                 found = gradient_products(task.module, state, block, mine)

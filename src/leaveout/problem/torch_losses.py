@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leaveout.config import nearest
-from leaveout.errors import LeaveoutError
+from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.problem.families import BERNOULLI, GAUSSIAN, SOFTMAX
 from leaveout.problem.objective import Likelihood, Losses, Objective
 from leaveout.problem.objectives import OBJECTIVES, log_odds, logits
@@ -189,7 +189,9 @@ def _cross_entropy(loss: Any) -> Objective:
 
 def _classes(targets: Tensor) -> Tensor:
     if targets.is_floating_point() or targets.dim() != 1:
-        raise LeaveoutError("samples have no class each: their targets are not one integer each")
+        raise NotComputableError(
+            "undefined", "samples have no class each: their targets are not one integer each"
+        )
     return targets
 
 
@@ -225,7 +227,9 @@ def _binary(loss: Any) -> Objective:
 
 def _binary_classes(targets: Tensor) -> Tensor:
     if targets.numel() != len(targets):
-        raise LeaveoutError("samples have no class each: they have several labels")
+        raise NotComputableError(
+            "undefined", "samples have no class each: they have several labels"
+        )
     return targets.reshape(-1).round().long()
 
 
