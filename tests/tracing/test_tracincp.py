@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from leaveout import TracInCP, TracInCPFast, TracInCPFastRandProj
 from leaveout.errors import LeaveoutError
-from leaveout.gradients.parts import Factor, choose, fit, gradient_parts
+from leaveout.gradients.factors import Factor
+from leaveout.gradients.parts import choose, fit, gradient_parts
 from leaveout.tracing import tracincp
 from leaveout.tracing.batches import per_sample
 from leaveout.tracing.most import most_influential
@@ -421,7 +422,10 @@ def test_of_equal_scores_the_first_are_taken_however_they_stream() -> None:
         ({"checkpoints_load_func": lambda m, c: None}, "returned None"),
         ({"checkpoints_load_func": lambda m, c: -1.0}, "returned -1.0"),
         ({"train_dataset": [1, 2]}, "expected a Dataset or DataLoader, got list"),
-        ({"train_dataset": DataLoader(TensorDataset(torch.ones(3)), shuffle=True)}, "another order"),
+        (
+            {"train_dataset": DataLoader(TensorDataset(torch.ones(3)), shuffle=True)},
+            "another order",
+        ),
         ({"loss_fn": lambda o, t: o}, "one number a sample"),
     ],
 )

@@ -1,9 +1,9 @@
 """Per-sample gradients of chosen parameters of any module, layer by layer.
 
-A linear layer that sees one vector a sample keeps its gradients as factors (``factors``), which are
-never multiplied out. Those of convolutions, and of linear layers on sequences, are formed from the
-layer's inputs and output gradients, by one backward pass for all samples. All other parameters are
-differentiated sample by sample. Nothing before the first chosen layer is differentiated.
+A layer that has a rule (``rules``) gets its gradients from its inputs and output gradients, by one
+backward pass for all samples; a linear one that sees one vector a sample keeps them as factors,
+which are never multiplied out. All other parameters are differentiated sample by sample. Nothing
+before the first chosen layer is differentiated. Whether a rule holds is checked against autograd.
 """
 
 from __future__ import annotations
@@ -15,33 +15,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
-from torch.nn import functional
 
+from leaveout.errors import LeaveoutError
+from leaveout.gradients.alone import gradients_alone, sample_gradients
 from leaveout.gradients.factors import Factor, agree, factored_dots, factored_norms, form
-from leaveout.problem.trees import one_by_one, rows, tensors
-
-UNFOLDED_BYTES = 16 << 20
-"""Patches of a convolution's inputs held at once, at most; small, to stay in cache."""
+from leaveout.gradients.rules import Formed, Part, part_of, rule_of
+from leaveout.problem.call import slow_paths
+from leaveout.problem.trees import rows, tensors
 
 Losses = Callable[[Any, Any], Tensor]
 """Outputs and targets of some samples in, the loss of each out, (samples,)."""
 
 
 @dataclass(frozen=True)
-class Formed:
-    """Gradients written out.
+class Shared:
+    """An argument of the model that all samples share, such as a table of positions.
 
     Attributes:
-        name: The layer, or the parameter.
-        values: (samples, numbers).
+        value: A tensor, or a tree of them, whose rows are no samples.
     """
 
-    name: str
-    values: Tensor
-
-
-Part = Factor | Formed
+    value: Any
 
 
 @dataclass
@@ -49,38 +43,43 @@ class Chosen:
     """Which parameters' gradients are computed, and how.
 
     Attributes:
-        layers: Linear layers and convolutions whose inputs and output gradients are noted.
+        layers: Layers with a rule, whose inputs and output gradients are noted.
         bias: Those of them whose bias counts.
         rest: Parameters differentiated sample by sample.
     """
 
-    layers: dict[str, nn.Linear | nn.Conv2d] = field(default_factory=dict)
+    layers: dict[str, nn.Module] = field(default_factory=dict)
     bias: set[str] = field(default_factory=set)
     rest: list[str] = field(default_factory=list)
+
+    def own(self, name: str) -> list[str]:
+        """Return the names of a layer's parameters that count, in order."""
+        kinds = ["weight", "bias"] if name in self.bias else ["weight"]
+        return [f"{name}.{kind}".removeprefix(".") for kind in kinds]
+
+    def give_up(self, name: str) -> None:
+        """Let a layer be differentiated sample by sample."""
+        self.rest += self.own(name)
+        del self.layers[name]
+        self.bias.discard(name)
 
 
 def choose(model: nn.Module, parameters: Iterable[str]) -> Chosen:
     """Choose how to differentiate in some parameters.
 
     Args:
-        model: The module.
+        model: The module, in evaluation mode.
         parameters: Names as in ``model.named_parameters()``.
     """
     wanted = list(parameters)
     uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     found = Chosen()
     for name, module in model.named_modules():
-        # a subclass may do something else with its weight, and a parametrised layer is one
-        if type(module) not in (nn.Linear, nn.Conv2d):
+        if rule_of(module) is None:
             continue
-        assert isinstance(module, nn.Linear | nn.Conv2d)
         weight, bias = (f"{name}.{p}".removeprefix(".") for p in ("weight", "bias"))
         own = [p for p in (weight, bias) if p in wanted]
-        shared = any(uses[id(p)] > 1 for p in module.parameters())
-        plain = isinstance(module, nn.Linear) or (
-            module.groups == 1 and module.padding_mode == "zeros"
-        )
-        if weight not in own or shared or not plain:
+        if weight not in own or any(uses[id(p)] > 1 for p in module.parameters()):
             continue
         found.layers[name] = module
         found.bias |= {name} if bias in own else set()
@@ -90,7 +89,10 @@ def choose(model: nn.Module, parameters: Iterable[str]) -> Chosen:
 
 
 def fit(model: nn.Module, chosen: Chosen, losses: Losses, batch: Sequence[Any]) -> int:
-    """Try one sample and two, and differentiate layers used in odd ways sample by sample.
+    """Compare two samples with autograd; what differs is differentiated sample by sample.
+
+    So a layer is found whose first dimension is not the samples, that is called twice, whose
+    weight is used elsewhere, too, or whose outputs a hook changes.
 
     Args:
         model: The module, in evaluation mode.
@@ -101,59 +103,48 @@ def fit(model: nn.Module, chosen: Chosen, losses: Losses, batch: Sequence[Any]) 
     Returns:
         How many numbers of a sample's gradient are formed.
     """
-    for count in (1, 2):  # a layer whose first dimension is another one shows at one of them
-        sample = rows(batch, slice(0, count))
-        found = _noted(model, chosen, losses, sample)
-        n = len(tensors(sample)[0])
-        for name, (calls, inputs, _) in found.items():
-            if calls == 1 and inputs.dim() > 1 and len(inputs) == n:
-                continue
-            _decline(chosen, name)
-    for place in range(min(2, len(tensors(batch)[0]))):
-        _compare(model, chosen, losses, rows(batch, slice(place, place + 1)))
-    sample = rows(batch, slice(0, 1))
-    parts = gradient_parts(model, chosen, losses, sample)
+    n = len(tensors(batch)[0])
+    two = rows(batch, [0, 1] if n > 1 else [0, 0])
+    for name in _wrong(model, chosen, losses, two):
+        chosen.give_up(name)
+    parts = gradient_parts(model, chosen, losses, rows(batch, slice(0, 1)))
     return sum(part.values.numel() for part in parts if isinstance(part, Formed))
 
 
-def _decline(chosen: Chosen, name: str) -> None:
-    """Differentiate in a layer's parameters sample by sample."""
-    del chosen.layers[name]
-    chosen.rest.append(f"{name}.weight".removeprefix("."))
-    if name in chosen.bias:
-        chosen.rest.append(f"{name}.bias".removeprefix("."))
-
-
-def _compare(model: nn.Module, chosen: Chosen, losses: Losses, sample: Sequence[Any]) -> None:
-    """Compare one sample's gradients with autograd's own, and decline layers that differ.
-
-    A weight can be used past its layer too, as ``functional.linear(h, layer.weight)`` does.
-    """
-    layers = Chosen(chosen.layers, chosen.bias)
-    if not layers.layers:
-        return
+def _wrong(model: nn.Module, chosen: Chosen, losses: Losses, two: Sequence[Any]) -> list[str]:
+    """Return the layers whose rule does not hold for two samples."""
+    try:
+        noted = _noted(model, chosen, losses, two)
+    except RuntimeError:  # such as of checkpoints: all by plain autograd, or that says why
+        return list(chosen.layers)
     known = dict(model.named_parameters())
-    names = {
-        name: [f"{name}.{key}".removeprefix(".") for key in ("weight", "bias")][
-            : 1 + (name in chosen.bias)
-        ]
-        for name in layers.layers
-    }
-    own = {k: known[k].detach().requires_grad_() for found in names.values() for k in found}
-    with torch.enable_grad():
-        outputs = functional_call(model, own, tuple(sample[:-1]))
-        right = torch.autograd.grad(
-            losses(outputs, sample[-1]).sum(),
-            [*own.values()],
-            allow_unused=True,
-            materialize_grads=True,
+    params = {p: known[p].detach() for name in chosen.layers for p in chosen.own(name)}
+    expected = [
+        dict(
+            zip(
+                params,
+                gradients_alone(model, params, {}, _value(losses), rows(two, slice(i, i + 1))),
+                strict=True,
+            )
         )
-    expected = dict(zip(own, right, strict=True))
-    for part in gradient_parts(model, layers, losses, sample):
-        mine = form([part])[0] if isinstance(part, Factor) else part.values[0]
-        whole = torch.cat([expected[key].flatten() for key in names[part.name]])
-        if not agree(mine, whole):
-            _decline(chosen, part.name)
+        for i in range(2)
+        if params
+    ]
+    wrong = []
+    for name, (calls, inputs, deltas) in noted.items():
+        if calls != 1 or inputs.dim() < 1 or len(inputs) != 2 or len(deltas) != 2:
+            wrong.append(name)
+            continue
+        try:
+            part = part_of(name, chosen.layers[name], inputs, deltas, name in chosen.bias)
+        except (RuntimeError, IndexError):  # inputs without a dimension of samples
+            wrong.append(name)
+            continue
+        mine = _formed(part)
+        right = torch.stack([torch.cat([e[p] for p in chosen.own(name)]) for e in expected])
+        if not all(agree(a, b) for a, b in zip(mine, right, strict=True)):
+            wrong.append(name)
+    return wrong
 
 
 def gradient_parts(
@@ -168,35 +159,49 @@ def gradient_parts(
         batch: Arguments of the model and, last, targets.
 
     Returns:
-        One part a layer or parameter.
+        One part a layer or parameter, in the order of the model's parameters.
     """
-    parts: list[Part] = []
-    for name, (_, inputs, deltas) in _noted(model, chosen, losses, batch).items():
-        layer, bias = chosen.layers[name], name in chosen.bias
-        if isinstance(layer, nn.Conv2d):
-            parts.append(Formed(name, _convolved(layer, inputs, deltas, bias)))
-        elif inputs.dim() == 2:
-            parts.append(Factor(name, inputs, deltas, bias))
-        else:
-            d, a = deltas.flatten(1, -2), inputs.flatten(1, -2)
-            formed = [(d.mT @ a).flatten(1)] + [d.sum(1)] * bias
-            parts.append(Formed(name, torch.cat(formed, dim=1)))
-    if chosen.rest:
-        known = dict(model.named_parameters())
-        parameters = {name: known[name].detach() for name in chosen.rest}
+    known = dict(model.named_parameters())
+    n = len(tensors(batch)[0])
+    parts: dict[str, Part] = {}
+    odd = []
+    for name, (calls, inputs, deltas) in _noted(model, chosen, losses, batch).items():
+        if calls != 1 or len(inputs) != n:  # this batch goes another way than the ones tried
+            odd.append(name)
+            continue
+        layer = chosen.layers[name]
+        parts[chosen.own(name)[0]] = part_of(name, layer, inputs, deltas, name in chosen.bias)
+    alone = chosen.rest + [p for name in odd for p in chosen.own(name)]
+    if alone:
+        params = {name: known[name].detach() for name in alone}
+        found = dict(
+            zip(alone, sample_gradients(model, params, {}, _value(losses), batch), strict=True)
+        )
+        parts |= {name: Formed(name, found[name]) for name in chosen.rest}
+        for name in odd:
+            own = [found[p] for p in chosen.own(name)]
+            parts[chosen.own(name)[0]] = Formed(name, torch.cat(own, dim=1))
+    return [parts[name] for name in known if name in parts]
 
-        def loss(values: dict[str, Tensor], sample: Sequence[Any]) -> Tensor:
-            outputs = functional_call(model, values, tuple(sample[:-1]))
-            return losses(outputs, sample[-1])[0]
 
-        def gradient(sample: Sequence[Any]) -> tuple[Tensor, ...]:
-            with torch.enable_grad():
-                found = grad(loss)(parameters, sample)
-            return tuple(found[name].flatten() for name in chosen.rest)
+def _value(losses: Losses) -> Callable[[nn.Module, Any], Tensor]:
+    return lambda model, batch: _asked(model, losses, batch, 1)[0]
 
-        found = one_by_one(gradient, batch)
-        parts += [Formed(n, value) for n, value in zip(chosen.rest, found, strict=True)]
-    return parts
+
+def _asked(model: nn.Module, losses: Losses, batch: Sequence[Any], n: int) -> Tensor:
+    """Call the model, and return the loss of each sample."""
+    *arguments, targets = (v.value if isinstance(v, Shared) else v for v in batch)
+    outputs = model(*arguments)
+    try:
+        return losses(outputs, targets)
+    except (RuntimeError, ValueError, IndexError, LeaveoutError) as error:
+        if n > 1 or not isinstance(outputs, Tensor) or outputs.shape[:1] == (1,):
+            raise
+        raise LeaveoutError(
+            f"the model gave outputs of shape {tuple(outputs.shape)} for a batch of one sample, "
+            f"and the loss can't take them ({error}). Their first dimension must be the samples: "
+            "a model that ends in .squeeze() drops it where there is one; write .squeeze(-1)"
+        ) from error
 
 
 def _noted(
@@ -209,16 +214,19 @@ def _noted(
     hooks = []
     for name, layer in chosen.layers.items():
 
-        def note(_: nn.Module, args: tuple[Tensor], out: Tensor, name: str = name) -> Tensor:
+        def note(
+            _: nn.Module, args: Any, named: dict[str, Any], out: Tensor, name: str = name
+        ) -> Tensor:
             # nothing before the first chosen layer requires a gradient: its output starts the graph
             tracked = out if out.requires_grad else out.requires_grad_()
-            seen[name] = (seen[name][0] + 1 if name in seen else 1, args[0].detach(), tracked)
+            given = args[0] if args else next(iter(named.values()))
+            seen[name] = (seen[name][0] + 1 if name in seen else 1, given.detach(), tracked)
             return tracked.clone()  # what follows may work in place, as ReLU(inplace=True) does
 
-        hooks.append(layer.register_forward_hook(note))
+        hooks.append(layer.register_forward_hook(note, with_kwargs=True))
     try:
-        with torch.enable_grad():
-            total = losses(model(*batch[:-1]), batch[-1]).sum()
+        with torch.enable_grad(), slow_paths():
+            total = _asked(model, losses, batch, len(tensors(batch)[0])).sum()
             # a layer that was not called has gradient 0
             outputs = [seen[name][2] for name in seen]
             deltas = torch.autograd.grad(total, outputs, allow_unused=True)
@@ -233,27 +241,6 @@ def _noted(
     return {name: noted.get(name, (0, empty, empty)) for name in chosen.layers}
 
 
-def _convolved(layer: nn.Conv2d, inputs: Tensor, deltas: Tensor, bias: bool) -> Tensor:
-    """Form the gradients of a convolution from its inputs and output gradients."""
-    padding = layer.padding
-    if isinstance(padding, str):  # "valid" or "same"
-        pads = layer._reversed_padding_repeated_twice
-        inputs, padding = functional.pad(inputs, pads), (0, 0)
-    patch = inputs.shape[1] * layer.kernel_size[0] * layer.kernel_size[1]
-    d = deltas.flatten(2)
-    size = max(1, UNFOLDED_BYTES // (patch * d.shape[2] * d.element_size()))
-    formed = d.new_empty(len(d), d.shape[1] * patch + (d.shape[1] if bias else 0))
-    for start in range(0, len(d), size):
-        part = slice(start, start + size)
-        a = functional.unfold(
-            inputs[part], layer.kernel_size, layer.dilation, padding, layer.stride
-        )
-        formed[part, : d.shape[1] * patch] = (d[part] @ a.mT).flatten(1)
-    if bias:
-        formed[:, d.shape[1] * patch :] = d.sum(2)
-    return formed
-
-
 def dots(left: Sequence[Part], right: Sequence[Part]) -> Tensor:
     """Return all inner products of two sets of gradients, (left samples, right samples)."""
     total: Tensor | None = None
@@ -261,9 +248,7 @@ def dots(left: Sequence[Part], right: Sequence[Part]) -> Tensor:
         if isinstance(a, Factor) and isinstance(b, Factor):
             found = factored_dots([a], [b])
         else:
-            assert isinstance(a, Formed)
-            assert isinstance(b, Formed)
-            found = a.values @ b.values.T
+            found = _formed(a) @ _formed(b).T
         total = found if total is None else total.add_(found)
     assert total is not None
     return total
@@ -280,5 +265,8 @@ def squared_norms(parts: Sequence[Part]) -> Tensor:
 
 def form_parts(parts: Sequence[Part]) -> Tensor:
     """Write the gradients out, (samples, numbers), part by part."""
-    formed = [form([part]) if isinstance(part, Factor) else part.values for part in parts]
-    return torch.cat(formed, dim=1)
+    return torch.cat([_formed(part) for part in parts], dim=1)
+
+
+def _formed(part: Part) -> Tensor:
+    return form([part]) if isinstance(part, Factor) else part.values

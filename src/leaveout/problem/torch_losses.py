@@ -24,6 +24,16 @@ ELEMENTWISE = (nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.PoissonNLLLoss, nn.S
 """Losses of every number of the outputs; their mean is one over all numbers of the batch."""
 OF_SAMPLES = (nn.MultiMarginLoss, nn.MultiLabelMarginLoss, nn.MultiLabelSoftMarginLoss)
 """Losses of a sample; their mean is one over samples."""
+KNOWN = (
+    nn.CrossEntropyLoss,
+    nn.BCEWithLogitsLoss,
+    nn.MSELoss,
+    nn.KLDivLoss,
+    nn.NLLLoss,
+    *ELEMENTWISE,
+    *OF_SAMPLES,
+)
+"""torch's own losses that are taken apart; a subclass of one may do something else."""
 
 
 def objective_of(loss: Given) -> Objective:

@@ -1,11 +1,12 @@
-"""Training data as batches, and losses as one number a sample."""
+"""Training data as batches in a fixed order, and losses as one number a sample."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import (
@@ -21,37 +22,19 @@ from torch.utils.data import (
 )
 
 from leaveout.errors import LeaveoutError
-from leaveout.gradients.parts import Losses
+from leaveout.gradients.parts import Losses, Shared
+from leaveout.problem.objective import Objective
 from leaveout.problem.randomness import preserved
-from leaveout.problem.torch_losses import one_at_a_time
+from leaveout.problem.torch_losses import KNOWN, OF_SAMPLES, objective_of, one_at_a_time
 from leaveout.problem.trees import tensors, tree_map
 
 Batch = Sequence[Any]
 """Arguments of the model and, last, targets."""
 
 
-DRAWING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
-
-
-def _in_fixed_order(loader: DataLoader[Any]) -> bool:
-    """Return whether a loader gives its samples in one order, whenever it is gone through.
-
-    Samplers that draw are known; others, and datasets without indices, are gone through twice.
-    """
-    if isinstance(loader.sampler, DRAWING):
-        return False
-    if type(loader.sampler) is SequentialSampler and type(loader.batch_sampler) in (
-        BatchSampler,
-        type(None),
-    ):
-        return True
-    with preserved():
-        if isinstance(loader.dataset, IterableDataset):
-            first, second = (next(iter(loader.dataset), None) for _ in range(2))
-            pairs = zip(tensors(first), tensors(second), strict=True)
-            return all(torch.equal(a, b) for a, b in pairs)
-        of = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
-        return [*of] == [*of]
+RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+FEW = 8
+"""Of so few samples two random orders may well be the same: more passes are compared."""
 
 
 class Slices:
@@ -77,10 +60,10 @@ def as_batches(data: Any, batch_size: int, what: str) -> Iterable[Batch]:
         what: Its name, for messages.
 
     Raises:
-        LeaveoutError: The loader shuffles, so that indices would mean nothing.
+        LeaveoutError: The order is not fixed, so that indices would mean nothing.
     """
     if isinstance(data, DataLoader):
-        if not _in_fixed_order(data):
+        if not _is_ordered(data):
             raise LeaveoutError(
                 f"{what}: the DataLoader gives its samples in another order each time, so that "
                 "indices of them would mean nothing; make it with shuffle=False, and without a "
@@ -91,52 +74,179 @@ def as_batches(data: Any, batch_size: int, what: str) -> Iterable[Batch]:
         return Slices(data, batch_size)
     if not isinstance(data, Dataset):
         raise LeaveoutError(f"{what}: expected a Dataset or DataLoader, got {type(data).__name__}")
-    return DataLoader(data, batch_size=batch_size)
+    return as_batches(DataLoader(data, batch_size=batch_size), batch_size, what)
 
 
-def placed(batch: Any, device: torch.device, what: str) -> tuple[Batch, int]:
+def _is_ordered(loader: DataLoader[Any]) -> bool:
+    """Return whether two passes give the same samples in the same order.
+
+    Samplers are asked for their indices, streams for their first samples. Generators are given
+    back as they were.
+    """
+    sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    draws = [s for s in (sampler, getattr(sampler, "sampler", None)) if s is not None]
+    if any(isinstance(s, RANDOM) for s in (*draws, loader.sampler)):
+        return False
+    generators = {
+        id(g): g
+        for s in (loader, loader.sampler, *draws)
+        if isinstance(g := getattr(s, "generator", None), torch.Generator)
+    }
+    states = [(g, g.get_state()) for g in generators.values()]
+    with preserved():
+        try:
+            if isinstance(loader.dataset, IterableDataset):
+                first, second = ([*islice(iter(loader.dataset), FEW)] for _ in range(2))
+                return _same(first, second)
+            if type(sampler) is BatchSampler:
+                sampler = sampler.sampler  # it only cuts what that one gives
+            if type(sampler) is SequentialSampler:
+                return True
+            first = [*sampler]
+            passes = 1 if len(first) > FEW else FEW
+            return all(_same(first, [*sampler]) for _ in range(passes))
+        finally:
+            for generator, state in states:
+                generator.set_state(state)
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Return whether two items are equal; arrays by their values."""
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return left.shape == right.shape and bool(((left == right) | (left != left)).all())
+    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+        return left.shape == right.shape and bool(((left == right) | (left != left)).all())
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_same(left[k], right[k]) for k in left)
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(_same, left, right))
+    plain = isinstance(left, int | float | str | bytes | np.generic)
+    return not plain or bool(left == right) or left != left  # of other types nothing is known
+
+
+def placed(
+    batch: Any, device: torch.device, what: str, shared: Collection[int] = ()
+) -> tuple[Batch, int]:
     """Move a batch to the model's device.
+
+    Args:
+        batch: Arguments of the model and, last, targets.
+        device: Where it goes.
+        what: Its name, for messages.
+        shared: Positions of the arguments that all samples share.
 
     Returns:
         The batch and its number of samples.
 
     Raises:
-        LeaveoutError: It is no tuple or list, or holds no tensor.
+        LeaveoutError: It is no tuple or list, holds no tensor, or an item has other rows than the
+            targets, or is a list of texts.
     """
-    if not isinstance(batch, tuple | list) or not tensors(batch):
-        raise LeaveoutError(
-            f"{what}: expected a batch (arguments of the model ..., targets), tensors with a row "
-            f"a sample, got {type(batch).__name__}"
-        )
-    return tree_map(lambda value: value.to(device), batch), len(tensors(batch)[0])
+    wrong = LeaveoutError(
+        f"{what}: expected a batch (arguments of the model ..., targets), tensors with a row "
+        f"a sample, got {type(batch).__name__}"
+    )
+    if not isinstance(batch, tuple | list):
+        raise wrong
+    last = len(batch) - 1
+    odd = [k for k in shared if not 0 <= k < last]
+    if odd:
+        raise LeaveoutError(f"shared: {odd} are no positions of the model's {last} arguments")
+    moved = [tree_map(lambda value: value.to(device), item) for item in batch]
+    items = [Shared(item) if k in shared else item for k, item in enumerate(moved)]
+    if not tensors(items):
+        raise wrong
+    reference = tensors(items[last]) or tensors(items)
+    n = len(reference[0])
+    for k, item in enumerate(items):
+        where = f"{what}: item {k} of a batch, {'the targets' if k == last else 'an argument'},"
+        how = "" if k == last else f"; if all samples share it, name it in shared=[{k}]"
+        for value in tensors(item):
+            if len(value) != n:
+                raise LeaveoutError(
+                    f"{where} has shape {tuple(value.shape)}, {len(value)} rows; other items have "
+                    f"{n}. The first dimension must be the samples{how}"
+                )
+        if _texts(item):
+            raise LeaveoutError(
+                f"{where} is a list of texts, which have no gradient of their own; turn them into "
+                f"tensors where the data are loaded{how}"
+            )
+    return items, n
 
 
-def per_sample(loss_fn: Callable[..., Tensor] | None, name: str) -> Losses:
+def _texts(item: Any) -> bool:
+    if isinstance(item, dict):
+        return any(_texts(value) for value in item.values())
+    if isinstance(item, list | tuple):
+        return any(isinstance(value, str | bytes) or _texts(value) for value in item)
+    return False
+
+
+def per_sample(loss_fn: Callable[..., Tensor] | Objective | str | None, name: str) -> Losses:
     """Return a loss function as one that gives the loss of each sample, however it reduces.
 
-    A reduction over one sample alone is that sample's loss, be it a mean or a sum. So a function
-    whose ``reduction`` is not ``"none"`` is called on each sample alone, so that a division by the
-    size of a batch does not enter the scores. Of torch's cross-entropy a sample's part of the sum
-    is taken, weighted as the batch is, and divided by its number of positions for a mean.
+    torch's own losses are asked for what every number of a sample gives, with the weights of
+    classes or elements; a mean is divided by the numbers of a sample, which are as many for all, so
+    that it is proportional to the sum. Any other function is called on each sample alone, unless
+    its ``reduction`` is ``"none"``: a mean or a sum over one sample is that sample's loss.
 
     Args:
         loss_fn: ``loss_fn(outputs, targets)``; None if the model itself returns losses.
         name: Its name, for messages.
     """
     if loss_fn is None:
-        return lambda outputs, _: _rows(outputs, len(tensors(outputs)[0]), "the model")
-    if type(loss_fn) in (nn.CrossEntropyLoss, nn.NLLLoss):  # a subclass may do something else
-        # the mean over one sample would divide by its own weight, or by its own positions
-        each, mean = copy.copy(loss_fn), getattr(loss_fn, "reduction", None) == "mean"
-        setattr(each, "reduction", "none")  # noqa: B010
-
-        def known(outputs: Any, targets: Any) -> Tensor:
-            samples = len(tensors(outputs)[0])
-            found = each(outputs, targets).reshape(samples, -1)
-            return found.sum(1) / (found.shape[1] if mean else 1)
-
-        return known
+        return lambda outputs, targets: _own_rows(outputs, targets)
+    if isinstance(loss_fn, Objective | str):
+        return objective_of(loss_fn).losses
+    kind, reduction = type(loss_fn), getattr(loss_fn, "reduction", None)
+    if kind in KNOWN and (reduction != "none" or kind in (nn.CrossEntropyLoss, nn.NLLLoss)):
+        asked = objective_of(loss_fn).losses
+        return _Mean(asked, loss_fn, name) if reduction == "mean" else asked
+    if reduction == "none":
+        return lambda o, t: _rows(loss_fn(o, t), len(tensors(o)[0]), name)
     return one_at_a_time(loss_fn, name)
+
+
+class _Mean:
+    """A sum over a sample's numbers, divided by how many these are, the same for all samples."""
+
+    def __init__(self, asked: Losses, loss: Any, name: str) -> None:
+        self.asked, self.kind, self.name = asked, type(loss), name
+        self.numbers: int | None = None
+
+    def __call__(self, outputs: Any, targets: Any) -> Tensor:
+        found = self.asked(outputs, targets)
+        numbers = self._count(outputs, targets)
+        if self.numbers not in (None, numbers):
+            raise LeaveoutError(
+                f"{self.name}: some samples have {self.numbers} numbers, some {numbers}, so that "
+                "means over them can't be compared; use reduction='sum'"
+            )
+        self.numbers = numbers
+        return found / numbers
+
+    def _count(self, outputs: Any, targets: Tensor) -> int:
+        numbers = targets[0].numel()
+        if self.kind is nn.CrossEntropyLoss and targets.is_floating_point():
+            return numbers // targets.shape[1]  # of probabilities: positions
+        return 1 if self.kind in OF_SAMPLES else numbers
+
+
+def _own_rows(outputs: Any, targets: Any) -> Tensor:
+    if not isinstance(outputs, Tensor):
+        raise LeaveoutError(
+            f"the model returned {type(outputs).__name__}; without loss_fn it must return one "
+            "number a sample, a tensor"
+        )
+    found = tensors(targets)
+    n = len(found[0]) if found else outputs.numel()
+    if outputs.numel() != n:
+        raise LeaveoutError(
+            f"the model gave {tuple(outputs.shape)} for {n} samples; without loss_fn it must "
+            "return one number a sample, such as by reduction='none', no mean over a batch"
+        )
+    return outputs.reshape(n)
 
 
 def _rows(losses: Tensor, count: int, name: str) -> Tensor:

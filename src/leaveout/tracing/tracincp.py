@@ -25,9 +25,7 @@ from leaveout.gradients import projection_of_factors
 from leaveout.gradients.factors import Factor
 from leaveout.gradients.parts import (
     Chosen,
-    Formed,
     Losses,
-    Part,
     choose,
     dots,
     fit,
@@ -36,6 +34,7 @@ from leaveout.gradients.parts import (
     squared_norms,
 )
 from leaveout.gradients.per_sample import CHUNK_BYTES
+from leaveout.gradients.rules import Formed, Part
 from leaveout.problem.trees import rows, tensors
 from leaveout.tracing.batches import Batch, as_batches, per_sample, placed
 from leaveout.tracing.checkpoints import (
@@ -76,6 +75,7 @@ class TracInCP:
         loss_fn: LossFunction | None = None,
         batch_size: int = 512,
         test_loss_fn: LossFunction | None = None,
+        shared: Sequence[int] = (),
     ) -> None:
         """Prepare the tracing; nothing is computed yet.
 
@@ -89,9 +89,13 @@ class TracInCP:
             layers: Names of the modules (or parameters) whose gradients count; by default all
                 parameters that require a gradient.
             loss_fn: The loss. Scores are the same whether it returns a loss a sample, their mean or
-                their sum. None if the model returns losses itself.
+                their sum. With class weights, or tokens that are ignored, the scores of torch's own
+                losses with ``reduction="mean"`` are proportional to those of the sum. None if the
+                model returns losses itself.
             batch_size: Samples at once, where ``train_dataset`` is a ``Dataset``.
             test_loss_fn: Another loss, of the samples whose loss is influenced.
+            shared: Positions, in a batch, of arguments that all samples share, such as a mask over
+                positions; all other tensors have a row a sample.
 
         Raises:
             LeaveoutError: An argument is not usable; the message says which.
@@ -104,6 +108,7 @@ class TracInCP:
         self.loss_fn = loss_fn
         self.batch_size = batch_size
         self.test_loss_fn = loss_fn if test_loss_fn is None else test_loss_fn
+        self.shared = [*shared]
         self._parameters = chosen_parameters(model, layers)
         self._train = as_batches(train_dataset, batch_size, "train_dataset")
         self._losses = per_sample(loss_fn, "loss_fn")
@@ -185,7 +190,7 @@ class TracInCP:
         found = []
         for group, bar in self._groups(self._given(inputs), 1, show_progress):
             columns = []
-            for number, rate, chosen, formed in self._loaded(group[0], losses):
+            for number, rate, chosen, formed in self._loaded((group[0], losses)):
                 rooted = [
                     form_parts(self._view(number, parts)) * rate**0.5
                     for batch in group
@@ -200,7 +205,8 @@ class TracInCP:
         n_test = sum(len(tensors(batch)[0]) for batch in tests)
         for group, bar in self._groups(self._train, n_test, show_progress):
             scores, waiting = None, Waiting()
-            for number, rate, chosen, formed in self._loaded(tests[0], self._test_losses):
+            tried = (group[0], self._losses), (tests[0], self._test_losses)
+            for number, rate, chosen, formed in self._loaded(*tried):
                 for held in self._held(tests, number, chosen, formed):
                     column = 0
                     for batch in group:
@@ -234,7 +240,7 @@ class TracInCP:
     def _squared_norms(self, group: list[Batch], bar: tqdm[Any]) -> Tensor:
         """Sum the squared norms of gradients over checkpoints, (samples,)."""
         total: Tensor | None = None
-        for _, rate, chosen, formed in self._loaded(group[0], self._losses):
+        for _, rate, chosen, formed in self._loaded((group[0], self._losses)):
             found = [
                 squared_norms(parts)
                 for batch in group
@@ -245,17 +251,20 @@ class TracInCP:
         assert total is not None
         return total
 
-    def _loaded(self, sample: Batch, losses: Losses) -> Iterator[tuple[int, float, Chosen, int]]:
+    def _loaded(self, *tried: tuple[Batch, Losses]) -> Iterator[tuple[int, float, Chosen, int]]:
         """Load one checkpoint after the other.
+
+        Args:
+            *tried: Samples, and their loss, that show how to differentiate.
 
         Yields:
             Its number, its learning rate, how to differentiate, and the numbers that are formed.
         """
         for number, checkpoint in enumerate(self.checkpoints):
             rate = load_with(self.checkpoints_load_func, self.model, checkpoint)
-            if number == 0:
-                chosen = choose(self.model, self._parameters)
-                formed = fit(self.model, chosen, losses, sample)
+            # a gradient that is 0 at one checkpoint tells nothing of the next
+            chosen = choose(self.model, self._parameters)
+            formed = max(fit(self.model, chosen, losses, batch) for batch, losses in tried)
             yield number, rate, chosen, formed
 
     def _gradients(
@@ -306,7 +315,7 @@ class TracInCP:
             group: list[Batch] = []
             taken = 0
             for given in batches:
-                batch, n = placed(given, device, "train_dataset")
+                batch, n = placed(given, device, "train_dataset", self.shared)
                 size = n * n_scores * 4
                 size += sum(value.numel() * value.element_size() for value in tensors(batch))
                 if group and taken + size > GROUP_BYTES:
@@ -345,6 +354,7 @@ class TracInCPFast(TracInCP):
         batch_size: int = 512,
         test_loss_fn: LossFunction | None = None,
         bias: bool = True,
+        shared: Sequence[int] = (),
     ) -> None:
         """Prepare the tracing; see :class:`TracInCP`.
 
@@ -358,6 +368,7 @@ class TracInCPFast(TracInCP):
             batch_size: Samples at once, where ``train_dataset`` is a ``Dataset``.
             test_loss_fn: Another loss, of the samples whose loss is influenced.
             bias: Whether the layer's bias counts. captum leaves it out.
+            shared: Positions of arguments that all samples share.
 
         Raises:
             LeaveoutError: ``final_fc_layer`` is no linear layer of the model.
@@ -374,6 +385,7 @@ class TracInCPFast(TracInCP):
             loss_fn,
             batch_size,
             test_loss_fn,
+            shared,
         )
         self.final_fc_layer = name
 
@@ -400,6 +412,7 @@ class TracInCPFastRandProj(TracInCPFast):
         projection_dim: int | None = None,
         seed: int = 0,
         bias: bool = True,
+        shared: Sequence[int] = (),
     ) -> None:
         """Prepare the tracing; see :class:`TracInCPFast`.
 
@@ -416,6 +429,7 @@ class TracInCPFastRandProj(TracInCPFast):
                 either side. None projects nothing.
             seed: Of the projections.
             bias: Whether the layer's bias counts. captum leaves it out.
+            shared: Positions of arguments that all samples share.
         """
         super().__init__(
             model,
@@ -427,6 +441,7 @@ class TracInCPFastRandProj(TracInCPFast):
             batch_size,
             test_loss_fn,
             bias,
+            shared,
         )
         self.projection_dim = projection_dim
         self.seed = seed

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from leaveout.gradients.factors import Factor, factored_dots
-from leaveout.gradients.parts import Part
+from leaveout.gradients.rules import Part
 from leaveout.problem.trees import tensors
 
 Place = tuple[int, int]
