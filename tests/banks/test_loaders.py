@@ -17,6 +17,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+from torch.utils.data.distributed import DistributedSampler
 
 from leaveout.banks.layout import BankError
 from leaveout.banks.loaders import (
@@ -150,7 +151,8 @@ def test_all_settings_are_the_users() -> None:
     loader = Doubling(
         DATASET, batch_size=3, drop_last=True, collate_fn=collate, timeout=0, pin_memory=False
     )
-    part = subset_loader(loader, np.arange(8), 0)
+    with pytest.warns(UserWarning, match="drops 2 of 8 kept samples .* and 0 of all 12"):
+        part = subset_loader(loader, np.arange(8), 0)
     assert drawn(part) == [[2, 22, 42], [62, 82, 102]]
     assert (len(part), part.batch_size, part.drop_last) == (2, 3, True)
     assert len(part.dataset) == len(part.sampler) == 8  # type: ignore[arg-type]
@@ -159,6 +161,30 @@ def test_all_settings_are_the_users() -> None:
     assert {k: v for k, v in vars(part).items() if k not in ours} == {
         k: v for k, v in vars(loader).items() if k not in ours
     }
+
+
+def test_drop_last_that_leaves_nothing_is_refused() -> None:
+    for batch_size, kept in ((12, 11), (5, 4)):
+        loader = DataLoader(DATASET, batch_size=batch_size, drop_last=True)
+        with pytest.raises(BankError, match=f"nothing to train on: {kept} samples are kept"):
+            subset_loader(loader, np.arange(kept), 0)
+    # as many are dropped as of all, or fewer: nothing to say
+    subset_loader(DataLoader(DATASET, batch_size=5, drop_last=True), np.arange(11), 0)
+
+
+def test_what_is_asked_of_the_users_sampler_reaches_it() -> None:
+    sampler: Any = DistributedSampler(DATASET, num_replicas=1, rank=0, seed=3)  # type: ignore[var-annotated]
+    part: Any = subset_loader(DataLoader(DATASET, sampler=sampler), np.arange(11), 0)
+    orders = []
+    for epoch in (0, 1, 0):
+        assert hasattr(part.sampler, "set_epoch")
+        part.sampler.set_epoch(epoch)
+        orders.append([*part.sampler])
+    assert orders[0] != orders[1]
+    assert orders[0] == orders[2]
+    assert sampler.epoch == 0  # the user's own is left as it was
+    with pytest.raises(AttributeError):
+        part.sampler.no_such_thing  # noqa: B018
 
 
 def test_workers_are_the_users() -> None:

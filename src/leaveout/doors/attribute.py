@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from leaveout import attribution
 from leaveout.attribution.task import State, Task, Trajectory
 from leaveout.config import Recipe, nearest
-from leaveout.doors.samples import Given, samples_of
+from leaveout.doors.samples import Given, plainly, samples_of
 from leaveout.doors.scores import Scores, collected
 from leaveout.errors import LeaveoutError
-from leaveout.interop.files import load_state as load_file
 from leaveout.problem.call import load_state, numbers, state_of
 from leaveout.problem.randomness import preserved
 from leaveout.problem.torch_losses import Given as Loss
@@ -146,11 +146,12 @@ def attribute(
     if name in STEPPED and recipe is None:
         raise LeaveoutError(f"{name}: give recipe=leaveout.Recipe(...), how the model was trained")
     objective = objective_of(loss)
-    asked = objective.measured() if test_loss is None else objective_of(test_loss).measured()
+    asked = (objective if test_loss is None else objective_of(test_loss)).measured()
     with preserved():
         own = copy.deepcopy(model).eval()
         device = numbers(own).device
-        left = samples_of(train, objective, "train").to(device)
+        left = plainly(samples_of(train, objective, "train"), loss).to(device)
+        objective = left.objective
         averaged = left.asked(objective.averaged(left.targets))
         right = averaged if test is None else samples_of(test, asked, "test").to(device)
         given = list_checkpoints(checkpoints) if checkpoints else [state_of(model)]
@@ -208,7 +209,7 @@ def _state(module: nn.Module, given: Checkpoint) -> tuple[dict[str, Tensor], flo
     """Return a checkpoint's parameters and buffers, on the module's device, and its rate."""
     rate = 1.0
     if isinstance(given, str | Path) and Path(given).suffix == ".safetensors":
-        load_state(module, load_file(Path(given)))
+        load_state(module, load_file(given))
     elif isinstance(given, str | Path):
         rate = load_checkpoint(module, given)
     else:

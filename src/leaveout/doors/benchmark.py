@@ -20,7 +20,7 @@ from torch import nn
 from leaveout.config import Recipe, Setting
 from leaveout.config.sections import LDS, LOO, PBRF, Full, Half
 from leaveout.doors.attribute import check_params, method_module
-from leaveout.doors.samples import Given, samples_of
+from leaveout.doors.samples import Given, plainly, samples_of
 from leaveout.doors.scores import Scores, Truth, collected
 from leaveout.errors import LeaveoutError
 from leaveout.problem.call import numbers, state_of
@@ -102,8 +102,9 @@ class Benchmark:
             LeaveoutError: An argument is wrong, or the folder holds another problem.
         """
         objective = objective_of(loss)
-        asked = objective.measured() if test_loss is None else objective_of(test_loss).measured()
-        left = samples_of(train, objective, "train")
+        asked = (objective if test_loss is None else objective_of(test_loss)).measured()
+        left = plainly(samples_of(train, objective, "train"), loss)
+        objective = left.objective
         right = samples_of(test, asked, "test")
         if objective.check is not None:
             objective.check(left.targets)

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from leaveout.errors import LeaveoutError
 from leaveout.problem.objective import Objective
+from leaveout.problem.objectives import CROSS_ENTROPY
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import Tree, join, tree_map
 from leaveout.tracing.batches import as_batches
@@ -51,6 +53,28 @@ def samples_of(given: Given, objective: Objective, what: str) -> Samples:
             ) from error
     inputs, targets = _pair(given, what)
     return Samples(_tensors(inputs), _tensors(targets), objective)
+
+
+def plainly(samples: Samples, loss: Any) -> Samples:
+    """Take torch's cross-entropy without options for what it is: there are faster ways for it.
+
+    Args:
+        samples: Their targets tell whether each sample has one class.
+        loss: What was given for their objective.
+    """
+    targets = samples.targets
+    if (
+        type(loss) is nn.CrossEntropyLoss
+        and loss.weight is None
+        and not loss.label_smoothing
+        and isinstance(targets, torch.Tensor)
+        and targets.dim() == 1
+        and not targets.is_floating_point()
+        and bool((targets >= 0).all())
+        and loss.ignore_index < 0
+    ):
+        return samples.asked(CROSS_ENTROPY)
+    return samples
 
 
 def _pair(batch: Any, what: str) -> tuple[Tree, Tree]:

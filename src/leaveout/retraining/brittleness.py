@@ -132,8 +132,8 @@ def _columns(
         there = np.take(have[order], found, mode="clip") == wanted
         if not there.all() or (part == "train" and len(have) != len(wanted)):
             raise LeaveoutError(
-                f"{score.path}: its {part} ids are not those of {data.artefact and data.artefact.path}. Make both "
-                "from the same setting."
+                f"{score.path}: its {part} ids are not those of the setting's data. Make both from "
+                "the same setting."
             )
         places.append(order[found])
     if "score" not in score.rows:
