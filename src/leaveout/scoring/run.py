@@ -159,6 +159,16 @@ def outputs_finite(task: Task, model: Trajectory) -> bool:
         return all(all_finite(part) for part in parts)
 
 
+def losses_finite(task: Task, model: Trajectory) -> bool:
+    """Say whether a model's losses of the training samples are all finite: a square may not be."""
+    with torch.no_grad(), slow_paths():
+        parts = (
+            part.losses(call_with(task.module, model.final, part.inputs))
+            for part in task.train.split(1000)
+        )
+        return all(bool(part.isfinite().all()) for part in parts)
+
+
 def held(
     module: ModuleType, task: Task, blocks: Iterator[NDArray[np.float32]]
 ) -> Iterator[NDArray[np.float32]]:
@@ -177,7 +187,7 @@ def held(
 
     Raises:
         NotComputableError: A limit is reached, a model or a training sample is not finite, or the
-            method fails on a model whose outputs are not.
+            method fails on a model whose outputs or losses are not.
     """
     models = [*task.full, *task.half] if getattr(module, "NEEDS", ("full",)) else []
 
@@ -192,9 +202,12 @@ def held(
             raise NotComputableError("undefined", "the training samples are not all finite")
         try:
             yield from blocks
-        except (RuntimeError, ValueError) as error:  # of linear algebra, on what is not a number
-            if broken := sum(not outputs_finite(task, model) for model in models):
-                raise diverged(broken, "have outputs that are") from error
+        except NotComputableError:
+            raise
+        except (RuntimeError, ValueError, LeaveoutError) as error:  # on what is not a number
+            for what, good in (("outputs", outputs_finite), ("losses", losses_finite)):
+                if broken := sum(not good(task, model) for model in models):
+                    raise diverged(broken, f"have {what} that are") from error
             raise
 
     return limited(checked(), task.memory, task.seconds, task.train.device)
