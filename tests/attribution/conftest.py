@@ -81,6 +81,13 @@ def perceptron(outputs: int) -> nn.Module:
     return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, outputs))
 
 
+def frozen() -> nn.Module:
+    """Return plain linear layers, of which the first is not trained."""
+    layers = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    layers[0].requires_grad_(False)
+    return layers
+
+
 def log_odds(p: Tensor) -> Tensor:
     return p.log() - (1 - p).log()
 
@@ -196,6 +203,16 @@ def made(name: str) -> dict[str, Any]:
                 "margin": chosen,
                 "recipe": {"momentum": 0.9, "nesterov": True, "schedule": "cosine"},
             }
+        case "frozen":
+            return {
+                "objective": OBJECTIVES["cross_entropy"](),
+                "build": frozen,
+                "samples": (x, draw.classes(3, n)),
+                "total": lambda h, t: functional.cross_entropy(h, t, reduction="sum"),
+                "count": samples_in,
+                "margin": chosen,
+                "recipe": {},
+            }
         case _:
             inputs = {"numbers": x[:, :3], "kind": draw.classes(5, n)}
             return {
@@ -209,7 +226,8 @@ def made(name: str) -> dict[str, Any]:
             }
 
 
-PROBLEMS = ("regression", "one_logit", "multi_label", "weighted", "tokens", "residual", "named")
+PROBLEMS = ["regression", "one_logit", "multi_label", "weighted"]
+PROBLEMS += ["tokens", "residual", "named", "frozen"]
 
 
 @pytest.fixture(params=PROBLEMS)

@@ -31,6 +31,7 @@ LACKS = {
     "tokens": ("a class", "plain", "a last", "steps"),
     "residual": ("dropout",),
     "named": ("dropout",),
+    "frozen": ("dropout",),
     "own": ("a class", "the log odds", "plain", "the loss's curvature", "dropout"),
 }
 

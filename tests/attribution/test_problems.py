@@ -23,6 +23,7 @@ from torch.nn import functional
 from leaveout.attribution.task import State, Task
 from leaveout.errors import NotComputableError
 from leaveout.gradients.projection import draw_sparse, project
+from leaveout.problem.objectives import OBJECTIVES
 
 DAMPING = 0.3
 CONVERGED = {"if_cg": 400, "astra": 600}
@@ -198,7 +199,30 @@ def test_tracin_over_runs_and_along_one(problem: Any) -> None:
 
 
 LAST = {"regression": "2", "one_logit": "2", "multi_label": "2", "weighted": "2"}
-LAST |= {"residual": "linear", "named": "out"}
+LAST |= {"residual": "linear", "named": "out", "frozen": "4"}
+
+
+MEASURED = {"tokens": "token_cross_entropy", "multi_label": "multi_label"}
+MEASURED |= {"one_logit": "binary_cross_entropy", "residual": "cross_entropy"}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_attributed_may_be_another_function(
+    name: str, make_problem: Callable[..., Any]
+) -> None:
+    """The margin of test samples, negative as a loss is lower where it is better."""
+    problem = make_problem(name)
+    measured = OBJECTIVES[MEASURED[name]](measure="margin").measured()
+    task = replace(problem.task, test=problem.task.test.asked(measured))
+    right = Right(problem, task.full[0].final)
+    asked = right.rows(task.test, lambda h, t: -problem.margin(h, t))
+    close(score(task, "grad_dot"), right.train @ asked.T, 1e-10)
+    eye = torch.eye(len(right.flat), dtype=torch.float64)
+    inverse = torch.linalg.inv(right.gauss_newton + DAMPING * eye)
+    found = score(task, "if_explicit", damping=DAMPING, curvature="gauss_newton")
+    close(found, right.train @ inverse @ asked.T)
+    found = score(task, "if_cg", damping=DAMPING, iterations=400, curvature="gauss_newton")
+    close(found, right.train @ inverse @ asked.T, 1e-6)
 
 
 def test_the_last_layer_s_gradients(right: Right, request: pytest.FixtureRequest) -> None:
@@ -446,7 +470,7 @@ def test_what_is_about_classes(right: Right, request: pytest.FixtureRequest) -> 
         close(score(task, "knn_shapley", k=k), shapley(near, match.T, k).T)
         cosine = functional.normalize(features[0]) @ functional.normalize(features[1]).T
         close(score(task, "feature_cosine"), cosine)
-    if name not in ("residual", "named"):
+    if name not in ("residual", "named", "frozen"):
         for targets in ("model", "labels"):
             refused(task, "rps_l2", "plain cross-entropy", l2=0.1, targets=targets)
 
@@ -476,7 +500,7 @@ def shapley(near: Tensor, match: Tensor, k: int) -> Tensor:
 
 
 @pytest.mark.parametrize("targets", ["model", "labels"])
-@pytest.mark.parametrize("name", ["residual", "named"])
+@pytest.mark.parametrize("name", ["residual", "named", "frozen"])
 def test_representers(make_problem: Callable[..., Any], name: str, targets: str) -> None:
     problem = make_problem(name)
     task, l2 = problem.task, 0.05
