@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from leaveout.gradients import per_sample
 from leaveout.gradients.per_sample import (
@@ -163,3 +164,32 @@ def test_too_little_memory_halves_the_chunk_and_changes_nothing(
         torch.cat([g for _, g in parts]), problem.naive(problem.left), **CLOSE
     )
     assert "gradients formed at once: 11 do not fit" in capsys.readouterr().err
+
+
+class Recomputed(nn.Module):
+    """It computes activations anew in the backward pass, with what its parameters are then."""
+
+    def __init__(self, conv: bool) -> None:
+        super().__init__()
+        self.inner = nn.Conv1d(1, 2, 2) if conv else nn.Linear(4, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = x[:, None] if isinstance(self.inner, nn.Conv1d) else x
+        hidden = checkpoint(lambda v: self.inner(v).tanh().flatten(1), given, use_reentrant=False)
+        return self.head(hidden)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("conv", [True, False])
+def test_activation_checkpoints_are_recomputed_with_the_state(conv: bool) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module, other = (Recomputed(conv).double().eval() for _ in range(2))
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    samples = Samples(x, torch.tensor([0, 1, 2, 0, 1]), CROSS_ENTROPY)
+    state = {name: value.detach() for name, value in other.named_parameters()}
+    found = per_sample_gradients(module.requires_grad_(False), state, samples)
+    for k in range(5):
+        loss = functional.cross_entropy(other(x[k : k + 1]), samples.targets[k : k + 1])
+        right = torch.autograd.grad(loss, [*other.parameters()])
+        torch.testing.assert_close(found[k], torch.cat([g.flatten() for g in right]))

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leaveout.problem.call import call_with, parts_of, trained
+from leaveout.gradients.alone import gradients_alone
+from leaveout.problem.call import call, call_with, parts_of, trained
 from leaveout.problem.objective import Losses
 from leaveout.problem.samples import Samples
 from leaveout.training.stack import parse
@@ -114,15 +115,10 @@ def _right(
     names, fixed = parts_of(module, state)
     one = samples[:1]
 
-    def value(params: dict[str, Tensor]) -> Tensor:
-        return asked(call_with(module, {**params, **fixed}, one.inputs), one.targets)[0]
+    def value(own: nn.Module, sample: Samples) -> Tensor:
+        return asked(call(own, sample.inputs), sample.targets)[0]
 
-    params = {name: p.requires_grad_() for name, p in names.items()}
-    with torch.enable_grad():
-        expected = torch.autograd.grad(
-            value(params), [*params.values()], allow_unused=True, materialize_grads=True
-        )
-    right = torch.cat([g.flatten() for g in expected])
+    right = torch.cat(gradients_alone(module, names, fixed, value, one))
     mine = form([Factor(f.name, f.inputs[:1], f.deltas[:1], f.bias) for f in factors])[0]
     return agree(mine, right)
 

@@ -27,15 +27,17 @@ Losses = Callable[[Any, Any], Tensor]
 """Outputs and targets of some samples in, the loss of each out, (samples,)."""
 
 
-@dataclass(frozen=True)
 class Shared:
     """An argument of the model that all samples share, such as a table of positions.
+
+    It is no dataclass, which would be a tree whose tensors have a row a sample.
 
     Attributes:
         value: A tensor, or a tree of them, whose rows are no samples.
     """
 
-    value: Any
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
 @dataclass

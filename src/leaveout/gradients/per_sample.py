@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad
 
+from leaveout.gradients.alone import sample_gradients
 from leaveout.gradients.factors import (
     factored_dots,
     factored_norms,
@@ -18,10 +18,10 @@ from leaveout.gradients.factors import (
     gradient_factors,
     is_linear,
 )
-from leaveout.problem.call import call_with, numbers, parts_of, slow_paths, trained
+from leaveout.problem.call import call, numbers, parts_of, trained
 from leaveout.problem.objective import Losses
 from leaveout.problem.samples import Samples
-from leaveout.problem.trees import Tree, one_by_one
+from leaveout.problem.trees import Tree
 from leaveout.training.memory import in_blocks
 
 State = Mapping[str, Tensor]
@@ -55,15 +55,11 @@ def per_sample_gradients(
     params, fixed = parts_of(module, state)
     asked = function or samples.objective.losses
 
-    def loss(p: dict[str, Tensor], x: Tree, y: Tree) -> Tensor:
-        return asked(call_with(module, {**p, **fixed}, x), y)[0]
+    def value(own: nn.Module, batch: tuple[Tree, Tree]) -> Tensor:
+        return asked(call(own, batch[0]), batch[1])[0]
 
-    def gradient(x: Tree, y: Tree) -> tuple[Tensor, ...]:
-        found = grad(loss)(params, x, y)
-        return (torch.cat([found[name].flatten() for name in params]),)
-
-    with slow_paths():
-        return one_by_one(gradient, samples.inputs, samples.targets)[0]
+    batch = samples.inputs, samples.targets
+    return torch.cat(sample_gradients(module, params, fixed, value, batch), dim=1)
 
 
 def gradient_chunks(
