@@ -331,7 +331,7 @@ class TracInCP:
 
     def _tests(self, inputs: Batch | DataLoader[Any]) -> list[Batch]:
         given = as_batches(inputs, 0, "inputs") if isinstance(inputs, DataLoader) else [inputs]
-        found = [placed(batch, self._device(), "inputs")[0] for batch in given]
+        found = [placed(batch, self._device(), "inputs", self.shared)[0] for batch in given]
         if not found:
             raise LeaveoutError("inputs: the loader is empty")
         return found
