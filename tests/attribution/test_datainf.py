@@ -62,7 +62,7 @@ def test_pairs_and_formed_gradients_agree(
 def test_weights_of_pairs_beyond_the_memory_are_not_held(
     make_task: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = make_task("mlp")
+    task = make_task("mlp", n_train=60)  # so many that a sample's vectors do fit
     monkeypatch.setattr(datainf, "_pairs_are_cheaper", lambda *_: True)
     plenty = torch.cat([*datainf.attribute(task, damping=1e-2)])
     monkeypatch.delattr(datainf, "_by_pairs")
