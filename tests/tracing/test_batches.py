@@ -188,3 +188,31 @@ def test_orders_are_compared_without_drawing_from_anyone_s_generator() -> None:
             as_batches(loader, 2, "data")
     assert torch.equal(own.generator.get_state(), states[0])
     assert torch.equal(torch.get_rng_state(), states[1])
+
+
+class Gated(nn.Module):
+    """A weight is used past its layer, too, but this adds nothing where the gate is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.gate = nn.Linear(6, 3), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layer(x)
+        return h + self.gate * functional.linear(h, self.layer.weight @ self.layer.weight.T)  # type: ignore[no-any-return]
+
+
+def test_what_one_checkpoint_shows_is_not_taken_for_all() -> None:
+    model, x = seeded(Gated), X[:, 0]
+    closed = {name: value.clone() for name, value in model.state_dict().items()}
+    opened = {**closed, "gate": torch.tensor(0.7, dtype=torch.float64)}
+    tracer = TracInCP(
+        model, TensorDataset(x, Y), [closed, opened], loss_fn=nn.CrossEntropyLoss(), batch_size=4
+    )
+    expected = torch.zeros(M, N, dtype=torch.float64)
+    for state in (closed, opened):
+        model.load_state_dict(state)
+        expected += by_autograd(model, lambda k: model(x[k]))
+    torch.testing.assert_close(tracer.influence((x[:M], Y[:M])), expected)
+    inner = tracer.embeddings((x[:M], Y[:M])) @ tracer.embeddings().T
+    torch.testing.assert_close(inner, expected)

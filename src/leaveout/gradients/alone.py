@@ -83,7 +83,7 @@ def gradients_alone(
     Returns:
         (numbers,) of each parameter, in their order.
     """
-    leaves = {name: p.detach().clone().requires_grad_() for name, p in params.items()}
+    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
 
     def work(own: Tree) -> None:
         total = value(module, own)

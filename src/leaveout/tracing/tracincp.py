@@ -47,6 +47,7 @@ from leaveout.tracing.checkpoints import (
 from leaveout.tracing.layers import chosen_parameters, linear_layer_name
 from leaveout.tracing.most import KMostInfluentialResults, most_influential
 from leaveout.tracing.waiting import Waiting, sees_samples
+from leaveout.training.stack import parse
 
 GROUP_BYTES = 256 << 20
 """Training batches, and scores of them, held while the checkpoints are gone through, at most."""
@@ -262,9 +263,10 @@ class TracInCP:
         """
         for number, checkpoint in enumerate(self.checkpoints):
             rate = load_with(self.checkpoints_load_func, self.model, checkpoint)
-            # a gradient that is 0 at one checkpoint tells nothing of the next
-            chosen = choose(self.model, self._parameters)
-            formed = max(fit(self.model, chosen, losses, batch) for batch, losses in tried)
+            # a use of a weight that adds 0 at one checkpoint may add more at the next
+            if number == 0 or parse(self.model) is None:
+                chosen = choose(self.model, self._parameters)
+                formed = max(fit(self.model, chosen, losses, batch) for batch, losses in tried)
             yield number, rate, chosen, formed
 
     def _gradients(
