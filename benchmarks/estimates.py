@@ -104,7 +104,7 @@ def measure(setting: Setting, folder: Path, models: int) -> dict[str, float]:
         rounds = []
         for _ in range(2):
             start = time.process_time()
-            stacks = train(data.build, trials, data.train.inputs, data.train.labels, setting.recipe)
+            stacks = train(data.build, trials, data.train, setting.recipe)
             for trained in stacks:
                 trained.outputs(data.test.inputs)
             rounds.append((time.process_time() - start) / models)

@@ -181,15 +181,14 @@ def run(
     stacks = train(
         data.build,
         trials,
-        data.train.inputs,
-        data.train.labels,
+        data.train,
         setting.recipe,
         stack_size=stack_size,
     )
     for trained in stacks:
         states.append({name: value.cpu() for name, value in trained.snapshots[-1].items()})
         outputs = trained.outputs(data.test.inputs)
-        losses.append(stacked_targets(outputs, data.test.labels).cpu())
+        losses.append(stacked_targets(outputs, data.test).cpu())
     joined = {name: torch.cat([state[name] for state in states]) for name in states[0]}
     return joined, torch.cat(losses), max(len(loss) for loss in losses)
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from leaveout.attribution.task import Task
 from leaveout.config import Setting
-from leaveout.retraining.common import Samples, load_data, part_of
+from leaveout.problem.samples import Samples
+from leaveout.retraining.common import load_data
 from leaveout.scoring.run import load_task
 from leaveout.store import artefacts
 from speed_protocol import Message, limit_memory, reset_peak, resident_mb, serve
@@ -53,7 +54,7 @@ def ready(worker: int) -> Message:
 
 def score(worker: int, method: str, params: dict[str, Any], n_test: int, out: str) -> Message:
     """Score all training samples for ``n_test``, (train, test), and save it to ``out``."""
-    task = replace(TASK, test=part_of(TASK.test, slice(n_test)))
+    task = replace(TASK, test=TASK.test[:n_test])
     start = time.perf_counter()
     scores = torch.cat(list(_blocks(task, method, params)))
     seconds = time.perf_counter() - start
@@ -66,14 +67,14 @@ def _repeated(samples: Samples, n: int) -> Samples:
     rows = torch.arange(n) % len(samples.ids)
     inputs = samples.inputs[rows]
     noise = torch.empty_like(inputs).normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
-    return Samples(inputs.add_(noise), samples.labels[rows], np.arange(n))
+    return Samples(inputs.add_(noise), samples.targets[rows], samples.objective)
 
 
 def scale(worker: int, method: str, params: dict[str, Any], n_train: int, n_test: int) -> Message:
     """Score ``n_train`` samples, keeping no block, and say how much memory came to be needed."""
     train = _repeated(TASK.train, n_train)
     seen = [replace(t, trained_on=torch.ones(n_train, dtype=torch.bool)) for t in TASK.full]
-    task = replace(TASK, train=train, test=part_of(TASK.test, slice(n_test)), full=seen)
+    task = replace(TASK, train=train, test=TASK.test[:n_test], full=seen)
     reset_peak()
     before, start = resident_mb(), time.perf_counter()
     rows = sum(len(block) for block in _blocks(task, method, params))

@@ -68,10 +68,8 @@ def losses(worker: int, setting: dict[str, Any], kept: list[int], runs: int, pat
     data = load_data(checked, DATA, "cpu")
     trials = [Trial(0, ("speed", run), kept=np.array(sorted(kept))) for run in range(runs)]
     found: list[float] = []
-    for trained in train(
-        data.build, trials, data.train.inputs, data.train.labels, checked.recipe, path=path
-    ):
-        targets = stacked_targets(trained.outputs(data.test.inputs), data.test.labels)
+    for trained in train(data.build, trials, data.train, checked.recipe, path=path):
+        targets = stacked_targets(trained.outputs(data.test.inputs), data.test)
         found += targets.mean(1).tolist()
     return {"losses": found}
 

@@ -14,7 +14,8 @@ from leaveout.attribution import dvemb
 from leaveout.attribution.task import Task, Trajectory
 from leaveout.config import MLP, Linear, Model, Recipe
 from leaveout.models.build import initialise
-from leaveout.retraining.common import Samples
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 from leaveout.training.replay import Replay
 from leaveout.training.trials import Trial
 
@@ -30,7 +31,7 @@ RECIPE = Recipe(learning_rate=0.1, epochs=5, batch_size=7)
 def samples(n: int, seed: int) -> Samples:
     rng = np.random.default_rng(seed)
     inputs = torch.from_numpy(rng.standard_normal((n, 1, 4, 4)))
-    return Samples(inputs, torch.from_numpy(rng.integers(3, size=n)), np.arange(n))
+    return Samples(inputs, torch.from_numpy(rng.integers(3, size=n)), CROSS_ENTROPY)
 
 
 def write_steps(task: Task, replay: Replay, path: Path) -> None:
@@ -43,9 +44,9 @@ def write_steps(task: Task, replay: Replay, path: Path) -> None:
             "sizes": [linear[0].in_features, *(m.out_features for m in linear)],
             "rate": RECIPE.learning_rate,
             "inputs": task.train.inputs.flatten(1),
-            "labels": task.train.labels,
+            "labels": task.train.targets,
             "test_inputs": task.test.inputs.flatten(1),
-            "test_labels": task.test.labels,
+            "test_labels": task.test.targets,
             "epoch": [epoch for epoch, _ in steps],
             "batch": [step.batch for _, step in steps],
             "state": [[step.state[name] for name in parameters] for _, step in steps],
@@ -63,10 +64,10 @@ def test_the_scores_are_dattri_s(tmp_path: Path, peers_python: Path) -> None:
         def build(seed: int, model: Model = model) -> nn.Module:
             return initialise(model, (1, 4, 4), 3, seed)
 
-        replay = Replay(build, trial, train.inputs, train.labels, RECIPE)
+        replay = Replay(build, trial, train, RECIPE)
         run = Trajectory(trial, [replay.final], [5], [0.1], torch.ones(30, dtype=torch.bool))
         module = build(0).double().eval().requires_grad_(False)
-        task = Task("t", 0, module, train, test, [run], [], build, RECIPE)
+        task = Task("t", 0, module, train, test, CROSS_ENTROPY, [run], [], build, RECIPE)
         ours[name] = dvemb.attribute(task).numpy()
         write_steps(task, replay, tmp_path / f"{name}.pt")
     done = subprocess.run(

@@ -57,7 +57,7 @@ def test_both_score_as_we_do(tmp_path: Path, peers_python: Path) -> None:
         given[f"{run} projection"] = project(of, torch.eye(size)).T.numpy()
         given |= {f"{run} {name}": value.numpy() for name, value in trajectory.final.items()}
     for name, part in (("train", train), ("test", test)):
-        given |= {f"{name}_inputs": part.inputs.numpy(), f"{name}_labels": part.labels.numpy()}
+        given |= {f"{name}_inputs": part.inputs.numpy(), f"{name}_labels": part.targets.numpy()}
     np.savez(tmp_path / "given.npz", **given)
     side = Path(__file__).with_name("trak_side.py")
     done = subprocess.run(
