@@ -62,11 +62,11 @@ def test_the_scores_are_dattri_s(tmp_path: Path, peers_python: Path) -> None:
     for name, model in MODELS.items():
 
         def build(seed: int, model: Model = model) -> nn.Module:
-            return initialise(model, (1, 4, 4), 3, seed)
+            return initialise(model, (1, 4, 4), 3, seed).double()
 
         replay = Replay(build, trial, train, RECIPE)
         run = Trajectory(trial, [replay.final], [5], [0.1], torch.ones(30, dtype=torch.bool))
-        module = build(0).double().eval().requires_grad_(False)
+        module = build(0).eval().requires_grad_(False)
         task = Task("t", 0, module, train, test, CROSS_ENTROPY, [run], [], build, RECIPE)
         ours[name] = dvemb.attribute(task).numpy()
         write_steps(task, replay, tmp_path / f"{name}.pt")
