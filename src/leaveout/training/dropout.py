@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from leaveout.errors import LeaveoutError
 from leaveout.problem.call import call
 from leaveout.problem.trees import Tree
 from leaveout.training import philox
@@ -59,6 +60,16 @@ def replace_modules(module: nn.Module, replace: Callable[[nn.Module], nn.Module 
             setattr(module, name, new)
 
 
+def _drops_by_itself(layer: nn.Module) -> bool:
+    """Return whether a layer draws masks of its own while training."""
+    if isinstance(layer, nn.MultiheadAttention | nn.RNNBase):
+        return layer.dropout > 0
+    if isinstance(layer, nn.RReLU):
+        return True
+    others = nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout | nn.FeatureAlphaDropout
+    return isinstance(layer, others) and layer.p > 0
+
+
 def use_streams(module: nn.Module, sample: Tree) -> list[StreamDropout]:
     """Replace the dropout layers of a module, in place, and learn the shapes they see.
 
@@ -69,7 +80,16 @@ def use_streams(module: nn.Module, sample: Tree) -> list[StreamDropout]:
     Returns:
         The new layers in the order of the forward pass. Each carries ``unit_shape``, the shape of
         one sample there.
+
+    Raises:
+        LeaveoutError: Another layer drops units by itself, from torch's own generator.
     """
+    for name, layer in module.named_modules():
+        if _drops_by_itself(layer):
+            raise LeaveoutError(
+                f"model: {name or 'the module'} ({type(layer).__name__}) drops units by itself, "
+                "from a generator that no trial can repeat. Set its dropout to 0, or use nn.Dropout"
+            )
     replace_modules(
         module, lambda child: StreamDropout(child.p) if isinstance(child, nn.Dropout) else None
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from leaveout.config import Recipe
+from leaveout.errors import LeaveoutError
 from leaveout.problem.call import call, numbers, state_of
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import floating
@@ -49,7 +50,11 @@ def train_one(
 
     Returns:
         State dicts at ``snapshot_epochs`` and at the end, in order.
+
+    Raises:
+        LeaveoutError: The model draws from torch's own generator, so no run of it can be repeated.
     """
+    before = _generator(samples.device)
     objective, n = samples.objective, len(samples)
     dtype = numbers(module).dtype
     dropouts = use_streams(module, samples[:1].inputs)
@@ -79,7 +84,19 @@ def train_one(
                 snapshots.append(_state(module))
         if not recipe.iterations and epoch + 1 in kept:
             snapshots.append(_state(module))
+    if not torch.equal(before, _generator(samples.device)):
+        raise LeaveoutError(
+            "model: it draws random numbers while training, from torch's own generator, so that "
+            "no training can be repeated. Use nn.Dropout modules instead"
+        )
     return snapshots
+
+
+def _generator(device: torch.device) -> Tensor:
+    """Return the state of torch's own generator on a device."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.random.get_rng_state()
 
 
 def _state(module: nn.Module) -> State:
