@@ -232,9 +232,7 @@ def make_task() -> Callable[..., Task]:
         full = [trained("full", run, None) for run in range(RUNS)]
         half = [trained("half", run, kept) for run, kept in enumerate(halves)]
         module = build(0).eval().requires_grad_(False)
-        return Task(
-            "t", 0, module, train_set, test_set, CROSS_ENTROPY, full, half, build, RECIPE
-        )
+        return Task("t", 0, module, train_set, test_set, CROSS_ENTROPY, full, half, build, RECIPE)
 
     return make
 

@@ -129,9 +129,7 @@ def test_what_a_method_gets(files: Files, tmp_path: Path, fake: Any) -> None:
     assert [t.trial.identity for t in task.half] == [("tiny", "half", run) for run in range(3)]
     assert [t.epochs for t in task.full] == 3 * [[*files.setting.checkpoint_epochs()]]
     for trajectory in task.half:  # the trial is the very one it was trained by
-        (trained,) = train(
-            task.build, [trajectory.trial], task.train, task.recipe
-        )
+        (trained,) = train(task.build, [trajectory.trial], task.train, task.recipe)
         for name, value in trained.snapshots[-1].items():
             torch.testing.assert_close(value[0], trajectory.final[name])
     assert [len(t.states) for t in task.full] == [2, 2, 2]
