@@ -145,3 +145,13 @@ def test_the_generator_is_left_as_it_was(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     make(tmp_path).lds(subsets=3, runs=1)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_values_that_are_wrong_are_named(tmp_path: Path) -> None:
+    bench = make(tmp_path)
+    with pytest.raises(LeaveoutError, match=r"LDS: subsets.*greater than 2"):
+        bench.lds(subsets=2)
+    with pytest.raises(LeaveoutError, match=r"Setting: .*outside the training slice 0\.\.19"):
+        bench.loo(ids=[50])
+    with pytest.raises(LeaveoutError, match="if_explicit: give damping"):
+        bench.score("if_explicit")

@@ -11,10 +11,11 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from leaveout.config import Recipe, Setting
@@ -42,6 +43,7 @@ from leaveout.store import artefacts
 from leaveout.store.contents import Arrays, save
 
 GIVEN = "leaveout.doors.given"
+Section = TypeVar("Section", bound=BaseModel)
 CHUNK = 10
 """Trainings in a file: what is lost when a run is stopped, at most."""
 
@@ -116,8 +118,9 @@ class Benchmark:
 
         self.data = Data(None, left.to(device), right.to(device), objective, seeded_build)
         self.folder, self.device, self.recipe = Path(folder), device, recipe
-        self.setting = Setting.model_validate(
-            {
+        self.setting = _section(
+            Setting,
+            **{
                 "name": name,
                 "seed": seed,
                 "dataset": {"module": GIVEN, "n_train": len(left), "n_test": len(right)},
@@ -128,7 +131,7 @@ class Benchmark:
                 "full": {"chunk": 1, "checkpoints": 1},
                 "half": {"chunk": 1},
                 "pbrf": {"ids": {"spaced": 2}},
-            }
+            },
         )
         self.identity = {
             "name": name,
@@ -153,7 +156,9 @@ class Benchmark:
         Raises:
             LeaveoutError: A file in the folder is of another problem.
         """
-        setting = self._with(lds=LDS(subsets=subsets, ratio=ratio, runs=runs, chunk=CHUNK))
+        setting = self._with(
+            lds=_section(LDS, subsets=subsets, ratio=ratio, runs=runs, chunk=CHUNK)
+        )
         return self._truth(setting, "lds", lambda part: lds_chunk(setting, part, self.data))
 
     def loo(self, ids: Ids = "all", replicate: int = 20) -> Truth:
@@ -163,9 +168,7 @@ class Benchmark:
             ids: Which samples: ``all``, ``{"spaced": n}``, ``{"first": n}``, or a list of places.
             replicate: So many of them get a second run, for the noise ceiling.
         """
-        setting = self._with(
-            loo=LOO.model_validate({"ids": _ids(ids), "replicate": replicate, "chunk": CHUNK})
-        )
+        setting = self._with(loo=_section(LOO, ids=_ids(ids), replicate=replicate, chunk=CHUNK))
         return self._truth(setting, "loo", lambda part: loo_chunk(setting, part, self.data))
 
     def pbrf(
@@ -186,7 +189,7 @@ class Benchmark:
         values = {"ids": wanted, "damping": damping, "replicate": replicate, "steps": steps}
         runs = 2 if replicate else 1
         setting = self._with(
-            pbrf=PBRF.model_validate({**values, "chunk": CHUNK}),
+            pbrf=_section(PBRF, **values, chunk=CHUNK),
             full=Full(runs=runs, checkpoints=1, chunk=1),
         )
         full = dict(zip(chunks(setting, "full"), self._models(setting, "full"), strict=True))
@@ -217,7 +220,7 @@ class Benchmark:
         if "half" in getattr(module, "NEEDS", ()) and not half:
             half = int(params.get("models", 1))
         setting = self._with(
-            full=Full(runs=runs, checkpoints=checkpoints, chunk=1),
+            full=_section(Full, runs=runs, checkpoints=checkpoints, chunk=1),
             **({"half": Half(runs=half, chunk=1)} if half else {}),
         )
         full = [artefacts.read(path, "models") for path in self._models(setting, "full")]
@@ -239,7 +242,7 @@ class Benchmark:
     def _with(self, **sections: Any) -> Setting:
         """Return the setting with other sections, checked anew."""
         values = {name: getattr(self.setting, name) for name in type(self.setting).model_fields}
-        return Setting.model_validate({**values, **sections})
+        return _section(Setting, **{**values, **sections})
 
     def _claim(self) -> None:
         """Write down whose folder it is, or see that it is this problem's."""
@@ -310,6 +313,19 @@ class Benchmark:
             path, {metric: section, "all": items}, lambda: merge_truth(setting, metric, paths)
         )
         return Truth(path, metric, setting.name, setting.seed)
+
+
+def _section(kind: type[Section], **values: Any) -> Section:
+    """Return a section of a setting, checked.
+
+    Raises:
+        LeaveoutError: A value is wrong; names it.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise LeaveoutError(f"{kind.__name__}: {'; '.join(found)}") from error
 
 
 def _ids(ids: Ids) -> Any:
