@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from leaveout.config import MLP, Linear, Recipe, Setting
-from leaveout.config.sections import Dataset
+from leaveout.config.problem import Dataset
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COLUMNS = (

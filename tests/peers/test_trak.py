@@ -16,7 +16,8 @@ from leaveout.config import MLP, Recipe
 from leaveout.gradients.per_sample import n_parameters
 from leaveout.gradients.projection import draw, project
 from leaveout.models.build import initialise
-from leaveout.retraining.common import Samples
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 from leaveout.training.trials import Trial
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
@@ -29,7 +30,7 @@ MODEL, SHAPE, CLASSES, N_TRAIN, N_TEST, WIDTH = (
 def samples(n: int, seed: int) -> Samples:
     rng = np.random.default_rng(seed)
     inputs = torch.from_numpy(rng.standard_normal((n, *SHAPE), dtype=np.float32))
-    return Samples(inputs, torch.from_numpy(rng.integers(CLASSES, size=n)), np.arange(n))
+    return Samples(inputs, torch.from_numpy(rng.integers(CLASSES, size=n)), CROSS_ENTROPY)
 
 
 def test_both_score_as_we_do(tmp_path: Path, peers_python: Path) -> None:
@@ -46,7 +47,7 @@ def test_both_score_as_we_do(tmp_path: Path, peers_python: Path) -> None:
     module = build(0).eval().requires_grad_(False)
     recipe = Recipe(learning_rate=0.1, epochs=1, batch_size=4)
     train, test = samples(N_TRAIN, 0), samples(N_TEST, 1)
-    task = Task("t", 0, module, train, test, half, half, build, recipe)
+    task = Task("t", 0, module, train, test, CROSS_ENTROPY, half, half, build, recipe)
     ours = torch.cat([*attribute(task, models=2, projection=WIDTH)]).numpy()
 
     size, given = n_parameters(module), {}

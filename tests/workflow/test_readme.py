@@ -38,7 +38,7 @@ def commands() -> list[str]:
 @pytest.fixture
 def shipped(tmp_path: Path) -> Path:
     """A clone with the configuration that ships."""
-    for name in ("workflow", "src", "config"):
+    for name in ("workflow", "src", "config", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "slurm").symlink_to((ROOT / "slurm").readlink())
     return tmp_path
