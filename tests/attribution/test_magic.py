@@ -13,7 +13,7 @@ from leaveout.attribution import magic
 from leaveout.attribution.task import Task
 from leaveout.config import Recipe
 from leaveout.errors import NotComputableError
-from leaveout.training.dropout import draw_masks
+from leaveout.training.dropout import Site, draw_masks
 from leaveout.training.reference import train_one
 from leaveout.training.trials import Trial, epoch_rows
 
@@ -67,7 +67,7 @@ def weighted_training(task: Task, trial: Trial, weights: Tensor) -> Tensor:
     momenta = {name: torch.zeros_like(value) for name, value in state.items()}
     statistics = {"mean": weights.new_zeros(2), "var": weights.new_ones(2)}
     stream = trial.dropout_generator()
-    layers = [((8,), 0.3)] if "fc1.weight" in state else []
+    layers = [Site((8,), 0.3)] if "fc1.weight" in state else []
     for epoch in range(recipe.epochs):
         for row in epoch_rows(trial, len(weights), epoch, recipe.batch_size):
             places = row[row >= 0]

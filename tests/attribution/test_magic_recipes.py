@@ -14,6 +14,7 @@ from leaveout.config import Recipe
 from leaveout.problem.objective import Objective
 from leaveout.problem.objectives import cross_entropy, squared_error, token_cross_entropy
 from leaveout.problem.samples import Samples
+from leaveout.training.dropout import draw_masks, dropout_sites, dropped
 from leaveout.training.optimisers import rate, total_epochs, total_steps
 from leaveout.training.trials import Trial, epoch_rows
 
@@ -41,7 +42,7 @@ class Reader(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tokens = nn.Embedding(5, WIDTH)
-        self.attention = nn.MultiheadAttention(WIDTH, 2, bias=False, batch_first=True)
+        self.attention = nn.MultiheadAttention(WIDTH, 2, 0.2, bias=False, batch_first=True)
         self.head = nn.Linear(WIDTH, 5, bias=False)
         self.head.weight = self.tokens.weight
 
@@ -102,6 +103,7 @@ def retrained(name: str, recipe: Recipe, weights: Tensor) -> Tensor:
         kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
         optimizer = kind(groups, 1.0)
     steps, done = total_steps(recipe, N), 0
+    sites, stream = dropout_sites(model, train[:1].inputs), TRIAL.dropout_generator()
     for epoch in range(total_epochs(recipe, N)):
         for row in epoch_rows(TRIAL, N, epoch, recipe.batch_size):
             if done == steps:
@@ -111,7 +113,9 @@ def retrained(name: str, recipe: Recipe, weights: Tensor) -> Tensor:
             for group in optimizer.param_groups:
                 group["lr"] = rate(recipe, done, steps)
             optimizer.zero_grad()
-            losses = train.objective.losses(call(model, some), some.targets)
+            masks = [torch.from_numpy(mask) for mask in draw_masks(stream, len(batch), sites)]
+            with dropped(sites, masks):
+                losses = train.objective.losses(call(model, some), some.targets)
             counts = train.objective.counts
             each = torch.ones_like(w) if counts is None else counts(some.targets)
             ((w * losses).sum() / (w * each).sum()).backward()

@@ -19,6 +19,7 @@ from leaveout.problem.objectives import (
     token_cross_entropy,
 )
 from leaveout.problem.samples import Samples
+from leaveout.training.dropout import draw_masks, dropout_sites, dropped
 from leaveout.training.engine import Path, train
 from leaveout.training.replay import Replay
 from leaveout.training.trials import Trial, epoch_rows
@@ -118,10 +119,10 @@ def batch_loss(kind: str, outputs: Any, y: Tensor) -> Tensor:
     if kind == "numbers":
         return (outputs - y).square().sum(1).mean() / 2
     if kind == "classes":
-        weight = torch.tensor([1.0, 4.0, 0.3], dtype=torch.float64)
+        weight = torch.tensor([1.0, 4.0, 0.3], dtype=torch.float64).to(outputs)
         return nn.functional.cross_entropy(outputs, y, weight=weight)
     if kind == "one logit":
-        return nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], y.double())
+        return nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], y.to(outputs))
     return nn.functional.cross_entropy(outputs["logits"].flatten(0, 1), y.flatten())
 
 
@@ -138,8 +139,13 @@ def rate_at(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.learning_rate * left[recipe.schedule]
 
 
-def by_torch(kind: str, recipe: Recipe, trial: Trial) -> dict[str, Tensor]:
-    build, samples = PROBLEMS[kind]()
+def by_torch(
+    kind: str,
+    recipe: Recipe,
+    trial: Trial,
+    problem: tuple[Callable[[int], nn.Module], Samples] | None = None,
+) -> dict[str, Tensor]:
+    build, samples = problem or PROBLEMS[kind]()
     model = build(trial.init_seed())
     flat = [p for p in model.parameters() if p.dim() < 2]
     deep = [p for p in model.parameters() if p.dim() >= 2]
@@ -168,7 +174,11 @@ def by_torch(kind: str, recipe: Recipe, trial: Trial) -> dict[str, Tensor]:
         some = samples[batch]
         called = some.inputs if isinstance(some.inputs, dict) else {"input": some.inputs}
         optimizer.zero_grad()
-        batch_loss(kind, model(**called), some.targets).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            outputs = model(**called)
+        if not isinstance(outputs, dict):
+            outputs = outputs.to(next(model.parameters()))
+        batch_loss(kind, outputs, some.targets).backward()
         if recipe.clip:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
@@ -241,3 +251,110 @@ def test_a_batch_whose_samples_are_all_ignored_moves_nothing() -> None:
         (trained,) = train(build, [TRIALS["all"]], ignored, recipe, path=path)  # type: ignore[arg-type]
         for name, value in trained.snapshots[-1].items():
             assert torch.equal(value[0], start[name])
+
+
+@pytest.mark.parametrize("kind", ["numbers", "classes", "one logit"])
+@pytest.mark.parametrize("path", ["reference", "functional", "replay"])
+@pytest.mark.parametrize("name", ["nesterov", "adamw", "clipped", "cosine"])
+def test_bfloat16_is_torchs_autocast_whatever_the_recipe(name: str, path: Any, kind: str) -> None:
+    recipe = Recipe.model_validate({**COMMON, **RECIPES[name], "precision": "bfloat16"})
+    double, samples = PROBLEMS[kind]()
+    y = samples.targets
+    y = y.float() if isinstance(y, Tensor) and y.is_floating_point() else y
+    samples = Samples(samples.inputs.float(), y, samples.objective)
+
+    def build(seed: int) -> nn.Module:
+        return double(seed).float()
+
+    trial = TRIALS["one removed"]
+    right = by_torch(kind, recipe, trial, (build, samples))
+    whole = by_torch(
+        kind, recipe.model_copy(update={"precision": "float32"}), trial, (build, samples)
+    )
+    if path == "replay":
+        found = Replay(build, trial, samples, recipe).final
+    else:
+        (trained,) = train(build, [trial], samples, recipe, path=path)
+        found = {k: v[0] for k, v in trained.snapshots[-1].items()}
+    assert all(value.dtype == torch.float32 for value in found.values())
+    found, right, whole = (
+        torch.cat([s[k].flatten() for k in right]) for s in (found, right, whole)
+    )
+    # one model: the same roundings in the same places, and what is left is float32's; many models
+    # at once add a bias after another rounding
+    near = 2 if path == "functional" else 1e-2
+    assert 0 < float((whole - right).norm()) < 0.05 * float(whole.norm())
+    assert float((found - right).norm()) < near * float((whole - right).norm())
+
+
+class Dropping(nn.Module):
+    """Drops in attention, by torch's layer and by its function, in a layer twice, and by hand."""
+
+    def __init__(self, attention: float) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.2, batch_first=True)
+        self.layer.self_attn.dropout = attention
+        self.drop, self.head = nn.Dropout(0.1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(self.layer(x)) + self.drop(x)
+        p = 0.3 if self.training else 0.0
+        x = x + nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=p, is_causal=True)
+        return self.head(nn.functional.dropout(x, 0.1, self.training).mean(1))
+
+
+def dropping(attention: float = 0.4) -> tuple[Callable[[int], nn.Module], Samples]:
+    def build(seed: int) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return Dropping(attention).double()
+
+    x = torch.randn(N, 3, 4, generator=generator(3), dtype=torch.float64)
+    return build, Samples(x, torch.arange(N) % 3, cross_entropy())
+
+
+def test_dropout_anywhere_is_the_same_in_every_path() -> None:
+    recipe = Recipe(**COMMON, momentum=0.9, nesterov=True, epochs=2)
+    build, samples = dropping()
+    trials = [*TRIALS.values()]
+    one, many = (
+        [
+            {k: v[row] for k, v in trained.snapshots[-1].items()}
+            for trained in train(build, trials, samples, recipe, path=path)  # type: ignore[arg-type]
+            for row in range(len(trained.trials))
+        ]
+        for path in ("reference", "functional")
+    )
+    for trial, left, right in zip(trials, one, many, strict=True):
+        again = Replay(build, trial, samples, recipe).final
+        for key in left:
+            torch.testing.assert_close(right[key], left[key], atol=1e-11, rtol=0)
+            torch.testing.assert_close(again[key], left[key], atol=1e-11, rtol=0)
+    other = next(train(dropping(0.0)[0], trials[:1], samples, recipe, path="reference"))
+    assert not torch.allclose(other.snapshots[-1]["head.weight"][0], one[0]["head.weight"])
+
+
+def test_a_removed_sample_leaves_everyone_elses_dropout_as_it_was() -> None:
+    """With a rate of 0 for it: the model goes where it goes when the sample's loss counts 0."""
+    recipe = Recipe(**COMMON, epochs=2)
+    build, samples = dropping()
+    weights = torch.ones(N, dtype=torch.float64)
+    weights[3] = 0
+    trial = TRIALS["all"]
+    module, stream = build(trial.init_seed()).train(), trial.dropout_generator()
+    sites = dropout_sites(module, samples[:1].inputs)
+    optimizer = torch.optim.SGD(module.parameters(), recipe.learning_rate)
+    for epoch in range(2):
+        for row in epoch_rows(trial, N, epoch, recipe.batch_size):
+            batch = torch.from_numpy(row[row >= 0])
+            masks = [torch.from_numpy(mask) for mask in draw_masks(stream, len(batch), sites)]
+            optimizer.zero_grad()
+            with dropped(sites, masks):
+                losses = nn.functional.cross_entropy(
+                    module(samples.inputs[batch]), samples.targets[batch], reduction="none"
+                )
+            (losses @ weights[batch] / weights[batch].sum()).backward()
+            optimizer.step()
+    (trained,) = train(build, [TRIALS["one removed"]], samples, recipe, path="reference")
+    for key, value in module.state_dict().items():
+        torch.testing.assert_close(trained.snapshots[-1][key][0], value, atol=1e-12, rtol=0)

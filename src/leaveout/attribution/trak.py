@@ -23,8 +23,9 @@ samples or parameters, say) K is its pseudo-inverse, the limit of a vanishing re
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ from leaveout.gradients.per_sample import n_parameters
 from leaveout.gradients.projection import Projection, draw, projected_gradients
 from leaveout.problem.call import call_with, slow_paths
 from leaveout.problem.samples import Samples
-from leaveout.training.dropout import draw_masks, use_streams
+from leaveout.training.dropout import Site, draw_masks, dropout_sites, dropped
 
 NEEDS = ("half",)
 
@@ -141,14 +142,15 @@ def _members(
             f"trak.models: {models} were asked for, {task.setting} has {len(task.half)} half "
             "models; lower trak.models in the methods file or raise half.runs in the setting"
         )
-    if masks and not any(isinstance(layer, nn.Dropout) for layer in task.module.modules()):
+    sites = dropout_sites(task.module, task.train[:1].inputs) if masks else []
+    if masks and not sites:
         raise NotComputableError("undefined", "the model has no dropout")
     task.objective.need("margin", NEEDS_MARGIN)
     size, device = n_parameters(task.module), task.train.device
     # the checks are outside of the generator, so that they come before any computation
     return (
         _Member(
-            _masked(task, run, mask) if masks else task.module,
+            _masked(task, sites, run, mask) if masks else task.module,
             task.half[run].final,
             draw(
                 projector,
@@ -164,15 +166,21 @@ def _members(
     )
 
 
-def _masked(task: Task, run: int, mask: int) -> nn.Module:
+def _masked(task: Task, sites: Sequence[Site], run: int, mask: int) -> nn.Module:
     """Return the model with some units dropped: the same ones for all samples."""
-    module = copy.deepcopy(task.module)
-    layers = use_streams(module, task.train[:1].inputs)
+    module = copy.deepcopy(task.module).train()
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.eval()
     stream = seeds.generator(task.seed, task.setting, "trak", "dropout", run, mask)
-    shapes = [(layer.unit_shape, layer.probability) for layer in layers]
-    for layer, kept in zip(layers, draw_masks(stream, 1, shapes), strict=True):
-        layer.mask = torch.from_numpy(kept).to(task.train.device)
-        layer.train()
+    drawn = [torch.from_numpy(m).to(task.train.device) for m in draw_masks(stream, 1, sites)]
+    kind = type(module)
+
+    def forward(self: nn.Module, *args: Any, **named: Any) -> Any:
+        with dropped(sites, drawn):
+            return kind.forward(self, *args, **named)
+
+    module.__class__ = type(kind.__name__, (kind,), {"forward": forward})
     return module
 
 

@@ -39,7 +39,7 @@ from leaveout.gradients.per_sample import n_parameters, per_sample_gradients
 from leaveout.problem.call import call_with, numbers, slow_paths
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import Tree, one_by_one
-from leaveout.training.dropout import replace_modules
+from leaveout.training.functional import replace_modules
 from leaveout.training.optimisers import steps_an_epoch, total_epochs
 from leaveout.training.replay import Replay, State
 

@@ -18,8 +18,8 @@ from torch.func import grad, vjp, vmap
 from leaveout.problem.call import call_with, slow_paths
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import Tree, bytes_of, one_by_one
-from leaveout.training.dropout import StreamDropout, replace_modules
-from leaveout.training.functional import FunctionalBatchNorm
+from leaveout.training.dropout import dropped
+from leaveout.training.functional import FunctionalBatchNorm, replace_modules
 from leaveout.training.optimisers import Slots, new_slots, step
 from leaveout.training.replay import Replay, State, Step
 
@@ -52,7 +52,6 @@ class ByAutograd:
         if curvature == "outer":
             for norm in self.norms.values():  # no sample has a gradient of its own in statistics
                 norm.eval()
-        self.dropouts = _in_order(self.module, replay)
         self.params = {name: final[name] for name in replay.names}
         self.statistics = {n: v for n, v in final.items() if n not in self.params}
         self.slots = new_slots(replay.recipe, self.params)
@@ -106,9 +105,8 @@ class ByAutograd:
         return [slice(start, start + size) for start in range(0, tests, size)]
 
     def _outputs(self, state: State, x: Tree, masks: Sequence[Tensor]) -> Any:
-        for layer, mask in zip(self.dropouts, masks, strict=True):
-            layer.mask = mask
-        return call_with(self.module, state, x)
+        with dropped(self.replay.sites, masks):
+            return call_with(self.module, state, x)
 
     def _loss(
         self, params: State, rest: State, weights: Tensor, samples: Samples, masks: list[Tensor]
@@ -198,11 +196,3 @@ def weighted_norm(module: nn.Module) -> nn.Module | None:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return _WeightedBatchNorm(module)
     return None
-
-
-def _in_order(module: nn.Module, replay: Replay) -> list[StreamDropout]:
-    """Return the copies of the replay's dropout layers, in the order of the forward pass."""
-    names = {id(layer): name for name, layer in replay.module.named_modules()}
-    copies = dict(module.named_modules())
-    found = [copies[names[id(layer)]] for layer in replay.dropouts]
-    return [layer for layer in found if isinstance(layer, StreamDropout)]

@@ -5,28 +5,22 @@ Products with the Hessian are Pearlmutter's (R operator), in place; SGD with a c
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from leaveout.curvature.unroll_any import Curvature
-from leaveout.training.dropout import StreamDropout, replace_modules
 from leaveout.training.replay import Replay, State, Step
 from leaveout.training.stack import Layer, parse, trains
 
 
 def stack_layers(replay: Replay) -> list[Layer] | None:
     """Read the replay's module as a stack; None where module, objective or recipe are others."""
-    plain = copy.deepcopy(replay.module)
-    # its dropout layers are not torch's own any more
-    replace_modules(
-        plain, lambda m: nn.Dropout(m.probability) if isinstance(m, StreamDropout) else None
-    )
-    return parse(plain) if trains(plain, replay.samples, replay.recipe) else None
+    module = replay.module
+    return parse(module) if trains(module, replay.samples, replay.recipe) else None
 
 
 class ByHand:

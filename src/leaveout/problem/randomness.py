@@ -12,6 +12,18 @@ import torch
 from leaveout.seeds import seed_sequence, torch_seed
 
 
+def states() -> tuple[object, ...]:
+    """Return where the global generators stand: equal as long as nobody draws from them."""
+    numpy = np.random.get_state(legacy=False)
+    inner = numpy["state"]
+    there = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return (
+        random.getstate(),
+        {**numpy, "state": {name: np.asarray(value).tobytes() for name, value in inner.items()}},
+        [state.numpy().tobytes() for state in (torch.random.get_rng_state(), *there)],
+    )
+
+
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
     """Leave the caller's generators (Python's, NumPy's and torch's) as they were."""

@@ -24,12 +24,7 @@ from leaveout.config import Recipe
 from leaveout.problem.call import call_with, numbers, slow_paths
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import Tree, floating, rows
-from leaveout.training.dropout import (
-    MaskStreams,
-    StreamDropout,
-    replace_modules,
-    use_streams,
-)
+from leaveout.training.dropout import MaskStreams, Site, dropout_sites, dropped
 from leaveout.training.optimisers import (
     decays,
     new_slots,
@@ -90,6 +85,16 @@ class FunctionalBatchNorm(nn.Module):
         shape = [1, -1, *[1] * (values.dim() - 2)]
         normal = (values - batch_mean.view(shape)) * torch.rsqrt(batch_var.view(shape) + self.eps)
         return (normal * self.weight.view(shape) + self.bias.view(shape)).to(rounded)
+
+
+def replace_modules(module: nn.Module, replace: Callable[[nn.Module], nn.Module | None]) -> None:
+    """Replace, in place, each submodule for which ``replace`` returns another."""
+    for name, child in module.named_children():
+        new = replace(child)
+        if new is None:
+            replace_modules(child, replace)
+        else:
+            setattr(module, name, new)
 
 
 def _functional_norm(module: nn.Module) -> nn.Module | None:
@@ -208,11 +213,10 @@ def train_functional(
     """
     module = copy.deepcopy(module)
     replace_modules(module, _functional_norm)
-    dropouts = use_streams(module, samples[:1].inputs)
-    layers = [(layer.unit_shape, layer.probability) for layer in dropouts]
+    sites = dropout_sites(module, samples[:1].inputs)
     device, n = samples.device, len(samples)
-    streams = MaskStreams([trial.dropout_generator() for trial in trials], layers, device)
-    gradients = _gradients(module, dropouts, samples, recipe)
+    streams = MaskStreams([trial.dropout_generator() for trial in trials], sites, device)
+    gradients = _gradients(module, sites, samples, recipe)
     move = _Move(module, state, trials, n, recipe, device)
     steps, epochs = move.steps, max(total_epochs(recipe, trial.size(n)) for trial in trials)
     kept, snapshots, done = {*snapshot_epochs, recipe.iterations or epochs}, [], 0
@@ -220,7 +224,7 @@ def train_functional(
     for epoch in range(epochs):
         left = [most - done for most in steps] if recipe.iterations else None
         for lengths, groups in _epoch(trials, n, epoch, recipe.batch_size, device, left):
-            masks = streams.draw(lengths, recipe.batch_size) if layers else []
+            masks = streams.draw(lengths, recipe.batch_size) if sites else []
             for each in groups:
                 which = each.models
                 group_masks = [mask[which[:, None], each.places] for mask in masks]
@@ -244,7 +248,7 @@ def train_functional(
 
 
 def _gradients(
-    module: nn.Module, dropouts: Sequence[StreamDropout], samples: Samples, recipe: Recipe
+    module: nn.Module, sites: Sequence[Site], samples: Samples, recipe: Recipe
 ) -> Callable[..., tuple[State, State]]:
     """Return what differentiates the batch losses of stacked models, and updates statistics."""
     norms = {n: m for n, m in module.named_modules() if isinstance(m, FunctionalBatchNorm)}
@@ -253,9 +257,7 @@ def _gradients(
     def loss(
         params: State, buffers: State, x: Tree, y: Tree, masks: list[Tensor]
     ) -> tuple[Tensor, State]:
-        for layer, mask in zip(dropouts, masks, strict=True):
-            layer.mask = mask
-        with forward_precision(recipe, samples.device):
+        with dropped(sites, masks), forward_precision(recipe, samples.device):
             outputs = call_with(module, {**params, **buffers}, x)
         value = samples.objective.batch_loss(floating(outputs, dtype), y)
         new = {}

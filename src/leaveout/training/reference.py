@@ -1,23 +1,22 @@
 """One model at a time: the plain loop that every faster path is tested against.
 
-It uses torch's own modules and optimisers; only dropout is replaced, see
+It uses torch's own modules and optimisers; only the masks of dropout are ours, see
 :mod:`leaveout.training.dropout`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from leaveout.config import Recipe
-from leaveout.errors import LeaveoutError
 from leaveout.problem.call import call, numbers, state_of
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import floating
-from leaveout.training.dropout import StreamDropout, draw_masks, use_streams
+from leaveout.training.dropout import Site, draw_masks, dropout_sites, dropped, refuse_draws
 from leaveout.training.optimisers import (
     decay_of,
     rate,
@@ -52,51 +51,38 @@ def train_one(
         State dicts at ``snapshot_epochs`` and at the end, in order.
 
     Raises:
-        LeaveoutError: The model draws from torch's own generator, so no run of it can be repeated.
+        LeaveoutError: The model draws from a global generator, so no run of it can be repeated.
     """
-    before = _generator(samples.device)
     objective, n = samples.objective, len(samples)
     dtype = numbers(module).dtype
-    dropouts = use_streams(module, samples[:1].inputs)
+    sites = dropout_sites(module, samples[:1].inputs)
     stream = trial.dropout_generator()
     optimizer = torch_optimizer(module, recipe)
     steps, epochs = total_steps(recipe, trial.size(n)), total_epochs(recipe, trial.size(n))
     kept = {*snapshot_epochs, recipe.iterations or epochs}
     snapshots = []
     module.train()
-    for epoch in range(epochs):
-        done = epoch * steps_an_epoch(recipe, trial.size(n))
-        order = epoch_rows(trial, n, epoch, recipe.batch_size)[: steps - done]
-        for number, batch, masks in draw_steps(order, stream, dropouts, samples.device):
-            for layer, mask in zip(dropouts, masks, strict=True):
-                layer.mask = mask
-            for group in optimizer.param_groups:
-                group["lr"] = rate(recipe, done + number, steps)
-            optimizer.zero_grad()
-            some = samples[batch]
-            with forward_precision(recipe, samples.device):
-                outputs = call(module, some.inputs)
-            objective.batch_loss(floating(outputs, dtype), some.targets).backward()
-            if recipe.clip is not None:
-                torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
-            optimizer.step()
-            if recipe.iterations and done + number + 1 in kept:
+    with refuse_draws():
+        for epoch in range(epochs):
+            done = epoch * steps_an_epoch(recipe, trial.size(n))
+            order = epoch_rows(trial, n, epoch, recipe.batch_size)[: steps - done]
+            for number, batch, masks in draw_steps(order, stream, sites, samples.device):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate(recipe, done + number, steps)
+                optimizer.zero_grad()
+                some = samples[batch]
+                with dropped(sites, masks):
+                    with forward_precision(recipe, samples.device):
+                        outputs = call(module, some.inputs)
+                    objective.batch_loss(floating(outputs, dtype), some.targets).backward()
+                if recipe.clip is not None:
+                    torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
+                optimizer.step()
+                if recipe.iterations and done + number + 1 in kept:
+                    snapshots.append(_state(module))
+            if not recipe.iterations and epoch + 1 in kept:
                 snapshots.append(_state(module))
-        if not recipe.iterations and epoch + 1 in kept:
-            snapshots.append(_state(module))
-    if not torch.equal(before, _generator(samples.device)):
-        raise LeaveoutError(
-            "model: it draws random numbers while training, from torch's own generator, so that "
-            "no training can be repeated. Use nn.Dropout modules instead"
-        )
     return snapshots
-
-
-def _generator(device: torch.device) -> Tensor:
-    """Return the state of torch's own generator on a device."""
-    if device.type == "cuda":
-        return torch.cuda.get_rng_state(device)
-    return torch.random.get_rng_state()
 
 
 def _state(module: nn.Module) -> State:
@@ -123,7 +109,7 @@ def torch_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def draw_steps(
-    rows: Index, stream: np.random.Generator, dropouts: list[StreamDropout], device: torch.device
+    rows: Index, stream: np.random.Generator, sites: Sequence[Site], device: torch.device
 ) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
     """Draw the masks of one epoch's steps.
 
@@ -132,19 +118,18 @@ def draw_steps(
     Args:
         rows: From :func:`leaveout.training.trials.epoch_rows`.
         stream: The trial's dropout generator.
-        dropouts: From :func:`leaveout.training.dropout.use_streams`.
+        sites: From :func:`leaveout.training.dropout.dropout_sites`.
         device: Where the samples are.
 
     Yields:
-        Which row it is, positions of the step's samples, (samples,), and for each dropout layer
-        the units kept, (samples, *units). Where the removed sample was alone in its batch there is
+        Which row it is, positions of the step's samples, (samples,), and for each site the
+        units kept, (samples, *units). Where the removed sample was alone in its batch there is
         no step.
     """
-    layers = [(layer.unit_shape, layer.probability) for layer in dropouts]
     for number, row in enumerate(rows):
         places = row[row != -2]
         stays = places != -1
-        masks = draw_masks(stream, len(places), layers)
+        masks = draw_masks(stream, len(places), sites)
         if stays.any():
             yield (
                 number,

@@ -20,7 +20,7 @@ from leaveout.config import Recipe
 from leaveout.problem.call import call, load_state, numbers, state_of
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import floating
-from leaveout.training.dropout import use_streams
+from leaveout.training.dropout import dropout_sites, dropped
 from leaveout.training.optimisers import (
     Slots,
     decays,
@@ -45,7 +45,7 @@ class Step:
     Attributes:
         state: Parameters and buffers.
         batch: Positions of the samples it sees, (samples,).
-        masks: For each dropout layer the units kept, (samples, *units), bool.
+        masks: For each dropout site the units kept, (samples, *units), bool.
         slots: What the optimiser keeps, before the step.
         number: How many steps were taken before.
         rate: Its learning rate.
@@ -73,7 +73,8 @@ class Replay:
     """A training that can be gone through from the end.
 
     Attributes:
-        module: The architecture with dropout as :class:`StreamDropout`, a copy of its own.
+        module: The architecture, a copy of its own.
+        sites: Where it drops units.
         final: Parameters and buffers at the end.
         names: The parameters that are trained.
         epochs: How many passes are begun.
@@ -93,7 +94,7 @@ class Replay:
         """
         self.trial, self.samples, self.recipe = trial, samples, recipe
         self.module = build(trial.init_seed()).to(samples.device)
-        self.dropouts = use_streams(self.module, samples[:1].inputs)
+        self.sites = dropout_sites(self.module, samples[:1].inputs)
         own = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self.names, self.decay = list(own), decays(recipe, own)
         size = trial.size(len(samples))
@@ -134,7 +135,7 @@ class Replay:
     def _draws(self, epoch: int) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
         rows = epoch_rows(self.trial, len(self.samples), epoch, self.recipe.batch_size)
         rows = rows[: self._steps - self._done(epoch)]
-        return draw_steps(rows, self._stream, self.dropouts, self.samples.device)
+        return draw_steps(rows, self._stream, self.sites, self.samples.device)
 
     def _done(self, epoch: int) -> int:
         """Return how many batches come before an epoch, holes included."""
@@ -149,12 +150,11 @@ class Replay:
         recipe, device = self.recipe, self.samples.device
         known = dict(self.module.named_parameters())
         parameters = {name: known[name] for name in self.names}
-        for layer, mask in zip(self.dropouts, now.masks, strict=True):
-            layer.mask = mask
         self.module.train()
         some = self.samples[now.batch]
-        with torch.enable_grad(), forward_precision(recipe, device):
-            outputs = floating(call(self.module, some.inputs), numbers(self.module).dtype)
+        with torch.enable_grad(), dropped(self.sites, now.masks):
+            with forward_precision(recipe, device):
+                outputs = floating(call(self.module, some.inputs), numbers(self.module).dtype)
             loss = self.samples.objective.batch_loss(outputs, some.targets)
             found = torch.autograd.grad(
                 loss, [*parameters.values()], allow_unused=True, materialize_grads=True

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from leaveout.config import Recipe
 from leaveout.problem.samples import Samples
-from leaveout.training.dropout import DropoutLayer, MaskStreams
+from leaveout.training.dropout import MaskStreams, Site
 from leaveout.training.transfer import to_device
 from leaveout.training.trials import Index, Trial, epoch_order, padded_rows
 
@@ -179,7 +179,7 @@ class _Batches:
         inputs: Tensor,
         labels: Tensor,
         batch_size: int,
-        dropouts: list[DropoutLayer],
+        dropouts: Sequence[Site],
         dtype: torch.dtype,
     ) -> None:
         self.trials = trials
@@ -301,7 +301,7 @@ class _Batches:
         streams = len(self.streams.streams)
         masks = []
         drawn = self.streams.draw(lengths[:streams], self.batch_size)
-        for rows, (_, probability) in zip(drawn, self.dropouts, strict=True):
+        for rows, (_, probability, _) in zip(drawn, self.dropouts, strict=True):
             # beyond the end of a row lie padding and the next batch, whose weight is 0
             if place is None:
                 chosen = rows[:, :width]
@@ -386,9 +386,7 @@ def train_stack(
     ``layers`` are those of :func:`parse`. The other arguments, and what is returned, are those of
     :func:`leaveout.training.functional.train_functional`.
     """
-    dropouts: list[DropoutLayer] = [
-        ((layer.width,), layer.dropout) for layer in layers if layer.dropout
-    ]
+    dropouts = [Site((layer.width,), layer.dropout) for layer in layers if layer.dropout]
     inputs = samples.inputs
     dtype = torch.bfloat16 if recipe.precision == "bfloat16" else inputs.dtype
     batches = _Batches(trials, inputs, samples.targets, recipe.batch_size, dropouts, dtype)
