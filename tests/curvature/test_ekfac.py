@@ -427,3 +427,98 @@ def test_misuse_is_named() -> None:
         ihvp_ekfac(model, [], v, logits=call)
     with pytest.raises(LeaveoutError, match=r"model\.eval\(\)"):
         ihvp_ekfac(model.train(), [x], v, logits=call)
+
+
+class Order(nn.Module):
+    """A function of sequences; its layers see them samples first or time first."""
+
+    def __init__(self, time_first: bool) -> None:
+        super().__init__()
+        self.below, self.above, self.time_first = nn.Linear(4, 5), nn.Linear(5, 3), time_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.below(x.transpose(0, 1) if self.time_first else x).tanh()
+        found: Tensor = self.above(h.mean(0 if self.time_first else 1))
+        return found
+
+
+class Again(nn.Module):
+    """A weight that is used through its layer, and past it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 5, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(self.layer(x).tanh(), self.layer.weight.T)
+
+
+class Own:
+    """A batch of a type of one's own."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __getitem__(self, _: int) -> Tensor:
+        return self.x
+
+
+def batches_of(form: str, x: Tensor) -> list[Any]:
+    """Give samples in batches that can not be cut, or whose first is one sample."""
+    forms: dict[str, list[Any]] = {
+        "shared": [(x, torch.ones(5, 5))],
+        "own": [Own(x)],
+        "one first": [(x[:1],), (x[1:],)],
+        "each alone": [(x[i : i + 1],) for i in range(len(x))],
+    }
+    return forms[form]
+
+
+FORMS = ["shared", "own", "one first", "each alone"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("time_first", [False, True])
+@pytest.mark.parametrize("empirical", [False, True])
+def test_samples_are_found_whatever_batches_are(
+    form: str, time_first: bool, empirical: bool
+) -> None:
+    """Eigenvalues from a loop over samples, and classes, in K-FAC's basis from that loop."""
+    model, x = Order(time_first).double().eval(), torch.randn(6, 5, 4, dtype=torch.float64)
+    layer, n = model.below, len(x)
+    each, a = [], torch.zeros(5, 5).double()
+    for one in x.split(1):
+        h = model(one)[0]
+        p = h.softmax(0).detach()
+        firsts = [-h.log_softmax(0)[c] * (1 if empirical else p[c].sqrt()) for c in range(3)]
+        for value in firsts[:1] if empirical else firsts:
+            found = torch.autograd.grad(value, [*layer.parameters()], retain_graph=True)
+            each.append(torch.cat([found[0], found[1][:, None]], 1))
+        seen = functional.pad(one[0], (0, 1), value=1.0)
+        a += seen.T @ seen / (5 * n)
+    ways: dict[str, Any] = (
+        {"loss": lambda m, b: -m(b[0]).log_softmax(1)[:, 0]}
+        if empirical
+        else {"logits": lambda m, b: m(b[0])}
+    )
+    curvature = ekfac(user_samples(model, batches_of(form, x), **ways))
+    block = next(b for b in curvature.blocks if "below.weight" in b.names)
+    assert block.into is not None
+    assert block.out is not None
+    into, out = block.into, block.out
+    right = sum((out.T @ g @ into).square() for g in each) / n
+    torch.testing.assert_close(block.values, right, rtol=1e-9, atol=1e-14)
+    turned = into.T @ a @ into
+    torch.testing.assert_close(turned, turned.diag().diag(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_weight_used_past_its_layer_is_refused_whatever_batches_are(form: str) -> None:
+    model, x = Again().double().eval(), torch.randn(6, 4, dtype=torch.float64)
+    with pytest.raises(LeaveoutError, match="layer 'layer'"):
+        ihvp_ekfac(model, batches_of(form, x), vectors_for(model), logits=call_first)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def call_first(model: nn.Module, batch: Any) -> Tensor:
+    return torch.as_tensor(model(batch[0]))

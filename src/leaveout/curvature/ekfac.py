@@ -29,7 +29,6 @@ from leaveout.errors import LeaveoutError
 from leaveout.problem.call import slow_paths
 from leaveout.problem.families import BERNOULLI, GAUSSIAN, SOFTMAX
 from leaveout.problem.objective import Likelihood
-from leaveout.problem.trees import rows, tensors
 
 GRADIENT_BYTES = 64 << 20
 """Gradients of layers with several positions formed at once, at most."""
@@ -121,7 +120,8 @@ def ihvp_ekfac(
 
     Args:
         model: Any module in evaluation mode, called by ``logits`` or ``loss``.
-        batches: The training samples: a loader, or a list of batches. It is iterated twice.
+        batches: The training samples: a loader, or a list of batches. It is iterated several
+            times.
         vectors: Gradients or other vectors: flat, (vectors, parameters), in the order of
             ``model.named_parameters()``; or by name of parameter, (vectors, *its shape).
         logits: From a model and a batch, logits (samples, classes) or (samples, positions,
@@ -191,11 +191,8 @@ def user_samples(
         assert loss is not None
         outputs = empirical_fisher(loss)
         probe = partial(_losses, outputs)
-    first = next(iter(batches), None)
-    layers = supported(model)
     with slow_paths():
-        if first is not None:
-            layers = _checked(model, layers, partial(probe, model), first)
+        layers = _checked(model, supported(model), partial(probe, model), batches)
     return FisherData(model, batches, outputs, mask, tuple(layers))
 
 
@@ -244,17 +241,25 @@ def _likelihood(family: str | None, values: Tensor) -> Likelihood:
 
 
 def _checked(
-    model: nn.Module, layers: list[Layer], run: Callable[[Any], Tensor], batch: Any
+    model: nn.Module, layers: list[Layer], run: Callable[[Any], Tensor], batches: Iterable[Any]
 ) -> list[Layer]:
-    """Compare layers with autograd on two samples of a batch, where it can be cut.
+    """Compare layers with autograd on the first batch of several samples, whatever it holds.
+
+    Batches are not cut: they may hold what all samples share, or be of a type of the user's.
 
     Raises:
-        LeaveoutError: A layer sees something else than samples in its first dimension.
+        NotComputableError: A layer's gradients are not what it shows; names it.
     """
-    found = tensors(batch)
-    if not layers or len({len(v) for v in found}) != 1 or len(found[0]) < CHECKED:
+    batch, size = None, 0
+    with torch.no_grad():
+        for other in batches:
+            count = len(run(other))
+            if count > size:
+                batch, size = other, count
+            if size >= CHECKED:
+                break
+    if not layers or not size:
         return layers
-    some = rows(batch, slice(0, CHECKED))
     parameters = dict(model.named_parameters())
     own = {name: parameters[name] for layer in layers for name in layer.names}
     before = {name: p.requires_grad for name, p in own.items()}
@@ -262,9 +267,11 @@ def _checked(
         for p in own.values():
             p.requires_grad_(True)
         with torch.enable_grad():
-            alone = [rows(some, slice(i, i + 1)) for i in range(CHECKED)]
-            rights = [own_gradients(run(one), own) for one in alone]
+            values = run(batch)
+            if not values.requires_grad:  # no such layer is used
+                return layers
+            rights = [own_gradients(values[i : i + 1], own) for i in range(min(size, CHECKED))]
     finally:
         for name, p in own.items():
             p.requires_grad_(before[name])
-    return checked(layers, run, some, rights)
+    return checked(layers, run, batch, rights)

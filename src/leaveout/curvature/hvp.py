@@ -11,8 +11,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.func import grad, jvp, vmap
 
+from leaveout.curvature.plain import or_plain, plain_hessian
 from leaveout.curvature.softmax_hvp import matrix_products, prepare_matrices, worthwhile
 from leaveout.curvature.stack_hvp import prepare, stack_products
 from leaveout.problem.call import call_with, parts_of, slow_paths, trained
@@ -53,6 +55,8 @@ def split(module: nn.Module, vectors: Tensor) -> dict[str, Tensor]:
 def hessian_map(module: nn.Module, state: State, samples: Samples) -> Products:
     """Return the products with the Hessian of the mean loss of any module, by ``torch.func``.
 
+    Where that can not run a model, plain autograd takes vector by vector.
+
     Args:
         module: The architecture, in evaluation mode.
         state: Parameters and buffers.
@@ -72,7 +76,7 @@ def hessian_map(module: nn.Module, state: State, samples: Samples) -> Products:
                 out += products_of_rows(module, product, vectors, count)
         return out
 
-    return products
+    return or_plain(products, partial(plain_hessian, module, state, samples, size))
 
 
 def hessian_products(module: nn.Module, state: State, samples: Samples, vectors: Tensor) -> Tensor:
@@ -150,22 +154,34 @@ def stacked_at_once(inputs: Tensor) -> tuple[int, int]:
 def at_once(module: nn.Module, state: State, samples: Samples) -> tuple[int, int]:
     """Return how many samples and vectors any module takes at once, within about CHUNK_BYTES.
 
-    What its layers give out for a sample is counted, by running it on one.
+    It is run on one sample. The larger counts: what its layers give out, or what autograd keeps,
+    which also knows what a model computes outside of layers.
     """
+    params, fixed = parts_of(module, state)
+    given = {name: value.requires_grad_() for name, value in params.items()}
+    own = {value.untyped_storage().data_ptr() for value in (*given.values(), *fixed.values())}
+    kept: dict[int, int] = {}
     numbers = [0]
 
     def note(_: nn.Module, __: object, out: object) -> None:
         numbers[0] += sum(value.numel() * value.element_size() for value in tensors(out))
 
+    def keep(value: Tensor) -> Tensor:
+        place = value.untyped_storage().data_ptr()
+        if place not in own:
+            size = value.numel() * value.element_size()
+            kept[place] = max(size, kept.get(place, 0))
+        return value
+
     leaves = [layer for layer in module.modules() if not [*layer.children()]]
     hooks = [layer.register_forward_hook(note) for layer in leaves]
     try:
-        with torch.no_grad(), slow_paths():
-            call_with(module, state, samples[:1].inputs)
+        with torch.enable_grad(), slow_paths(), saved_tensors_hooks(keep, lambda value: value):
+            call_with(module, {**given, **fixed}, samples[:1].inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    each = max(1, numbers[0])
+    each = max(1, numbers[0], sum(kept.values()))
     size = max(1, min(len(samples), 1000, CHUNK_BYTES // each))
     return size, max(1, CHUNK_BYTES // (size * each))
 

@@ -97,10 +97,10 @@ def supported(model: nn.Module) -> list[Layer]:
 def checked(
     layers: list[Layer],
     run: Callable[[Any], Tensor],
-    two: Any,
+    batch: Any,
     rights: Sequence[Mapping[str, Tensor]],
 ) -> list[Layer]:
-    """Compare what layers show of two samples with autograd's own gradients, and find their axes.
+    """Compare what layers show of samples with autograd's own gradients, and find their axes.
 
     It tells a model that flattens positions inside its forward pass, or runs time first, from one
     that does not, and a weight that is used past its layer from one that is not.
@@ -108,8 +108,8 @@ def checked(
     Args:
         layers: From :func:`supported`.
         run: From a batch, numbers of each sample, (samples, ...).
-        two: A batch of two samples.
-        rights: For each of these its :func:`own_gradients`, taken alone.
+        batch: Some samples.
+        rights: Of the first of these, each one's :func:`own_gradients`.
 
     Returns:
         The layers, with the axis of their samples.
@@ -122,7 +122,7 @@ def checked(
         trial = [replace(layer, axis=axis) for layer in layers if layer.name not in good]
         if trial:
             with _noting(trial) as calls, torch.enable_grad():
-                values = run(two)
+                values = run(batch)
             good |= dict.fromkeys(_agreeing(values, trial, calls, rights), axis)
     odd = [layer.name for layer in layers if layer.name not in good]
     if odd:
@@ -147,11 +147,15 @@ def own_gradients(values: Tensor, parameters: Mapping[str, Tensor]) -> dict[str,
     """Return autograd's gradient in each parameter of one number made of a sample's outputs.
 
     Args:
-        values: Outputs of one sample, (1, ...), that depend on the parameters.
+        values: Outputs of one sample, (1, ...), that depend on the parameters. Their graph stays.
         parameters: By name.
     """
     found = torch.autograd.grad(
-        _weighed(values).sum(), [*parameters.values()], allow_unused=True, materialize_grads=True
+        _weighed(values).sum(),
+        [*parameters.values()],
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
     )
     return dict(zip(parameters, found, strict=True))
 
@@ -162,8 +166,8 @@ def _agreeing(
     calls: dict[str, list[tuple[Tensor, int, Tensor]]],
     rights: Sequence[Mapping[str, Tensor]],
 ) -> list[str]:
-    """Return the layers whose gradients are autograd's for both samples, or that are not used."""
-    n = len(rights)
+    """Return the layers whose gradients are autograd's for these samples, or that are not used."""
+    n = len(values)
     used = [layer for layer in layers if layer.name in calls]
     ends = [out for layer in used for _, _, out in calls[layer.name]]
     grads = iter(
@@ -180,7 +184,7 @@ def _agreeing(
         try:
             inputs = [_columns(layer, given, n) for given, _, _ in calls[layer.name]]
             deltas = [_rows(layer, next(grads), n) for _ in calls[layer.name]]
-            mine = _per_sample(layer, torch.cat(inputs, 1), torch.cat(deltas, 1))
+            mine = _per_sample(layer, torch.cat(inputs, 1), torch.cat(deltas, 1))[: len(rights)]
         except RuntimeError:  # it does not come apart into so many samples
             continue
         right = torch.stack(
