@@ -12,6 +12,7 @@ from torch.nn import functional
 from leaveout.attribution import dvemb
 from leaveout.attribution.task import Task
 from leaveout.config import Recipe
+from leaveout.training.dropout import dropped
 from leaveout.training.replay import Replay
 
 RATE, SIZE, EPOCHS = 0.1, 5, 4
@@ -33,12 +34,11 @@ def steps_of(task: Task) -> tuple[list[tuple[np.ndarray, np.ndarray]], Any]:
                 if isinstance(m, torch.nn.BatchNorm2d):
                     m.eval()
             for place, sample in enumerate(step.batch.tolist()):
-                for layer, mask in zip(replay.dropouts, step.masks, strict=True):
-                    layer.mask = mask[place : place + 1]
                 leaves = {name: step.state[name].clone().requires_grad_() for name in names}
-                out = functional_call(
-                    replay.module, {**step.state, **leaves}, (data.inputs[sample : sample + 1],)
-                )
+                with dropped(replay.sites, [mask[place : place + 1] for mask in step.masks]):
+                    out = functional_call(
+                        replay.module, {**step.state, **leaves}, (data.inputs[sample : sample + 1],)
+                    )
                 loss = functional.cross_entropy(out, data.targets[sample : sample + 1])
                 parts = torch.autograd.grad(loss, list(leaves.values()))
                 rows.append(np.concatenate([g.numpy().ravel() for g in parts]))

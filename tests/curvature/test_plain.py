@@ -171,6 +171,24 @@ def test_without_a_likelihood_there_is_no_gauss_newton_matrix() -> None:
         gauss_newton_map(module, state, samples.asked(odd))
 
 
+class Distances(nn.Linear):
+    """torch has no second derivative of distances."""
+
+    def __init__(self) -> None:
+        super().__init__(F, OUT)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.cdist(input[:, 0], self.weight)
+
+
+def test_without_a_second_derivative_there_is_no_hessian() -> None:
+    module, (_, _, samples) = Distances().double(), problem("gru", "squared_error")
+    state = {name: p.detach() for name, p in module.named_parameters()}
+    vectors = torch.ones(1, sum(value.numel() for value in state.values())).double()
+    with pytest.raises(NotComputableError, match=r"^undefined: .* twice: .*_cdist_backward"):
+        hessian_map(module, state, samples)(vectors)
+
+
 def test_a_lack_of_memory_is_no_reason_to_go_the_other_way() -> None:
     def full(_: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("full")

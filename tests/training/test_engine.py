@@ -291,6 +291,100 @@ def test_the_path_suits_architecture_and_device() -> None:
     assert found == "reference"
 
 
+class Running(nn.Module):
+    """Has a running mean of its own, which a mapped step would forget."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(16, CLASSES)
+        self.register_buffer("mean", torch.zeros(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().flatten(1).mean(0)
+        return self.last(x.flatten(1) - self.mean)  # type: ignore[no-any-return]
+
+
+class Branching(nn.Module):
+    """Looks at values to decide what to compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.flatten(1).abs() if x.sum() > 0 else x.flatten(1))  # type: ignore[no-any-return]
+
+
+class Kept(nn.BatchNorm2d):
+    """Stays in evaluation."""
+
+    def train(self, mode: bool = True) -> Kept:
+        return super().train(False)
+
+
+class Doubled(nn.BatchNorm2d):
+    """Does more than batch norm."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def convolved(norm: nn.Module, again: nn.Module | None = None) -> nn.Module:
+    first, second = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+    layers = (first, norm, nn.ReLU(), second, again or nn.Identity(), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(32, CLASSES))
+
+
+def twice(norm: nn.Module) -> nn.Module:
+    return convolved(norm, norm)
+
+
+MAPPED: dict[str, Callable[[], nn.Module]] = {
+    "batch norm": lambda: convolved(nn.BatchNorm2d(2)),
+    "in evaluation": lambda: convolved(Kept(2)),
+    "used twice": lambda: twice(nn.BatchNorm2d(2)),
+    "cumulative": lambda: convolved(nn.BatchNorm2d(2, momentum=None)),
+    "without statistics": lambda: convolved(nn.BatchNorm2d(2, track_running_stats=False)),
+    "not affine": lambda: convolved(nn.BatchNorm2d(2, affine=False)),
+}
+NOT_MAPPED: dict[str, Callable[[], nn.Module]] = {
+    "running mean of its own": Running,
+    "looks at values": Branching,
+    "instance norm": lambda: convolved(nn.InstanceNorm2d(2, track_running_stats=True)),
+    "more than batch norm": lambda: convolved(Doubled(2)),
+    "spectral norm": lambda: nn.Sequential(
+        nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(16, CLASSES))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*MAPPED, *NOT_MAPPED])
+def test_only_what_can_be_mapped_over_models_is(name: str) -> None:
+    """By a step of both ways: what a mapped step would get wrong goes one by one."""
+
+    def build(seed: int) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return {**MAPPED, **NOT_MAPPED}[name]().double()
+
+    samples, trials = problem(10, torch.float64), [trial("a"), trial("b", removed=3)]
+    cuda = torch.device("cuda")
+    for recipe in (PLAIN, PLAIN.model_copy(update={"optimizer": "adamw", "clip": 1.0})):
+        found = choose_path(build(0), trials, samples, recipe, cuda)
+        assert found == ("functional" if name in MAPPED else "reference")
+    if name not in MAPPED:
+        return
+    heavy = HEAVY.model_copy(update={"batch_size": 5})
+    (mapped,) = train(build, trials, samples, heavy, path="functional")
+    one_by_one = train(build, trials, samples, heavy, path="reference")
+    for number, known in enumerate(one_by_one):
+        for key, value in known.snapshots[-1].items():
+            torch.testing.assert_close(
+                mapped.snapshots[-1][key][number], value[0], atol=1e-11, rtol=0
+            )
+
+
 def test_a_stack_of_convolutions_is_refused() -> None:
     samples = problem(10, torch.float64)
     with pytest.raises(ValueError, match="stacks of linear layers only"):

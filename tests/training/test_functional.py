@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -47,9 +49,26 @@ def test_batch_norm_out_of_place_is_torchs_own(
 @pytest.mark.parametrize(
     "options", [{"track_running_stats": False}, {"momentum": None}, {"affine": False}]
 )
-def test_other_batch_norms_are_refused(options: dict[str, bool]) -> None:
-    with pytest.raises(ValueError, match="batch norm"):
-        FunctionalBatchNorm(nn.BatchNorm1d(2, **options))  # type: ignore[arg-type]
+def test_other_batch_norms_are_torchs_own(options: dict[str, Any]) -> None:
+    theirs = nn.BatchNorm1d(3, **options).double()
+    ours = FunctionalBatchNorm(theirs)
+    values = [
+        torch.randn(5, 3, generator=torch.Generator().manual_seed(k)).double() for k in (0, 1)
+    ]
+    found = [ours(each) for each in values]
+    new = ours.take("norm")
+    expected = [theirs(each) for each in values]
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    assert new == {} or options != {"track_running_stats": False}
+    for name, value in theirs.named_buffers():
+        torch.testing.assert_close(new[f"norm.{name}"], value, atol=1e-12, rtol=0)
+    ours, theirs = FunctionalBatchNorm(theirs).eval(), theirs.eval()
+    torch.testing.assert_close(ours(values[0]), theirs(values[0]), atol=1e-12, rtol=0)
+
+
+def test_a_batch_of_one_sample_has_no_statistics() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        FunctionalBatchNorm(nn.BatchNorm1d(3))(torch.ones(1, 3))
 
 
 def test_outputs_are_those_of_each_module_and_leave_it_alone() -> None:

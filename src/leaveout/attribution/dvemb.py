@@ -7,11 +7,12 @@ g g' over the batch of step k: to first order what leaving i out of its batches,
 divided by B, adds to the loss of j, in nats. Gradients are of the run's own steps, with their
 dropout masks.
 Cost: training twice more, and two products of the batch's gradients with n_test vectors a step.
-Memory: one or, with momentum, two n_test x parameters matrices, and the states of one epoch.
+Memory: one n_test x parameters matrix, two with momentum, three with Adam; the states of one epoch.
 Approximated: the Hessian, by G. The products are taken from the end, on the test gradients, which
 gives the same scores as embeddings of all training samples in all parameters, without the paper's
-random projection. Momentum and weight decay, which the paper does not cover, are followed exactly
-(G replaces the Hessian in the update of weights and momentum). Batch norm is in evaluation mode: in
+random projection. The paper covers SGD. Here any recipe's own step is followed exactly, with
+momentum, Adam's averages, weight decay, schedule and clipping: G replaces the Hessian in the
+derivative of the batch's gradient, which the step is given. Batch norm is in evaluation mode: in
 training mode samples share the batch's statistics, and no sample has a gradient of its own.
 """
 

@@ -2,11 +2,12 @@
 
 Paper: Ilyas and Engstrom 2025, arXiv:2504.16430.
 Formula: score[i, j] = -d loss_j(w_T) / d weight_i at weight 1, w_T the end of full run 0 as trained
-with the batch's loss sum_b weight_b loss_b / sum_b weight_b: to first order what removing i from
-its batches adds to the loss of j, in nats. Momentum, weight decay, dropout as drawn and batch norm
-are differentiated as they are.
+with the batch's loss sum_b weight_b loss_b / sum_b weight_b count_b (counts are 1, or what the
+objective counts): to first order what removing i from its batches adds to the loss of j, in the
+loss's own units (nats, for cross-entropy). Momentum, Adam's averages, weight decay, schedules,
+clipping, dropout as drawn and batch norm are differentiated as they are.
 Cost: training twice more, and a Hessian-vector product on the batch for every step and test sample.
-Memory: one or, with momentum, two n_test x parameters matrices, and the states of one epoch.
+Memory: one n_test x parameters matrix, two with momentum, three with Adam; the states of one epoch.
 Approximated: only removal, by its derivative. The scores describe one run; how well they describe
 others depends on how alike runs are. They predict leave-one-out that shares the run's batches
 (`pairing: mask`): with the `shuffle` of that ground truth, they are the upper bound for other

@@ -13,8 +13,10 @@ Memory: L + 6 vectors of all parameters for each of as many test samples as fit;
 are gone through once for each such block.
 Approximated: the Hessian, by the Gauss-Newton matrix in EK-FAC's form, and weight decay; steps, by
 the gradient flow they follow; within a segment curvature and gradients do not change, and do not
-vary together. Dropout is off, batch norm in evaluation mode. No damping is needed: where H is flat,
-r_l is K rate_l / N times the gradient. The initial weights are no checkpoint.
+vary together. Steps that do not follow the gradient's own flow are refused: Adam's and AdamW's,
+clipped ones, and decay of some parameters alone. Dropout is off, batch norm in evaluation mode. No
+damping is needed: where H is flat, r_l is K rate_l / N times the gradient. The initial weights are
+no checkpoint.
 """
 
 from __future__ import annotations
@@ -154,11 +156,13 @@ def _segments(task: Task, count: int) -> list[Segment]:
     assert total is not None
     of = [-(-epoch * count // total) - 1 for epoch in run.epochs]
     empty = sorted(set(range(count)) - set(of))
-    if count < 1 or empty:
-        raise LeaveoutError(
-            f"source: segments = {count}, but of {len(run.epochs)} checkpoints none falls into "
-            f"segment {empty[0] + 1 if empty else 1}; take fewer segments, or more checkpoints "
-            "(full.checkpoints)"
+    if count < 1:
+        raise LeaveoutError(f"source: segments = {count}; take at least 1")
+    if empty:
+        raise NotComputableError(
+            "undefined",
+            f"of {len(run.epochs)} checkpoints none falls into segment {empty[0] + 1} of {count}; "
+            "take fewer segments, or more checkpoints (full.checkpoints)",
         )
     steps = total_steps(recipe, int(run.trained_on.sum()))
     parts = []

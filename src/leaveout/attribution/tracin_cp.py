@@ -6,7 +6,8 @@ Formula: score[i, j] = sum over checkpoints c of lr_c x <g_i(c), g_j(c)>, along 
 Cost: Grad-Dot times the number of checkpoints; what a first linear layer sees, the samples, is
 multiplied once for all checkpoints.
 Approximated: all steps between two checkpoints are treated as equal, and each step to first order
-in its learning rate.
+in its learning rate. Steps are taken for SGD's: for Adam and AdamW, momentum and clipping too, it
+sums the inner products that plain SGD would have at these checkpoints.
 """
 
 from __future__ import annotations

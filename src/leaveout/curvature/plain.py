@@ -7,15 +7,16 @@ and J v the gradient in u of <J' u, v>, which does not depend on u.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from leaveout.problem.call import call, parts_of, slow_paths
+from leaveout.errors import NotComputableError
+from leaveout.problem.call import call, parts_of, slow_paths, work_with
 from leaveout.problem.samples import Samples
 from leaveout.training.memory import is_out_of_memory
 
@@ -31,6 +32,9 @@ def or_plain(products: Products, plain: Products) -> Products:
     Args:
         products: From rows v to rows A v, (vectors, parameters).
         plain: The same, slower.
+
+    Returns:
+        Products that raise NotComputableError where both fail: torch has no second derivative.
     """
     failed = False
 
@@ -43,9 +47,32 @@ def or_plain(products: Products, plain: Products) -> Products:
                 if is_out_of_memory(error):
                     raise
                 failed = True
-        return plain(vectors)
+        with undefined_if_not_differentiated("twice"):
+            return plain(vectors)
 
     return either
+
+
+@contextmanager
+def undefined_if_not_differentiated(how: str) -> Iterator[None]:
+    """Say that a method is undefined for a model that runs, but that torch can't differentiate.
+
+    A lack of memory is no such failure.
+
+    Args:
+        how: In which way.
+
+    Raises:
+        NotComputableError: It can't, with torch's own words.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise NotComputableError(
+            "undefined", f"torch does not differentiate the model {how}: {error}"
+        ) from error
 
 
 def plain_hessian(
@@ -61,8 +88,8 @@ def plain_hessian(
         vectors: (vectors, parameters).
     """
 
-    def work(leaves: list[Tensor], part: Samples, own: nn.Module) -> Tensor:
-        loss = part.losses(call(own, part.inputs)).sum() / len(samples)
+    def work(leaves: list[Tensor], part: Samples) -> Tensor:
+        loss = part.losses(call(module, part.inputs)).sum() / len(samples)
         slope = _flat(loss, leaves, create_graph=True)
         if not slope.requires_grad:
             return torch.zeros_like(vectors)
@@ -81,8 +108,8 @@ def plain_gauss_newton(
     """
     known = samples.objective.need("likelihood", "this needs its curvature in the outputs")
 
-    def work(leaves: list[Tensor], part: Samples, own: nn.Module) -> Tensor:
-        outputs = known.outputs(call(own, part.inputs))
+    def work(leaves: list[Tensor], part: Samples) -> Tensor:
+        outputs = known.outputs(call(module, part.inputs))
         if not outputs.requires_grad:
             return torch.zeros_like(vectors)
         fixed, u = outputs.detach(), torch.zeros_like(outputs, requires_grad=True)
@@ -107,33 +134,21 @@ def _flat(value: Tensor, leaves: list[Tensor], along: Tensor | None = None, **ke
     return torch.cat([gradient.flatten() for gradient in found])
 
 
-class _Inside(nn.Module):
-    """Work done while a module has other parameters: activation checkpoints run it again."""
-
-    def __init__(self, module: nn.Module, work: Callable[[nn.Module], Tensor]) -> None:
-        super().__init__()
-        self.module, self.work = module, work
-
-    def forward(self) -> Tensor:
-        return self.work(self.module)
-
-
 def _summed(
     module: nn.Module,
     state: State,
     samples: Samples,
     size: int,
     vectors: Tensor,
-    work: Callable[[list[Tensor], Samples, nn.Module], Tensor],
+    work: Callable[[list[Tensor], Samples], Tensor],
 ) -> Tensor:
     """Return the sum over parts of the samples of some work on them, (vectors, parameters)."""
     params, fixed = parts_of(module, state)
     given = {name: value.requires_grad_() for name, value in params.items()}
     leaves = [*given.values()]
-    swapped = {f"module.{name}": value for name, value in {**given, **fixed}.items()}
     out = torch.zeros_like(vectors)
     for part in samples.split(size):
-        inside = _Inside(module, partial(work, leaves, part))
         with torch.enable_grad(), slow_paths():
-            out += functional_call(inside, swapped, ()).detach()
+            now = {**given, **fixed}
+            out += work_with(module, now, partial(work, leaves, part)).detach()
     return out

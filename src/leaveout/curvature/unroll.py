@@ -32,6 +32,7 @@ from torch.func import grad
 
 from leaveout.config import Recipe
 from leaveout.curvature.hvp import split
+from leaveout.curvature.plain import undefined_if_not_differentiated
 from leaveout.curvature.unroll_any import ByAutograd, Curvature, weighted_norm
 from leaveout.curvature.unroll_stack import ByHand, stack_layers
 from leaveout.errors import NotComputableError
@@ -73,7 +74,7 @@ def final_gradients(module: nn.Module, state: State, samples: Samples) -> dict[s
             found = grad(loss)(statistics, x, y)
             return tuple(found[name] for name in statistics)
 
-        with slow_paths():
+        with slow_paths(), undefined_if_not_differentiated("in its statistics"):
             found = one_by_one(gradient, samples.inputs, samples.targets)
         out |= dict(zip(statistics, found, strict=True))
     return out
@@ -106,7 +107,7 @@ def unroll(
 
     Raises:
         NotComputableError: The first epoch took so long that all would take longer than allowed,
-            or the training was in bfloat16.
+            the training was in bfloat16, or torch does not differentiate the model so.
     """
     recipe = replay.recipe
     if recipe.precision != "float32":
@@ -130,5 +131,6 @@ def unroll(
                 f" of {seconds / 3600:.2g} allowed (attribution.hours)",
             )
         for step in reversed(replay.epoch(epoch)):
-            out.index_add_(0, step.batch, way.back(step))
+            with undefined_if_not_differentiated("through a step"):
+                out.index_add_(0, step.batch, way.back(step))
     return out

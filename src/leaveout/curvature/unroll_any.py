@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad, vjp, vmap
 
+from leaveout.errors import NotComputableError
 from leaveout.problem.call import call_with, slow_paths
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import Tree, bytes_of, one_by_one
 from leaveout.training.dropout import dropped
-from leaveout.training.functional import FunctionalBatchNorm, replace_modules
+from leaveout.training.functional import FunctionalBatchNorm, is_batch_norm, replace_modules
 from leaveout.training.optimisers import Slots, new_slots, step
+from leaveout.training.reference import same_step
 from leaveout.training.replay import Replay, State, Step
 
 Curvature = Literal["hessian", "outer"]
@@ -55,6 +57,7 @@ class ByAutograd:
         self.params = {name: final[name] for name in replay.names}
         self.statistics = {n: v for n, v in final.items() if n not in self.params}
         self.slots = new_slots(replay.recipe, self.params)
+        self.checked = False
 
     def back(self, now: Step) -> Tensor:
         """Go back one step; return the derivative in each sample's weight, (samples, test)."""
@@ -75,8 +78,10 @@ class ByAutograd:
 
         with slow_paths():
             known: Any = vjp(gradient, params, statistics, weights)
-            (taken, _), pull = known
-            back_optimiser: Any = vjp(move, params, taken, now.slots)[1]
+            (taken, after), pull = known
+            (moved, _), back_optimiser = cast("Any", vjp(move, params, taken, now.slots))
+            if not self.checked and self.curvature == "hessian":
+                self._check(now, {**moved, **after})
             formed = self._formed(now, samples, params, {**statistics, **fixed})
             dots = []
             for part in self._chunks(samples):
@@ -96,6 +101,23 @@ class ByAutograd:
                     self.statistics[name][part] = passed[name]
                 dots.append(found)
         return torch.cat(dots).T
+
+    def _check(self, last: Step, moved: State) -> None:
+        """Compare the last step as it is differentiated with the step that was taken.
+
+        Raises:
+            NotComputableError: They differ: something in the model is not differentiated, such as
+                a buffer of its own that training changes.
+        """
+        self.checked = True
+        for name, value in self.replay.final.items():
+            before = last.state[name]
+            if value.is_floating_point() and not same_step(before, moved.get(name, before), value):
+                raise NotComputableError(
+                    "undefined",
+                    f"{name} is moved by training in a way that is not differentiated: beside "
+                    "parameters, only batch norm's statistics are",
+                )
 
     def _chunks(self, samples: Samples) -> list[slice]:
         """Cut the test samples, so that what is held of a step stays within ``CHUNK_BYTES``."""
@@ -118,10 +140,8 @@ class ByAutograd:
         value = samples.objective.batch_loss(outputs, samples.targets, weights)
         new = {name: rest[name] for name in self.statistics}
         for name, norm in self.norms.items():
-            if norm.training:
-                assert norm.updated is not None
-                new[f"{name}.running_mean"], new[f"{name}.running_var"], _ = norm.updated
-                norm.updated = None
+            taken = norm.take(name)
+            new |= {key: value for key, value in taken.items() if key in new}  # no counters
         return value, new
 
     def _formed(
@@ -169,30 +189,19 @@ class _WeightedBatchNorm(FunctionalBatchNorm):
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalise by the batch's weighted statistics while training, by the running otherwise."""
-        old_mean, old_var = self.running_mean, self.running_var
-        assert isinstance(old_mean, Tensor)
-        assert isinstance(old_var, Tensor)
-        shape = [1, -1, *[1] * (values.dim() - 2)]
-        if self.training:
-            others = [d for d in range(values.dim()) if d != 1]
-            share = self.weights.view(-1, *[1] * (values.dim() - 1))
-            count = self.weights.sum() * (values.numel() / values.shape[0] / values.shape[1])
-            mean = (values * share).sum(others) / count
-            var = ((values - mean.view(shape)).square() * share).sum(others) / count
-            keep = 1 - self.momentum
-            self.updated = (
-                keep * old_mean + self.momentum * mean,
-                keep * old_var + self.momentum * var * count / (count - 1),
-                torch.empty(0),  # the counter has no derivative
-            )
-        else:
-            mean, var = old_mean, old_var
-        normal = (values - mean.view(shape)) * torch.rsqrt(var.view(shape) + self.eps)
-        return normal * self.weight.view(shape) + self.bias.view(shape)
+        if not self.training:
+            return super().forward(values)
+        others = [d for d in range(values.dim()) if d != 1]
+        share = self.weights.view(-1, *[1] * (values.dim() - 1))
+        count = self.weights.sum() * (values.numel() / values.shape[0] / values.shape[1])
+        mean = (values * share).sum(others) / count
+        centred = values - mean.view(1, -1, *[1] * (values.dim() - 2))
+        var = (centred.square() * share).sum(others) / count
+        if self.running_mean is not None:
+            self._update(mean, var * count / (count - 1))
+        return self._normal(values, mean, var)
 
 
 def weighted_norm(module: nn.Module) -> nn.Module | None:
     """Return a batch norm over weighted samples in the place of a batch norm."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return _WeightedBatchNorm(module)
-    return None
+    return _WeightedBatchNorm(module) if is_batch_norm(module) else None

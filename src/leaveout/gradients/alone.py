@@ -7,26 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
-from leaveout.problem.call import slow_paths
+from leaveout.problem.call import slow_paths, work_with
 from leaveout.problem.trees import Tree, rows, tensors, tree_map
 
 State = Mapping[str, Tensor]
 
 Value = Callable[[nn.Module, Any], Tensor]
 """From a model and a batch of one sample, the number that is differentiated."""
-
-
-class _Inside(nn.Module):
-    """Work done while a module has other parameters: activation checkpoints run it again."""
-
-    def __init__(self, module: nn.Module, work: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self.module, self.work = module, work
-
-    def forward(self, sample: Any) -> Any:
-        return self.work(sample)
 
 
 def sample_gradients(
@@ -50,8 +39,7 @@ def sample_gradients(
     """
 
     def loss(p: State, sample: Tree) -> Tensor:
-        inside = _Inside(module, lambda own: value(module, own))
-        found: Tensor = functional_call(inside, _within({**p, **fixed}), (sample,))
+        found: Tensor = work_with(module, {**p, **fixed}, lambda: value(module, sample))
         return found
 
     found = tensors(samples)
@@ -85,13 +73,13 @@ def gradients_alone(
     """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
 
-    def work(own: Tree) -> None:
-        total = value(module, own)
+    def work() -> None:
+        total = value(module, sample)
         if total.requires_grad:
             total.backward()
 
     with torch.enable_grad(), slow_paths():
-        functional_call(_Inside(module, work), _within({**leaves, **fixed}), (sample,))
+        work_with(module, {**leaves, **fixed}, work)
     return tuple(_dense(leaf).flatten() for leaf in leaves.values())
 
 
@@ -100,7 +88,3 @@ def _dense(leaf: Tensor) -> Tensor:
     if gradient is None:
         return torch.zeros_like(leaf).detach()
     return gradient.to_dense() if gradient.is_sparse else gradient
-
-
-def _within(state: State) -> dict[str, Tensor]:
-    return {f"module.{name}": value for name, value in state.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,7 +39,51 @@ def call(module: nn.Module, inputs: Tree) -> Any:
 def call_with(module: nn.Module, state: State, inputs: Tree) -> Any:
     """Return the outputs of a model whose parameters and buffers are replaced."""
     args, named = arguments(inputs)
-    return functional_call(module, dict(state), args, named)
+    return functional_call(module, _placed(module, state), args, named, tie_weights=False)
+
+
+def work_with(module: nn.Module, state: State, work: Callable[[], Any]) -> Any:
+    """Return what some work gives while a model's parameters and buffers are replaced.
+
+    A backward pass in it sees them as well, as activation checkpoints need, which run a forward
+    pass again.
+    """
+    placed = {f"module.{name}": value for name, value in _placed(module, state).items()}
+    return functional_call(_Inside(module, work), placed, (), tie_weights=False)
+
+
+class _Inside(nn.Module):
+    def __init__(self, module: nn.Module, work: Callable[[], Any]) -> None:
+        super().__init__()
+        self.module, self.work = module, work
+
+    def forward(self) -> Any:
+        return self.work()
+
+
+def _placed(module: nn.Module, state: State) -> dict[str, Tensor]:
+    """Return a state with one name for each place in which a tensor of the model stands.
+
+    What is tied stands in several places. A submodule with several names is one place: torch, given
+    all of them, puts back the new value in the place of the old, and the model is changed for good.
+    """
+    names: dict[tuple[int, str], str] = {}
+    tied: dict[int, list[str]] = {}
+    owner_of: dict[str, int] = {}
+    for prefix, owner in module.named_modules(remove_duplicate=False):
+        for key, value in (*owner._parameters.items(), *owner._buffers.items()):
+            if value is None:
+                continue
+            name, place = f"{prefix}.{key}" if prefix else key, (id(owner), key)
+            owner_of[name] = id(value)
+            if place not in names:
+                names[place] = name
+                tied.setdefault(id(value), []).append(name)
+    return {
+        name: value
+        for given, value in state.items()
+        for name in tied.get(owner_of.get(given, 0), [given])
+    }
 
 
 def trained(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -11,6 +11,7 @@ trained is kept, and the rest goes on in smaller stacks.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +28,7 @@ from leaveout.problem.trees import Tree, count, join, tensors, tree_map
 from leaveout.training.functional import functional_outputs, stack_states, train_functional
 from leaveout.training.memory import fitting, in_blocks
 from leaveout.training.precision import full_float32
-from leaveout.training.reference import train_one
+from leaveout.training.reference import same_step, train_one
 from leaveout.training.stack import parse, shared_window, stack_outputs, train_stack, trains
 from leaveout.training.trials import Trial
 
@@ -93,8 +94,39 @@ def choose_path(
         return "stack"
     alike = len({trial.size(len(samples)) for trial in trials}) == 1
     if device.type == "cuda" and (recipe.iterations is None or alike):
-        return "functional"
+        return "functional" if _maps(module, samples, recipe) else "reference"
     return "reference"
+
+
+def _maps(module: nn.Module, samples: Samples, recipe: Recipe) -> bool:
+    """Return whether ``functional`` trains a model as ``reference`` does: one step of both.
+
+    It does not where a forward pass depends on values, updates buffers of its own, or has
+    operations that can't be mapped over models.
+    """
+    few = samples[: min(4, len(samples))]
+    plain = recipe.model_copy(
+        update={
+            "optimizer": "sgd",  # Adam's first step has only the gradient's sign
+            "nesterov": False,
+            "clip": None,
+            "epochs": 1,
+            "iterations": None,
+            "batch_size": len(few),
+            "precision": "float32",
+        }
+    )
+    trials = [Trial(0, ("mapped",)), Trial(0, ("mapped",), removed=0)]
+    before = stack_states([module, module])
+    try:
+        found = train_functional(module, {**before}, trials, few, plain)[0]
+    except (RuntimeError, ValueError, LeaveoutError):
+        return False
+    return all(
+        same_step(before[name][number], found[name][number], value)
+        for number, trial in enumerate(trials)
+        for name, value in train_one(copy.deepcopy(module), trial, few, plain)[0].items()
+    )
 
 
 def train(

@@ -12,13 +12,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import grad, stack_module_state, vmap
-from torch.nn import functional
 
 from leaveout.config import Recipe
 from leaveout.problem.call import call_with, numbers, slow_paths
@@ -44,63 +43,99 @@ class FunctionalBatchNorm(nn.Module):
     """Batch norm that returns new running statistics instead of updating them in place.
 
     Attributes:
-        updated: After a training forward pass, (running_mean, running_var, num_batches_tracked).
+        updated: After training forward passes, (running_mean, running_var, num_batches_tracked);
+            a further pass goes on from them.
     """
 
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
-        """Take over a batch norm that tracks running statistics."""
+        """Take over a batch norm, in the mode it is in."""
         super().__init__()
-        if norm.running_mean is None or norm.momentum is None or norm.weight is None:
-            raise ValueError(
-                "batch norm without running statistics, with cumulative averages or not affine"
-            )
         self.weight, self.bias = norm.weight, norm.bias
         self.register_buffer("running_mean", norm.running_mean)
         self.register_buffer("running_var", norm.running_var)
         self.register_buffer("num_batches_tracked", norm.num_batches_tracked)
         self.momentum, self.eps = norm.momentum, norm.eps
         self.updated: tuple[Tensor, Tensor, Tensor] | None = None
+        self.train(norm.training)
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalise by the batch's statistics while training, by the running ones otherwise."""
-        mean, var = self.running_mean, self.running_var
-        assert isinstance(mean, Tensor)
-        assert isinstance(var, Tensor)
-        if not self.training:
-            return functional.batch_norm(
-                values, mean, var, self.weight, self.bias, False, self.momentum, self.eps
-            )
-        rounded, values = values.dtype, values.to(mean.dtype)  # statistics are never in bfloat16
+        if self.running_mean is not None and not self.training:
+            assert self.running_var is not None
+            return self._normal(values, self.running_mean, self.running_var)
         others = [d for d in range(values.dim()) if d != 1]
-        batch_mean = values.mean(others)
-        batch_var = values.var(others, unbiased=False)
-        count = values.numel() / values.shape[1]
-        keep = 1 - self.momentum
-        assert isinstance(self.num_batches_tracked, Tensor)
+        count = values.numel() // values.shape[1]
+        if count == 1 and self.training:  # in torch's words
+            raise ValueError(
+                "Expected more than 1 value per channel when training, got input size "
+                f"{values.shape}"
+            )
+        exact = values if self.weight is None else values.to(self.weight.dtype)
+        mean, var = exact.mean(others), exact.var(others, unbiased=False)
+        if self.running_mean is not None:
+            self._update(mean.detach(), var.detach() * count / (count - 1))
+        return self._normal(values, mean, var)
+
+    def _update(self, mean: Tensor, var: Tensor) -> None:
+        stored = (self.running_mean, self.running_var, self.num_batches_tracked)
+        before: Any = self.updated or stored
+        number = before[2] + 1
+        share = 1 / number.to(mean) if self.momentum is None else self.momentum
         self.updated = (
-            keep * mean + self.momentum * batch_mean.detach(),
-            keep * var + self.momentum * batch_var.detach() * count / (count - 1),
-            self.num_batches_tracked + 1,
+            (1 - share) * before[0] + share * mean,
+            (1 - share) * before[1] + share * var,
+            number,
         )
+
+    def _normal(self, values: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         shape = [1, -1, *[1] * (values.dim() - 2)]
-        normal = (values - batch_mean.view(shape)) * torch.rsqrt(batch_var.view(shape) + self.eps)
-        return (normal * self.weight.view(shape) + self.bias.view(shape)).to(rounded)
+        exact = values.to(mean.dtype)  # statistics are never in bfloat16
+        normal = (exact - mean.view(shape)) * torch.rsqrt(var.view(shape) + self.eps)
+        if self.weight is not None and self.bias is not None:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(values.dtype)
+
+    def take(self, name: str) -> State:
+        """Return the new statistics by their names in a model, and forget them.
+
+        Args:
+            name: Of the batch norm there.
+
+        Returns:
+            Nothing where no training pass went through it.
+        """
+        updated, self.updated = self.updated, None
+        names = ("running_mean", "running_var", "num_batches_tracked")
+        prefix = f"{name}." if name else ""
+        return {f"{prefix}{k}": value for k, value in zip(names, updated or (), strict=False)}
 
 
 def replace_modules(module: nn.Module, replace: Callable[[nn.Module], nn.Module | None]) -> None:
-    """Replace, in place, each submodule for which ``replace`` returns another."""
-    for name, child in module.named_children():
-        new = replace(child)
-        if new is None:
-            replace_modules(child, replace)
-        else:
-            setattr(module, name, new)
+    """Replace, in place, each submodule for which ``replace`` returns another.
+
+    A submodule with several names, or places, is replaced by one other in all of them.
+    """
+    found = {id(child): replace(child) for child in module.modules() if child is not module}
+    for parent in [*module.modules()]:
+        for name, child in [*parent._modules.items()]:
+            new = None if child is None else found[id(child)]
+            if new is not None:
+                setattr(parent, name, new)
 
 
 def _functional_norm(module: nn.Module) -> nn.Module | None:
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return FunctionalBatchNorm(module)
-    return None
+    return FunctionalBatchNorm(module) if is_batch_norm(module) else None
+
+
+def is_batch_norm(module: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNorm]:
+    """Return whether a module is torch's own batch norm, not a subclass that does other things."""
+    return getattr(type(module), "forward", None) is nn.modules.batchnorm._BatchNorm.forward
 
 
 def stack_states(modules: Sequence[nn.Module]) -> State:
@@ -211,7 +246,7 @@ def train_functional(
     Returns:
         Stacked states at ``snapshot_epochs`` and at the end, in order.
     """
-    module = copy.deepcopy(module)
+    module = copy.deepcopy(module).train()  # before: a norm may be one that stays in evaluation
     replace_modules(module, _functional_norm)
     sites = dropout_sites(module, samples[:1].inputs)
     device, n = samples.device, len(samples)
@@ -220,7 +255,6 @@ def train_functional(
     move = _Move(module, state, trials, n, recipe, device)
     steps, epochs = move.steps, max(total_epochs(recipe, trial.size(n)) for trial in trials)
     kept, snapshots, done = {*snapshot_epochs, recipe.iterations or epochs}, [], 0
-    module.train()
     for epoch in range(epochs):
         left = [most - done for most in steps] if recipe.iterations else None
         for lengths, groups in _epoch(trials, n, epoch, recipe.batch_size, device, left):
@@ -260,14 +294,9 @@ def _gradients(
         with dropped(sites, masks), forward_precision(recipe, samples.device):
             outputs = call_with(module, {**params, **buffers}, x)
         value = samples.objective.batch_loss(floating(outputs, dtype), y)
-        new = {}
+        new: State = {}
         for name, norm in norms.items():
-            assert norm.updated is not None
-            for buffer, tensor in zip(
-                ("running_mean", "running_var", "num_batches_tracked"), norm.updated, strict=True
-            ):
-                new[f"{name}.{buffer}"] = tensor
-            norm.updated = None
+            new |= norm.take(name)
         return value, new
 
     return vmap(grad(loss, has_aux=True))

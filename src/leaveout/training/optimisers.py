@@ -91,7 +91,7 @@ def clipped(recipe: Recipe, gradients: Params) -> Params:
     """Scale the gradients of one model down to the longest norm that the recipe allows."""
     if recipe.clip is None:
         return gradients
-    norm = torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt()
+    norm = _root(torch.stack([g.square().sum() for g in gradients.values()]).sum())
     scale = (recipe.clip / (norm + 1e-6)).clamp(max=1.0)
     return {name: g * scale for name, g in gradients.items()}
 
@@ -172,8 +172,14 @@ def _adam(
     mean = first * slots["mean"] + (1 - first) * gradient
     square = second * slots["square"] + (1 - second) * gradient.square()
     unbiased = mean / (1 - first ** (number + 1))
-    # its derivative at 0 is infinite, but what has no gradient stays without influence
-    some = square > 0
-    root = torch.where(some, torch.where(some, square, 1.0).sqrt(), 0.0)
-    scale = root / (1 - second ** (number + 1)) ** 0.5 + recipe.eps
+    scale = _root(square) / (1 - second ** (number + 1)) ** 0.5 + recipe.eps
     return value - learning_rate * unbiased / scale, {"mean": mean, "square": square}
+
+
+def _root(square: Tensor) -> Tensor:
+    """Return the square root, with derivative 0 at 0.
+
+    Its own is infinite there, but what has no gradient stays without influence.
+    """
+    some = square > 0
+    return torch.where(some, torch.where(some, square, 1.0).sqrt(), 0.0)

@@ -93,6 +93,16 @@ def _state(module: nn.Module) -> State:
     }
 
 
+def same_step(before: Tensor, found: Tensor, known: Tensor) -> bool:
+    """Return whether two values after a step differ by rounding only, beside what it moved."""
+    if not known.is_floating_point():
+        return torch.equal(found, known)
+    if not known.numel():
+        return True
+    rounding = 1e-3 * (known - before).abs().max() + 1e-5 * known.abs().max()
+    return bool((found - known).abs().max() <= rounding)
+
+
 def torch_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Return torch's own optimiser of a recipe, for the parameters that are trained."""
     by_decay: dict[float, list[Tensor]] = {}
