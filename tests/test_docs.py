@@ -23,11 +23,9 @@ FILES = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 # Which test runs a page's blocks of Python and of commands.
 RUN = {
     "README.md": "workflow/test_readme.py",
-    "api.md": "banks/test_docs.py",
     "banks.md": "test_docs.py",
     "artefacts.md": "explain/test_docs.py",
     "damping.md": "workflow/test_docs.py",
-    "ekfac.md": "curvature/test_docs.py",
     "explain.md": "explain/test_docs.py",
     "methods.md": "workflow/test_docs.py",
     "metrics.md": "workflow/test_docs.py",
@@ -36,15 +34,14 @@ RUN = {
     "mnist_mlp.md": "workflow/test_docs.py",
     "peers.md": "interop/test_docs.py",
     "settings.md": "workflow/test_docs.py",
-    "tracin.md": "tracing/test_docs.py",
     "tutorial.md": "workflow/test_docs.py",
     "uncertainty.md": "workflow/test_docs.py",
     "your-own.md": "doors/test_docs.py",
 }
 # Those that no test runs as they stand: how they begin, and why.
 NOT_RUN = {
-    ("api.md", "part = int"): "a job of the reader's own on a cluster",
-    ("api.md", "sbatch"): "a job of the reader's own on a cluster",
+    ("banks.md", "part = int"): "a job of the reader's own on a cluster",
+    ("banks.md", "sbatch"): "a job of the reader's own on a cluster",
     ("gpu.md", "python benchmarks/gpu.py"): "needs a GPU; tests/benchmarks tries it on a CPU",
     ("reuse.md", "git clone"): "tests/workflow/test_readme.py does it with a clone of this clone",
     ("reuse.md", "leaveout restore"): "tests/workflow/test_reuse.py does it with a small setting",

@@ -115,8 +115,8 @@ def ihvp_ekfac(
     The curvature is the Fisher of the mean loss over all samples of ``batches``; the result does
     not depend on how they are cut. Linear layers (2-D or sequence inputs) and convolutions are
     seen through hooks, so the model's forward stays as it is written, and the model is left as it
-    was; docs/ekfac.md explains how other parameters are treated, and how to keep the curvature for
-    several vectors or dampings.
+    was; docs/your-own.md explains how other parameters are treated, and how to keep the curvature
+    for several vectors or dampings.
 
     Args:
         model: Any module in evaluation mode, called by ``logits`` or ``loss``.

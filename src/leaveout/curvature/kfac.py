@@ -305,7 +305,7 @@ def kfac(samples: FisherData) -> Curvature:
                         diagonals[name] = diagonals.get(name, torch.zeros_like(found)) + found
     if not total or not sums:
         missing = "no samples" if not total else "no nn.Linear and no nn.Conv2d (groups=1) is used"
-        raise LeaveoutError(f"no curvature to take: {missing}; see docs/ekfac.md")
+        raise LeaveoutError(f"no curvature to take: {missing}; see docs/your-own.md")
     blocks = []
     for layer in layers:
         if layer.name in sums:

@@ -5,7 +5,7 @@ arXiv:2002.08484.
 Formula: score[j, i] = sum over checkpoints c of lr_c <g_i(c), g_j(c)>, g the gradient of a sample's
 loss in the parameters of the chosen layers; positive where training on i lowers the loss of j.
 
-The interface is the one that captum's users know (``captum.influence``); docs/tracin.md says what
+The interface is the one that captum's users know (``captum.influence``); docs/peers.md says what
 is different.
 """
 
