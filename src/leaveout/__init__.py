@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from leaveout.data.label_noise import flip_label
     from leaveout.data.split import Split
     from leaveout.doors.attribute import attribute
+    from leaveout.doors.banks import truth_of_bank
     from leaveout.doors.benchmark import Benchmark
     from leaveout.interop.benchmark import load_benchmark
     from leaveout.problem.objective import Objective
@@ -45,6 +46,7 @@ __all__ = [
     "retrain_lds",
     "retrain_loo",
     "retrain_pbrf",
+    "truth_of_bank",
 ]
 
 _HOMES = {
@@ -66,6 +68,7 @@ _HOMES = {
     "retrain_lds": "leaveout.banks.retrain",
     "retrain_loo": "leaveout.banks.retrain",
     "retrain_pbrf": "leaveout.banks.pbrf",
+    "truth_of_bank": "leaveout.doors.banks",
 }
 """Where the public names live: loaded when asked for, since most of them load torch."""
 

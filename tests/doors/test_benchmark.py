@@ -155,3 +155,37 @@ def test_values_that_are_wrong_are_named(tmp_path: Path) -> None:
         bench.loo(ids=[50])
     with pytest.raises(LeaveoutError, match="if_explicit: give damping"):
         bench.score("if_explicit")
+
+
+def test_models_are_kept_where_asked(tmp_path: Path) -> None:
+    """They give the targets; without them nothing but targets is written."""
+    bench = make(tmp_path)
+    first = bench.lds(subsets=12, runs=1)
+    assert not [*tmp_path.rglob("models/*")]
+    bench.lds(subsets=12, runs=1, keep_models=True)
+    truth = bench.loo({"first": 3}, replicate=1, keep_models=True)
+    read = artefacts.read(first.path, "lds").tensors
+    with torch.random.fork_rng():
+        module, row = build().eval(), 0
+    for path in sorted((tmp_path / "lds").rglob("models/*.safetensors")):
+        kept = artefacts.read(path, "models")
+        names, masks = [*module.state_dict()], kept.tensors["mask"]
+        for number, mask in enumerate(masks):
+            state = {n: torch.tensor(kept.tensors[f"state.{n}"][number, 0]) for n in names}
+            module.load_state_dict(state)
+            assert (mask == read["mask"][row]).all()
+            with torch.no_grad():
+                losses = (module(U) - V).square()[:, 0]
+            np.testing.assert_allclose(losses, read["target"][row, 0], rtol=1e-5)
+            row += 1
+    assert row == 12
+    path, _ = sorted((tmp_path / "loo").rglob("models/*.safetensors"))
+    kept = artefacts.read(path, "models")
+    assert kept.tensors["mask"].sum(axis=1).tolist() == [N, N - 1, N - 1, N - 1]
+    assert artefacts.read(truth.path, "loo").tensors["target"].shape == (3, 1, M)
+    assert [*path.parents[1].glob("*.safetensors")]
+    # one that was lost is made again, with the same numbers
+    before = path.read_bytes()
+    path.unlink()
+    bench.loo({"first": 3}, replicate=1, keep_models=True)
+    assert path.read_bytes() == before

@@ -19,7 +19,7 @@ def test_the_examples_run(
     run_examples: Callable[[str, int], dict[str, object]],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    scope = run_examples("your-own.md", 15)
+    scope = run_examples("your-own.md", 16)
     said = capsys.readouterr().out
     for method in ("grad_dot", "if_ekfac"):
         line = re.search(
@@ -29,8 +29,8 @@ def test_the_examples_run(
         assert 0.1 < float(line[1]) < float(line[2])
     assert (tmp_path / "bench" / "problem.json").is_file()
 
-    (bank,) = re.findall(r"^LDS ([-.\d]+)$", said, re.M)
-    assert 0.05 < float(bank) < 1  # similar samples of one class do help
+    ((value, ceiling),) = re.findall(r"^bank: lds ([-.\d]+) \(.*ceiling ([.\d]+)", said, re.M)
+    assert 0.05 < float(value) < float(ceiling)
     places = re.findall(r"^bank/(\S+)", (DOCS / "banks.md").read_text("utf-8"), re.M)
     assert len(places) >= 7
     for place in places:

@@ -32,9 +32,9 @@ from leaveout.errors import LeaveoutError
 from leaveout.problem.call import call, numbers
 from leaveout.problem.samples import Samples
 from leaveout.problem.torch_losses import Given, objective_of
-from leaveout.retraining.common import progress_bar
 from leaveout.retraining.proximal import Proximal, Solver, solve_proximal
 from leaveout.store.artefacts import atomic_path
+from leaveout.training.progress import progress_bar
 
 
 def _state_sha256(model: nn.Module) -> str:

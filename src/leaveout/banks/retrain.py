@@ -230,7 +230,7 @@ def _record_subset(folder: Path, subset: int, ids: NDArray[np.int64]) -> None:
     elif not np.array_equal(np.sort(read_ids(path)), ids):
         raise BankError(
             f"{path}: it lists other ids than the bank's seed gives for this subset, so what is "
-            f"in {path.parent} was made otherwise or altered. Delete that folder to make it anew"
+            f"in {path.parent} was made otherwise or altered. Choose another folder to make it anew"
         )
 
 

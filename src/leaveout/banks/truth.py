@@ -10,7 +10,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leaveout.banks.layout import (
@@ -40,7 +42,12 @@ def _check_loader(loader: Loader) -> int | None:
     return count(loader)
 
 
-def _check_there(folder: Path, files: Sequence[Path], again: str) -> None:
+def check_there(folder: Path, files: Sequence[Path], again: str) -> None:
+    """See that a bank is whole.
+
+    Raises:
+        BankError: It is not.
+    """
     missing = [file for file in files if not file.exists()]
     if missing:
         names = ", ".join(str(file.relative_to(folder)) for file in missing[:3])
@@ -51,7 +58,7 @@ def _check_there(folder: Path, files: Sequence[Path], again: str) -> None:
         )
 
 
-def _targets(
+def targets_under(
     target_func: TargetFunc, files: Sequence[Path], loader: Loader, model: nn.Module | None
 ) -> Iterator[Tensor]:
     """Yield the targets of the test samples under one model after the other, (test,)."""
@@ -103,7 +110,7 @@ def _by_sample(
 ) -> tuple[Tensor, Tensor]:
     """Return the targets under the models without each sample, (samples, test), and the ids."""
     files = [loo_file(folder, index) for index in indices]
-    values = torch.stack(list(_targets(target_func, files, loader, model)))
+    values = torch.stack(list(targets_under(target_func, files, loader, model)))
     return values, torch.tensor(indices, dtype=torch.int64)
 
 
@@ -135,11 +142,22 @@ def calculate_lds_ground_truth(
         BankError: The bank is not whole or a file in it damaged (the message names it), or
             ``target_func`` returned no value a test sample.
     """
-    folder = Path(retrain_dir)
+    found, kept = lds_targets(target_func, Path(retrain_dir), test_dataloader, model)
+    values = -found.double().mean(1)
+    return values.to(found.dtype), torch.stack([torch.from_numpy(ids) for ids in kept])
+
+
+def lds_targets(
+    target_func: TargetFunc, folder: Path, loader: Loader, model: nn.Module | None
+) -> tuple[Tensor, list[NDArray[np.int64]]]:
+    """Return the target under each run of each subset, (subsets, runs, test), and the ids kept.
+
+    Arguments and errors are those of :func:`calculate_lds_ground_truth`.
+    """
     metadata = read_metadata(folder, "lds")
     subsets, runs = range(metadata["num_subsets"]), range(metadata["num_runs_per_subset"])
     files = [lds_file(folder, subset, run) for subset in subsets for run in runs]
-    _check_there(folder, files, "retrain_lds")
+    check_there(folder, files, "retrain_lds")
     kept = [read_ids(indices_file(folder, subset)) for subset in subsets]
     sizes = [len(ids) for ids in kept]
     odd = next((subset for subset in subsets if sizes[subset] != sizes[0]), None)
@@ -148,15 +166,8 @@ def calculate_lds_ground_truth(
             f"{indices_file(folder, odd)}: {sizes[odd]} ids, but subset 0 has {sizes[0]}; one of "
             "the two has been altered"
         )
-    rows = []
-    total: Tensor | float = 0.0
-    targets = _targets(target_func, files, test_dataloader, model)
-    for number, values in enumerate(targets, start=1):
-        total = total + values.double()
-        if number % len(runs) == 0:
-            rows.append((-total / len(runs)).to(values.dtype))
-            total = 0.0
-    return torch.stack(rows), torch.stack([torch.from_numpy(ids) for ids in kept])
+    values = torch.stack([*targets_under(target_func, files, loader, model)])
+    return values.view(len(subsets), len(runs), -1), kept
 
 
 def calculate_loo_ground_truth(
@@ -188,14 +199,16 @@ def calculate_loo_ground_truth(
     """
     folder = Path(retrain_dir)
     indices = read_metadata(folder, "loo")["indices"]
-    _check_there(folder, [loo_file(folder, index) for index in indices], "retrain_loo")
+    check_there(folder, [loo_file(folder, index) for index in indices], "retrain_loo")
     return _by_sample(target_func, folder, indices, test_dataloader, model)
 
 
-def _converged(folder: Path, index: int) -> bool:
+def convergence(folder: Path, index: int) -> dict[str, Any]:
+    """Return the record of how near a sample's PBRF came to its optimum."""
     path = convergence_file(folder, index)
     try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["converged"])
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {**found, "converged": bool(found["converged"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BankError(f"{path}: it cannot be read ({error!r})") from error
 
@@ -230,8 +243,8 @@ def calculate_pbrf_ground_truth(
     """
     folder = Path(retrain_dir)
     asked = read_metadata(folder, "pbrf")["indices"]
-    _check_there(folder, [loo_file(folder, index) for index in asked], "retrain_pbrf")
-    indices = [index for index in asked if _converged(folder, index)]
+    check_there(folder, [loo_file(folder, index) for index in asked], "retrain_pbrf")
+    indices = [index for index in asked if convergence(folder, index)["converged"]]
     missed = sorted(set(asked) - set(indices))
     if missed:
         warnings.warn(

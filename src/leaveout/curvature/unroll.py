@@ -42,6 +42,7 @@ from leaveout.problem.samples import Samples
 from leaveout.problem.trees import Tree, one_by_one
 from leaveout.training.functional import replace_modules
 from leaveout.training.optimisers import steps_an_epoch, total_epochs
+from leaveout.training.progress import progress_bar
 from leaveout.training.replay import Replay, State
 
 
@@ -121,6 +122,7 @@ def unroll(
     first = final[replay.names[0]]
     out = first.new_zeros(len(replay.samples), len(first))
     began = time.monotonic()
+    bar = progress_bar(replay.epochs, "back through training", "epoch", delay=5)
     for epoch in reversed(range(replay.epochs)):
         if epoch == replay.epochs - 2 and (
             (expected := replay.epochs * (time.monotonic() - began)) > seconds
@@ -133,4 +135,6 @@ def unroll(
         for step in reversed(replay.epoch(epoch)):
             with undefined_if_not_differentiated("through a step"):
                 out.index_add_(0, step.batch, way.back(step))
+        bar.update()
+    bar.close()
     return out

@@ -185,7 +185,7 @@ def attribute(
             return Scores(values, left.ids, np.zeros(0, np.int64), name, params)
         shape = (len(left), len(right))
         blocks = score_blocks(lambda: module.attribute(task, **params), shape, name, [])
-        values = collected(held(module, task, blocks))
+        values = collected(held(module, task, blocks), len(left), name)
     return Scores(values, left.ids, right.ids, name, params)
 
 

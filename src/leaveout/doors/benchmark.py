@@ -10,13 +10,14 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from leaveout.config import Recipe, Setting
 from leaveout.config.sections import LDS, LOO, PBRF, Full, Half
@@ -35,12 +36,13 @@ from leaveout.retraining.common import Data
 from leaveout.retraining.items import base_chunk, chunks
 from leaveout.retraining.lds import lds_chunk
 from leaveout.retraining.loo import loo_chunk
-from leaveout.retraining.models import models_chunk
+from leaveout.retraining.models import kept_models, models_chunk
 from leaveout.retraining.pbrf import pbrf_chunk
 from leaveout.retraining.truth import merge_truth
 from leaveout.scoring.run import held, load_task, score_blocks
 from leaveout.store import artefacts
 from leaveout.store.contents import Arrays, save
+from leaveout.training.trials import Trial
 
 GIVEN = "leaveout.doors.given"
 Section = TypeVar("Section", bound=BaseModel)
@@ -145,13 +147,22 @@ class Benchmark:
         }
         self._claim()
 
-    def lds(self, subsets: int = 50, ratio: float = 0.5, runs: int = 2) -> Truth:
+    def lds(
+        self,
+        subsets: int = 50,
+        ratio: float = 0.5,
+        runs: int = 2,
+        *,
+        keep_models: bool = False,
+    ) -> Truth:
         """Retrain on random subsets: the truth of the linear datamodeling score.
 
         Args:
             subsets: How many. More of them later leave those that are trained as they are.
             ratio: Size of each, as a part of the training samples.
             runs: Models of each subset; two or more give a noise ceiling.
+            keep_models: Whether to write the retrained models too, ``models`` files in
+                ``folder/lds/.../models``; where they are missing they are trained again.
 
         Raises:
             LeaveoutError: A file in the folder is of another problem.
@@ -159,17 +170,20 @@ class Benchmark:
         setting = self._with(
             lds=_section(LDS, subsets=subsets, ratio=ratio, runs=runs, chunk=CHUNK)
         )
-        return self._truth(setting, "lds", lambda part: lds_chunk(setting, part, self.data))
+        make = functools.partial(lds_chunk, setting)
+        return self._truth(setting, "lds", make, keep_models)
 
-    def loo(self, ids: Ids = "all", replicate: int = 20) -> Truth:
+    def loo(self, ids: Ids = "all", replicate: int = 20, *, keep_models: bool = False) -> Truth:
         """Retrain with one sample left out: the truth of leave-one-out.
 
         Args:
             ids: Which samples: ``all``, ``{"spaced": n}``, ``{"first": n}``, or a list of places.
             replicate: So many of them get a second run, for the noise ceiling.
+            keep_models: Whether to write the retrained models too, as for :meth:`lds`.
         """
         setting = self._with(loo=_section(LOO, ids=_ids(ids), replicate=replicate, chunk=CHUNK))
-        return self._truth(setting, "loo", lambda part: loo_chunk(setting, part, self.data))
+        make = functools.partial(loo_chunk, setting)
+        return self._truth(setting, "loo", make, keep_models)
 
     def pbrf(
         self, ids: Ids | None = None, damping: float = 1e-3, replicate: int = 0, steps: int = 50
@@ -194,8 +208,8 @@ class Benchmark:
         )
         full = dict(zip(chunks(setting, "full"), self._models(setting, "full"), strict=True))
 
-        def solve(part: str) -> Arrays:
-            return pbrf_chunk(setting, part, self.data, full[base_chunk(setting, part)])
+        def solve(part: str, data: Data) -> Arrays:
+            return pbrf_chunk(setting, part, data, full[base_chunk(setting, part)])
 
         return self._truth(setting, "pbrf", solve)
 
@@ -233,7 +247,7 @@ class Benchmark:
         shape = (len(task.train), len(task.test))
         name = module.__name__.rpartition(".")[2]
         blocks = score_blocks(lambda: module.attribute(task, **params), shape, name, [])
-        values = collected(held(module, task, blocks))
+        values = collected(held(module, task, blocks), len(task.train), name)
         facts = trainings.joined([*full, *some])
         return Scores(values, task.train.ids, task.test.ids, name, params, facts)
 
@@ -278,6 +292,30 @@ class Benchmark:
         save(path, make(), {"key": key, "setting": self.setting.name})
         return path
 
+    def _with_models(
+        self,
+        setting: Setting,
+        models: Path,
+        path: Path,
+        what: Mapping[str, Any],
+        make: Callable[[Data], Arrays],
+    ) -> None:
+        """Make a chunk of targets together with the file of its models, if that is not there."""
+
+        def train() -> Arrays:
+            trials: list[Trial] = []
+            finals: list[Mapping[str, Tensor]] = []
+
+            def keep(some: Sequence[Trial], states: Mapping[str, Tensor]) -> None:
+                trials.extend(some)
+                finals.append({name: value.cpu() for name, value in states.items()})
+
+            targets = make(replace(self.data, keep=keep))
+            self._kept(path, what, lambda: targets)
+            return kept_models(setting, self.data, trials, finals)
+
+        self._kept(models, what, train)
+
     def _models(self, setting: Setting, kind: Literal["full", "half"]) -> list[Path]:
         section = getattr(setting, kind).model_dump(exclude={"runs", "chunk"})
         return [
@@ -293,20 +331,21 @@ class Benchmark:
         self,
         setting: Setting,
         metric: Literal["lds", "loo", "pbrf"],
-        make: Callable[[str], Arrays],
+        make: Callable[[str, Data], Arrays],
+        keep_models: bool = False,
     ) -> Truth:
         section = getattr(setting, metric).model_dump(
             mode="json", exclude={"subsets", "runs", "ids", "replicate", "chunk"}
         )
         place = self.folder / metric / _short(section)
-        paths = [
-            self._kept(
-                place / f"{part}-of-{_short(wanted)}.safetensors",
-                {metric: section, "items": wanted},
-                functools.partial(make, part),
-            )
-            for part, wanted in chunks(setting, metric).items()
-        ]
+        paths = []
+        for part, wanted in chunks(setting, metric).items():
+            name = f"{part}-of-{_short(wanted)}.safetensors"
+            what, path = {metric: section, "items": wanted}, place / name
+            made = functools.partial(make, part)
+            if keep_models:
+                self._with_models(setting, place / "models" / name, path, what, made)
+            paths.append(self._kept(path, what, functools.partial(made, self.data)))
         items = [*chunks(setting, metric).values()]
         path = self.folder / "truth" / f"{metric}-{_short([section, items])}.safetensors"
         self._kept(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from leaveout.config import label
 from leaveout.errors import LeaveoutError
 from leaveout.metrics.evaluate import evaluate
 from leaveout.store.contents import Arrays, save
+from leaveout.training.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,17 @@ class Scores:
         )
 
 
-def collected(blocks: Any) -> Tensor:
-    """Put blocks of rows together, (train, test), float32 on the CPU."""
-    return torch.cat([torch.from_numpy(block) for block in blocks])
+def collected(blocks: Iterable[NDArray[np.float32]], rows: int, method: str) -> Tensor:
+    """Put blocks of rows together, (train, test), float32 on the CPU; show progress if it is long.
+
+    Args:
+        blocks: Of the scores, in order.
+        rows: How many there will be.
+        method: Whose they are.
+    """
+    parts = []
+    with progress_bar(rows, method, "sample", delay=5) as bar:
+        for block in blocks:
+            parts.append(torch.from_numpy(block))
+            bar.update(len(block))
+    return torch.cat(parts)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
 
 from leaveout.config import Setting
 from leaveout.data.identity import data_identity
@@ -26,6 +24,7 @@ from leaveout.store import artefacts
 from leaveout.store.artefacts import Artefact
 from leaveout.training.engine import Trained, select_device, train
 from leaveout.training.losses import stacked_targets
+from leaveout.training.progress import progress_bar
 from leaveout.training.trials import Trial
 
 
@@ -39,6 +38,7 @@ class Data:
         test: Test samples, with what is measured of them.
         objective: What training minimises and what is attributed.
         build: Returns a freshly initialised model from an integer seed, on the CPU.
+        keep: Takes what is retrained, with final states stacked, where models are kept too.
     """
 
     artefact: Artefact | None
@@ -46,6 +46,7 @@ class Data:
     test: Samples
     objective: Objective
     build: Callable[[int], nn.Module]
+    keep: Callable[[Sequence[Trial], Mapping[str, Tensor]], None] | None = None
 
 
 def positions(data: Data, places: Sequence[int]) -> list[int]:
@@ -89,11 +90,6 @@ def load_data(setting: Setting, path: Path, device: str) -> Data:
     return Data(artefact, train_samples.to(where), test_samples.to(where), objective, build)
 
 
-def progress_bar(total: int, what: str, unit: str = "model") -> tqdm[NoReturn]:
-    """Return a bar that shows, on standard error, how much is done."""
-    return tqdm(total=total, desc=what, unit=unit, mininterval=5, file=sys.stderr, ascii=True)
-
-
 def progress(stacks: Iterable[Trained], total: int, what: str) -> Iterator[Trained]:
     """Show how many models have been trained."""
     with progress_bar(total, what) as bar:
@@ -107,10 +103,12 @@ def train_targets(
 ) -> NDArray[np.float32]:
     """Train models and return the target (loss) of every test sample under each, (trials, test)."""
     stacks = train(data.build, trials, data.train, setting.recipe)
-    found = [
-        stacked_targets(trained.outputs(data.test.inputs), data.test).cpu().numpy()
-        for trained in progress(stacks, len(trials), what)
-    ]
+    found = []
+    for trained in progress(stacks, len(trials), what):
+        outputs = trained.outputs(data.test.inputs)
+        found.append(stacked_targets(outputs, data.test).cpu().numpy())
+        if data.keep is not None:
+            data.keep(trained.trials, trained.snapshots[-1])
     targets = np.concatenate(found).astype(np.float32)
     broken = int((~np.isfinite(targets).all(axis=1)).sum())
     warn_of_diverged(broken, len(trials), "a loss", "counted wherever they are used")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from leaveout.config import Setting
 from leaveout.retraining import trainings
@@ -75,6 +78,48 @@ def models_chunk(setting: Setting, kind: Literal["full", "half"], name: str, dat
     sound = [np.isfinite(array).reshape(len(trials), -1).all(axis=1) for array in states.values()]
     broken = int((~np.logical_and.reduce([np.concatenate(finite), *sound])).sum())
     warn_of_diverged(broken, len(trials), "a weight or a loss", "scores from them are undefined")
+    return _arrays(setting, data, trials, states, masks, runs, epochs)
+
+
+def kept_models(
+    setting: Setting, data: Data, trials: Sequence[Trial], finals: Sequence[Mapping[str, Tensor]]
+) -> Arrays:
+    """Return retrained models as a ``models`` artefact, numbered in order.
+
+    Its header's ``trainings`` says what each is.
+
+    Args:
+        setting: The setting.
+        data: Its data.
+        trials: What was trained.
+        finals: Stacks of their final states, together all trials in order.
+    """
+    n = len(data.train.ids)
+    masks = np.ones((len(trials), n), dtype=bool)
+    for mask, trial in zip(masks, trials, strict=True):
+        if trial.kept is not None:
+            mask[:] = False
+            mask[trial.kept] = True
+        if trial.removed is not None:
+            mask[trial.removed] = False
+    states = {
+        f"state.{name}": torch.cat([each[name] for each in finals])[:, None].cpu().numpy()
+        for name in finals[0]
+    }
+    epochs = (setting.recipe.epochs or setting.recipe.iterations or 0,)
+    return _arrays(setting, data, trials, states, masks, range(len(trials)), epochs)
+
+
+def _arrays(
+    setting: Setting,
+    data: Data,
+    trials: Sequence[Trial],
+    states: Mapping[str, NDArray[np.generic]],
+    masks: NDArray[np.bool_],
+    runs: Sequence[int],
+    epochs: Sequence[int],
+) -> Arrays:
+    n = len(data.train.ids)
     dims = {
         name: ("run", "checkpoint", *(f"{name}.{d}" for d in range(array.ndim - 2)))
         for name, array in states.items()

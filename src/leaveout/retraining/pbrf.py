@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from leaveout.config import Setting
 from leaveout.problem.call import load_state, state_of
 from leaveout.retraining import trainings
-from leaveout.retraining.common import Data, load_data, positions, progress_bar
+from leaveout.retraining.common import Data, load_data, positions
 from leaveout.retraining.items import chunk
 from leaveout.retraining.proximal import solve_proximal
 from leaveout.store import artefacts
@@ -25,6 +25,7 @@ from leaveout.store.artefacts import Artefact, CorruptArtefactError
 from leaveout.store.contents import Arrays
 from leaveout.training.functional import functional_outputs
 from leaveout.training.losses import stacked_targets
+from leaveout.training.progress import progress_bar
 from leaveout.training.trials import Trial
 
 State = dict[str, Tensor]
