@@ -113,6 +113,18 @@ def normed_otherwise() -> nn.Module:
     return nn.Sequential(nn.Linear(WIDTH, 4), Scaled(4), nn.Tanh(), nn.Linear(4, 2))
 
 
+class Constant(nn.Module):
+    """Has a buffer that is no part of its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(WIDTH, 2)
+        self.register_buffer("scale", torch.linspace(1, 2, WIDTH), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x * self.scale)  # type: ignore[no-any-return]
+
+
 class Distances(nn.Module):
     """torch has no second derivative of distances."""
 
@@ -210,6 +222,7 @@ CASES = {
     "dead units": half_dead,
     "frozen": half_frozen,
     "looks at values": Branching,
+    "buffer outside of the state": Constant,
     "batch norm": normed,
     "batch norm in evaluation": norm_kept,
     "batch norm used twice": norm_twice,

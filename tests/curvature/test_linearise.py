@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
+from torch.utils.checkpoint import checkpoint
 
 from leaveout.curvature import linearise
 from leaveout.curvature.linearise import Linearised, linearise_module, linearise_stack
@@ -67,6 +68,45 @@ def test_outputs_and_products_are_those_of_each_model_by_autograd(
             torch.testing.assert_close(pushed[k], moved)
             for name, t in vjp(run, one)[1](change[k])[0].items():
                 torch.testing.assert_close(pulled[name][k], t)
+
+
+class Outside(nn.Module):
+    """What torch.func can't run, around a model: it looks at values, or is checkpointed."""
+
+    def __init__(self, inner: nn.Module, checkpointed: bool) -> None:
+        super().__init__()
+        self.inner, self.checkpointed = inner, checkpointed
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.checkpointed:
+            return checkpoint(self.inner, x, use_reentrant=False)  # type: ignore[no-any-return]
+        return self.inner(x) * (0 if x.abs().max().item() > 1e9 else 1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_model_that_cannot_be_mapped_is_linearised_too(
+    monkeypatch: pytest.MonkeyPatch, shared: bool, checkpointed: bool
+) -> None:
+    monkeypatch.setattr(linearise, "BLOCK_BYTES", MODELS * 4 * 48)
+    module, state, inputs = problem()
+    samples = Samples(inputs, torch.zeros(SAMPLES).long(), CROSS_ENTROPY)
+    generator = torch.Generator().manual_seed(4)
+    v = {k: torch.randn(t.shape, generator=generator).double() for k, t in state.items()}
+    change = torch.randn(MODELS, 4, SAMPLES, generator=generator).double()
+    if shared:
+        state = {name: value[:1] for name, value in state.items()}
+    right = linearise_module(module, state, samples)
+    outside = Outside(module, checkpointed).eval()
+    found = linearise_module(outside, {f"inner.{k}": t for k, t in state.items()}, samples)
+    torch.testing.assert_close(found.outputs, right.outputs)
+    moved = found.push({f"inner.{k}": t for k, t in v.items()})
+    torch.testing.assert_close(moved, right.push(v))
+    pulled, expected = found.pull(change), right.pull(change)
+    for name, value in expected.items():
+        torch.testing.assert_close(pulled[f"inner.{name}"], value)
+    assert not moved.requires_grad
+    assert not any(value.requires_grad for value in pulled.values())
 
 
 def test_nothing_given_is_changed() -> None:

@@ -300,6 +300,26 @@ def test_7_final_gradients_are_recorded_and_too_few_steps_flagged(
 # Against others, and invariances.
 
 
+class Looking(nn.Module):
+    """Looks at values, which torch.func can't map; otherwise the model inside."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * (0 if x.abs().max().item() > 1e9 else 1)  # type: ignore[no-any-return]
+
+
+def test_a_model_that_cannot_be_mapped_ends_where_the_same_one_does(smooth: Problem) -> None:
+    module, x, y = smooth
+    right = solve((module, x[:40], y[:40]), [0, 3], damping=1e-1)
+    found = solve((Looking(module).eval(), x[:40], y[:40]), [0, 3], damping=1e-1)
+    assert found.converged.all()
+    for name, value in right.state.items():
+        torch.testing.assert_close(found.state[f"inner.{name}"], value, atol=1e-8, rtol=0)
+
+
 def test_each_point_is_at_the_optimum_that_scipy_finds(smooth: Problem) -> None:
     points = [0, 2, 40, 90, 119]
     found = solve(smooth, points, damping=0.05, tolerance=1e-7, stack_size=5)

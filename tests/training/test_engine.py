@@ -340,12 +340,25 @@ def twice(norm: nn.Module) -> nn.Module:
     return convolved(norm, norm)
 
 
+class Constant(nn.Module):
+    """Has a buffer that is no part of its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(16, CLASSES)
+        self.register_buffer("scale", torch.linspace(1, 2, 16), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.flatten(1) * self.scale)  # type: ignore[no-any-return]
+
+
 MAPPED: dict[str, Callable[[], nn.Module]] = {
     "batch norm": lambda: convolved(nn.BatchNorm2d(2)),
     "in evaluation": lambda: convolved(Kept(2)),
     "used twice": lambda: twice(nn.BatchNorm2d(2)),
     "cumulative": lambda: convolved(nn.BatchNorm2d(2, momentum=None)),
     "without statistics": lambda: convolved(nn.BatchNorm2d(2, track_running_stats=False)),
+    "buffer outside of the state": Constant,
     "not affine": lambda: convolved(nn.BatchNorm2d(2, affine=False)),
 }
 NOT_MAPPED: dict[str, Callable[[], nn.Module]] = {
@@ -379,6 +392,7 @@ def test_only_what_can_be_mapped_over_models_is(name: str) -> None:
     (mapped,) = train(build, trials, samples, heavy, path="functional")
     one_by_one = train(build, trials, samples, heavy, path="reference")
     for number, known in enumerate(one_by_one):
+        assert mapped.snapshots[-1].keys() == known.snapshots[-1].keys()
         for key, value in known.snapshots[-1].items():
             torch.testing.assert_close(
                 mapped.snapshots[-1][key][number], value[0], atol=1e-11, rtol=0

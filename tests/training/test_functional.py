@@ -85,3 +85,23 @@ def test_outputs_are_those_of_each_module_and_leave_it_alone() -> None:
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
     assert [name for name, _ in modules[0].named_modules()] == names
     assert isinstance(modules[0].norm1, nn.BatchNorm2d)
+
+
+class Looking(nn.Module):
+    """Looks at values, which torch.func can't map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.last(x.flatten(1)) * (0 if x.max().item() > 1e9 else 1)}
+
+
+def test_outputs_that_cannot_be_mapped_are_taken_one_by_one() -> None:
+    with torch.random.fork_rng():
+        modules = [Looking().double().requires_grad_(False) for _ in range(3)]
+    inputs = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    found = functional_outputs(modules[0], stack_states(modules), inputs)
+    expected = torch.stack([module(inputs)["logits"] for module in modules])
+    torch.testing.assert_close(found["logits"], expected, atol=1e-12, rtol=0)

@@ -70,7 +70,9 @@ def _representers(task: Task, l2: float, targets: str) -> tuple[Tensor, Tensor]:
         raise LeaveoutError(f"rps_l2.l2: {l2:g} is not positive, and there is no representer at 0")
     if not task.objective.plain:
         raise NotComputableError(
-            "undefined", "the last layer is fitted by plain cross-entropy of classes"
+            "undefined",
+            "it fits a last layer anew by plain cross-entropy of classes, and the objective is "
+            f"{task.objective.name}",
         )
     state, train = task.full[0].final, task.train
     found = penultimate_features(task.module, state, train)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from leaveout.curvature.bregman import Loss, loss_of
 from leaveout.curvature.hvp import Products, at_once, products_of_rows
 from leaveout.curvature.linearise import Linearised, linearise_module, output_shape
-from leaveout.curvature.plain import or_plain, plain_gauss_newton
 from leaveout.problem.call import parts_of
 from leaveout.problem.samples import Samples
 
@@ -48,7 +47,7 @@ def gauss_newton_map(module: nn.Module, state: State, samples: Samples) -> Produ
             out += products_of_rows(module, product, vectors, count)
         return out
 
-    return or_plain(products, partial(plain_gauss_newton, module, state, samples, size))
+    return products
 
 
 def _product(there: Linearised, loss: Loss, total: int, vectors: State) -> State:

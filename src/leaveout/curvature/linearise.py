@@ -2,18 +2,21 @@
 
 Pushing forward (J v) and pulling back (J' c) are all that gradients and Gauss-Newton products of
 any loss of the outputs are made of. Stacks of linear layers are written by hand, as in
-:mod:`leaveout.training.stack`; any other module goes through ``torch.func``.
+:mod:`leaveout.training.stack`; any other module goes through ``torch.func``, or, where
+that can't, through plain autograd.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 
+from leaveout.curvature.plain import or_plain, plain_jacobian
 from leaveout.problem.call import call_with, slow_paths, trained
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import Tree, bytes_of, tree_map
@@ -98,7 +101,7 @@ def linearise_stack(layers: Sequence[Layer], state: State, inputs: Tensor) -> Li
 
 
 def linearise_module(module: nn.Module, state: State, samples: Samples) -> Linearised:
-    """Linearise any module by ``torch.func``; nothing is kept, every product runs it again.
+    """Linearise any module, by ``torch.func`` if it can; every product runs the module again.
 
     Args:
         module: The architecture, in evaluation mode.
@@ -117,10 +120,14 @@ def linearise_module(module: nn.Module, state: State, samples: Samples) -> Linea
     size = max(1, BLOCK_BYTES // (models * max(1, bytes_of(samples[:1].inputs))))
     blocks = [part.inputs for part in samples.split(size)]
 
-    def run(p: dict[str, Tensor], x: Tree) -> Tensor:
-        h: Tensor = likelihood.outputs(call_with(module, {**p, **fixed}, x))
+    def rows_of(raw: Any) -> Tensor:
+        h: Tensor = likelihood.outputs(raw)
         return h.reshape(len(h), -1).T
 
+    def run(p: dict[str, Tensor], x: Tree) -> Tensor:
+        return rows_of(call_with(module, {**p, **fixed}, x))
+
+    plain = plain_jacobian(module, params, fixed, blocks, rows_of)
     # one model is not repeated for each vector: torch runs it once for all of them
     dims = 0 if models > 1 else None
     there = params if models > 1 else {name: value[0] for name, value in params.items()}
@@ -143,9 +150,15 @@ def linearise_module(module: nn.Module, state: State, samples: Samples) -> Linea
             total = {name: found[name] + total.get(name, 0) for name in names}
         return total
 
-    with torch.no_grad(), slow_paths():
-        outputs = torch.cat([vmap(lambda p, x=x: run(p, x))(params) for x in blocks], dim=2)
-    return Linearised(outputs, push, pull)
+    def outputs(_: None) -> Tensor:
+        with torch.no_grad(), slow_paths():
+            return torch.cat([vmap(lambda p, x=x: run(p, x))(params) for x in blocks], dim=2)
+
+    return Linearised(
+        or_plain(outputs, lambda _: plain.outputs())(None),
+        or_plain(push, plain.push),
+        or_plain(pull, plain.pull),
+    )
 
 
 def output_shape(module: nn.Module, state: State, samples: Samples) -> tuple[int, ...]:

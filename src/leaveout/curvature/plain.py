@@ -7,10 +7,10 @@ and J v the gradient in u of <J' u, v>, which does not depend on u.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,37 +18,43 @@ from torch import Tensor, nn
 from leaveout.errors import NotComputableError
 from leaveout.problem.call import call, parts_of, slow_paths, work_with
 from leaveout.problem.samples import Samples
+from leaveout.problem.trees import Tree, count
 from leaveout.training.memory import is_out_of_memory
 
 State = Mapping[str, Tensor]
-Products = Callable[[Tensor], Tensor]
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+_UNUSED: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
 
 
-def or_plain(products: Products, plain: Products) -> Products:
-    """Return products that take another way from where the first one fails.
+def or_plain(
+    work: Callable[[Given], Made], plain: Callable[[Given], Made]
+) -> Callable[[Given], Made]:
+    """Return work that goes another way from where the first one fails.
 
     A lack of memory is no such failure. What is wrong with a model itself fails in both.
 
     Args:
-        products: From rows v to rows A v, (vectors, parameters).
+        work: By ``torch.func``.
         plain: The same, slower.
 
     Returns:
-        Products that raise NotComputableError where both fail: torch has no second derivative.
+        Work that raises NotComputableError where both fail: torch has no second derivative.
     """
     failed = False
 
-    def either(vectors: Tensor) -> Tensor:
+    def either(given: Given) -> Made:
         nonlocal failed
         if not failed:
             try:
-                return products(vectors)
+                return work(given)
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
                 failed = True
         with undefined_if_not_differentiated("twice"):
-            return plain(vectors)
+            return plain(given)
 
     return either
 
@@ -98,39 +104,91 @@ def plain_hessian(
     return _summed(module, state, samples, size, vectors, work)
 
 
-def plain_gauss_newton(
-    module: nn.Module, state: State, samples: Samples, size: int, vectors: Tensor
-) -> Tensor:
-    """Return G v, G the Gauss-Newton matrix of the mean loss; arguments of :func:`plain_hessian`.
+class PlainJacobian(NamedTuple):
+    """Outputs of models, J v and J' c, as of :class:`leaveout.curvature.linearise.Linearised`."""
 
-    Raises:
-        NotComputableError: The objective states no curvature.
+    outputs: Callable[[], Tensor]
+    push: Callable[[State], Tensor]
+    pull: Callable[[Tensor], dict[str, Tensor]]
+
+
+def plain_jacobian(
+    module: nn.Module,
+    params: State,
+    fixed: State,
+    blocks: Sequence[Tree],
+    rows_of: Callable[[Any], Tensor],
+) -> PlainJacobian:
+    """Return what linearises models by plain autograd, vector by vector.
+
+    Args:
+        module: The architecture, in evaluation mode.
+        params: Stacked, (models, ...). One model serves any number of vectors; otherwise there is
+            one vector a model.
+        fixed: What else is replaced.
+        blocks: Inputs, of some samples each.
+        rows_of: From what the model returns, its outputs, (numbers, samples).
     """
-    known = samples.objective.need("likelihood", "this needs its curvature in the outputs")
+    names = [*params]
+    models = len(params[names[0]])
 
-    def work(leaves: list[Tensor], part: Samples) -> Tensor:
-        outputs = known.outputs(call(module, part.inputs))
-        if not outputs.requires_grad:
-            return torch.zeros_like(vectors)
-        fixed, u = outputs.detach(), torch.zeros_like(outputs, requires_grad=True)
-        slope = _flat(outputs, leaves, u, create_graph=True)
-        found = []
-        for v in vectors:
-            (moved,) = torch.autograd.grad(
-                slope @ v, u, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            change = known.curve(fixed, part.targets, moved) / len(samples)
-            found.append(_flat(outputs, leaves, change, retain_graph=True))
-        return torch.stack(found)
+    def each(row: int, work: Callable[[Tensor, list[Tensor]], Tensor]) -> Iterator[Tensor]:
+        """Yield what some work makes of the outputs of each block, at the model of a vector."""
+        one = row if models > 1 else 0
+        leaves = {name: params[name][one].detach().requires_grad_() for name in names}
+        for block in blocks:
 
-    return _summed(module, state, samples, size, vectors, work)
+            def inside(block: Tree = block) -> Tensor:
+                return work(rows_of(call(module, block)), [*leaves.values()])
+
+            with torch.enable_grad(), slow_paths():
+                yield work_with(module, {**leaves, **fixed}, inside)
+
+    def outputs() -> Tensor:
+        return torch.stack(
+            [torch.cat([*each(k, lambda h, _: h.detach())], dim=1) for k in range(models)]
+        )
+
+    def push(vectors: State) -> Tensor:
+        def moved(row: int) -> Tensor:
+            def work(h: Tensor, leaves: list[Tensor]) -> Tensor:
+                if not h.requires_grad:
+                    return torch.zeros_like(h)
+                u = torch.zeros_like(h, requires_grad=True)
+                slope = _flat(h, leaves, u, create_graph=True)
+                along = torch.cat([vectors[name][row].flatten() for name in names])
+                (found,) = torch.autograd.grad(slope @ along, u, **_UNUSED)
+                return found
+
+            return torch.cat([*each(row, work)], dim=1)
+
+        return torch.stack([moved(row) for row in range(len(vectors[names[0]]))])
+
+    def pull(change: Tensor) -> dict[str, Tensor]:
+        sizes = [count(block) for block in blocks]
+
+        def pulled(row: int) -> Tensor:
+            left = iter(change[row].split(sizes, dim=1))
+
+            def work(h: Tensor, leaves: list[Tensor]) -> Tensor:
+                along = next(left)
+                if not h.requires_grad:
+                    return torch.cat([torch.zeros_like(leaf).flatten() for leaf in leaves])
+                return _flat(h, leaves, along)
+
+            return torch.stack([*each(row, work)]).sum(0)
+
+        found = torch.stack([pulled(row) for row in range(len(change))])
+        shapes = [params[name].shape[1:] for name in names]
+        parts = found.split([shape.numel() for shape in shapes], dim=1)
+        return {n: p.view(-1, *s) for n, p, s in zip(names, parts, shapes, strict=True)}
+
+    return PlainJacobian(outputs, push, pull)
 
 
 def _flat(value: Tensor, leaves: list[Tensor], along: Tensor | None = None, **kept: Any) -> Tensor:
     """Return the gradient in all parameters, (parameters,)."""
-    found = torch.autograd.grad(
-        value, leaves, along, allow_unused=True, materialize_grads=True, **kept
-    )
+    found = torch.autograd.grad(value, leaves, along, **_UNUSED, **kept)
     return torch.cat([gradient.flatten() for gradient in found])
 
 

@@ -60,7 +60,9 @@ def final_gradients(module: nn.Module, state: State, samples: Samples) -> dict[s
     formed = split(module, per_sample_gradients(module, state, samples))
     out = {name: part.contiguous() for name, part in formed.items()}
     statistics = {
-        name: state[name] for name, _ in module.named_buffers() if state[name].is_floating_point()
+        name: state[name]
+        for name, value in module.named_buffers()
+        if name in state and value.is_floating_point()  # what is no part of a state stays
     }
     if statistics:
         fixed = {name: value for name, value in state.items() if name not in statistics}

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.func import grad, stack_module_state, vmap
 
 from leaveout.config import Recipe
-from leaveout.problem.call import call_with, numbers, slow_paths
+from leaveout.problem.call import call_with, numbers, slow_paths, state_of
 from leaveout.problem.samples import Samples
-from leaveout.problem.trees import Tree, floating, rows
+from leaveout.problem.trees import Tree, floating, join, rows, tree_map
 from leaveout.training.dropout import MaskStreams, Site, dropout_sites, dropped
+from leaveout.training.memory import is_out_of_memory
 from leaveout.training.optimisers import (
     decays,
     new_slots,
@@ -139,9 +140,10 @@ def is_batch_norm(module: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNor
 
 
 def stack_states(modules: Sequence[nn.Module]) -> State:
-    """Stack the parameters and buffers of equal modules, (models, ...)."""
+    """Stack the states of equal modules, (models, ...)."""
     params, buffers = stack_module_state(list(modules))
-    return {name: value.detach().clone() for name, value in {**params, **buffers}.items()}
+    names = state_of(modules[0])  # buffers that no state has stay as they are built
+    return {n: v.detach().clone() for n, v in {**params, **buffers}.items() if n in names}
 
 
 def functional_outputs(module: nn.Module, state: State, inputs: Tree) -> Any:
@@ -159,7 +161,19 @@ def functional_outputs(module: nn.Module, state: State, inputs: Tree) -> Any:
     replace_modules(module, _functional_norm)
     module.eval()
     with slow_paths():
-        return vmap(lambda s: call_with(module, s, inputs))(state)
+        try:
+            return vmap(lambda s: call_with(module, s, inputs))(state)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+        # what torch.func can't map goes one by one
+        models = [{name: value[k] for name, value in state.items()} for k in range(_models(state))]
+        each = [call_with(module, one, inputs) for one in models]
+    return join([tree_map(lambda value: value[None], outputs) for outputs in each])
+
+
+def _models(state: State) -> int:
+    return len(next(iter(state.values())))
 
 
 @dataclass(frozen=True)
