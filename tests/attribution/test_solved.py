@@ -26,6 +26,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "astra": {"damping": 0.1, "iterations": 2, "batch": 5},
     "relatif": {"base": "if_ekfac", "norm": "theta", "damping": 0.1},
     "source": {"segments": 1},
+    "grad_dot": {},
+    "grad_cos": {},
+    "tracin_cp": {},
 }
 
 
@@ -46,7 +49,7 @@ def test_however_many_test_samples_fit(
     assert solved.tests_at_once(task, 10) >= len(task.test)
     monkeypatch.setattr("leaveout.attribution.task.BLOCK_BYTES", 5 * len(task.test) * 8)
     for share in (1e-12, 3.5 * 10 * 8 * 300 / task.memory):  # one at once, and a few
-        monkeypatch.setattr(solved, "SHARE", share)
+        monkeypatch.setattr("leaveout.attribution.task.SHARE", share)
         assert solved.tests_at_once(task, 10) < 100
         found = score(task, name)
         torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9 * float(expected.std()))

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from leaveout.gradients import per_sample
+from leaveout.gradients import formed, per_sample, summed
 from leaveout.gradients.per_sample import (
     gradient_chunks,
-    gradient_dots,
     gradient_products,
     n_parameters,
     per_sample_gradients,
@@ -31,7 +30,15 @@ def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, probl
 
 
 def no_factors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(per_sample, "gradient_factors", lambda *_: None)
+    for module in (per_sample, summed):
+        monkeypatch.setattr(module, "gradient_factors", lambda *_: None)
+
+
+def gradient_dots(
+    module: nn.Module, state: dict[str, Tensor], left: Samples, right: Samples, **options: Any
+) -> Tensor:
+    blocks = left.split(4)
+    return torch.cat([*summed.summed_dots(module, [state], [1.0], blocks, right, **options)])
 
 
 def test_gradients_are_those_of_each_sample_alone(problem: Any) -> None:
@@ -71,13 +78,41 @@ def test_the_generic_way_gives_the_factored_ones_result(
     problem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = (problem.module, problem.state, problem.left, problem.right)
-    formed = per_sample_gradients(problem.module, problem.state, problem.left)
+    right = per_sample_gradients(problem.module, problem.state, problem.left)
     dots, cosines = gradient_dots(*arguments), gradient_dots(*arguments, cosine=True)
     no_factors(monkeypatch)
     generic = per_sample_gradients(problem.module, problem.state, problem.left)
-    torch.testing.assert_close(generic, formed, **CLOSE)
+    torch.testing.assert_close(generic, right, **CLOSE)
     torch.testing.assert_close(gradient_dots(*arguments), dots, **CLOSE)
     torch.testing.assert_close(gradient_dots(*arguments, cosine=True), cosines, **CLOSE)
+    for fitting in (0, 2.5, 6):  # of the test samples' gradients
+        room = fitting * 8 * n_parameters(problem.module)
+        found = gradient_dots(*arguments, cosine=True, room=room)
+        torch.testing.assert_close(found, cosines, **CLOSE)
+
+
+def test_right_samples_are_gone_through_once_and_left_ones_once_a_block(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_factors(monkeypatch)
+    seen = {"left": 0, "right": 0}
+    known = {"left": problem.left.inputs, "right": problem.right.inputs}
+
+    def counted(module: nn.Module, state: Any, samples: Samples, *rest: Any) -> Any:
+        for name, inputs in known.items():
+            seen[name] += int(
+                sum((row == inputs).flatten(1).all(1).sum() for row in samples.inputs)
+            )
+        return chunks(module, state, samples, *rest)
+
+    chunks = formed.gradient_chunks
+    monkeypatch.setattr(formed, "gradient_chunks", counted)
+    arguments = (problem.module, problem.state, problem.left, problem.right)
+    n, m = len(problem.left), len(problem.right)
+    gradient_dots(*arguments)
+    assert seen == {"left": n, "right": m}
+    gradient_dots(*arguments, room=3 * 8 * n_parameters(problem.module))
+    assert seen == {"left": n + n * -(-m // 3), "right": 2 * m}
 
 
 def test_order_and_neighbours_do_not_matter(problem: Any) -> None:

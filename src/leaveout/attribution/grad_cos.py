@@ -20,4 +20,6 @@ from leaveout.gradients.summed import summed_dots
 def attribute(task: Task) -> Iterator[Tensor]:
     """Yield the cosine of g_i and g_j, (train, test), in blocks of rows."""
     state, test = task.full[0].final, task.test
-    yield from summed_dots(task.module, [state], [1.0], task.train_blocks(), test, cosine=True)
+    yield from summed_dots(
+        task.module, [state], [1.0], task.train_blocks(), test, cosine=True, room=task.room
+    )

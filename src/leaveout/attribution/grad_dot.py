@@ -27,7 +27,9 @@ def attribute(task: Task, *, layers: str = "all") -> Iterator[Tensor]:
         layers: ``all``, or ``last`` for the gradient in the last linear layer alone.
     """
     state, test = task.full[0].final, task.test
-    yield from summed_dots(task.module, [state], [1.0], task.train_blocks(), test, layers)
+    yield from summed_dots(
+        task.module, [state], [1.0], task.train_blocks(), test, layers, room=task.room
+    )
 
 
 def self_influence(task: Task, *, layers: str = "all") -> Tensor:

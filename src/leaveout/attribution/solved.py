@@ -12,9 +12,6 @@ from leaveout.attribution.task import Task
 from leaveout.gradients.per_sample import gradient_products, n_parameters, per_sample_gradients
 from leaveout.problem.samples import Samples
 
-SHARE = 0.5
-"""Part of the memory that is allowed which test gradients and what is solved with them may take."""
-
 
 def solved_scores(
     task: Task,
@@ -62,7 +59,7 @@ def solved_scores(
 
 
 def tests_at_once(task: Task, matrices: int) -> int:
-    """Return for how many test samples some vectors of all parameters fit into ``SHARE``.
+    """Return for how many test samples some vectors of all parameters fit into ``task.room``.
 
     Args:
         task: The task.
@@ -73,4 +70,4 @@ def tests_at_once(task: Task, matrices: int) -> int:
     """
     each = float(matrices * n_parameters(task.module) * task.like.element_size())
     task.need(each, f"one test sample's {matrices} vectors of all parameters")
-    return max(1, int(SHARE * task.memory / each))
+    return max(1, int(task.room / each))

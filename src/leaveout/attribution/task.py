@@ -27,6 +27,9 @@ from leaveout.training.trials import Trial
 
 State = Mapping[str, Tensor]
 
+SHARE = 0.5
+"""Part of the memory allowed that test gradients and what is solved with them may take."""
+
 BLOCK_BYTES = 32 << 20
 """Scores in one block of ``Task.train_blocks``, at most."""
 
@@ -110,6 +113,11 @@ class Task:
         """Cut the training samples into blocks whose scores take at most ``BLOCK_BYTES``."""
         row = max(1, len(self.test)) * self.like.element_size()
         yield from self.train.split(max(1, BLOCK_BYTES // row))
+
+    @property
+    def room(self) -> float:
+        """Bytes that test gradients, and what is solved with them, may take: half of what is."""
+        return SHARE * self.memory
 
     @property
     def like(self) -> Tensor:

@@ -38,7 +38,9 @@ def attribute(task: Task, *, runs: int, weight: float) -> Iterator[Tensor]:
     """
     _check(task, runs)
     states, test = [t.final for t in task.full[:runs]], task.test
-    yield from summed_dots(task.module, states, [weight] * runs, task.train_blocks(), test)
+    yield from summed_dots(
+        task.module, states, [weight] * runs, task.train_blocks(), test, room=task.room
+    )
 
 
 def self_influence(task: Task, *, runs: int, weight: float) -> Tensor:

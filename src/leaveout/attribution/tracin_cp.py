@@ -46,6 +46,7 @@ def attribute(task: Task, *, layers: str = "all", projection: int = 0) -> Iterat
         test,
         layers,
         projected if projection else None,
+        room=task.room,
     )
 
 

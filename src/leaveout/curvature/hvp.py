@@ -166,17 +166,16 @@ def at_once(module: nn.Module, state: State, samples: Samples) -> tuple[int, int
     def note(_: nn.Module, __: object, out: object) -> None:
         numbers[0] += sum(value.numel() * value.element_size() for value in tensors(out))
 
-    def keep(value: Tensor) -> Tensor:
+    def count(value: Tensor) -> None:  # kept itself, an output would keep its own graph for good
         place = value.untyped_storage().data_ptr()
         if place not in own:
             size = value.numel() * value.element_size()
             kept[place] = max(size, kept.get(place, 0))
-        return value
 
     leaves = [layer for layer in module.modules() if not [*layer.children()]]
     hooks = [layer.register_forward_hook(note) for layer in leaves]
     try:
-        with torch.enable_grad(), slow_paths(), saved_tensors_hooks(keep, lambda value: value):
+        with torch.enable_grad(), slow_paths(), saved_tensors_hooks(count, _never):
             call_with(module, {**given, **fixed}, samples[:1].inputs)
     finally:
         for hook in hooks:
@@ -184,6 +183,10 @@ def at_once(module: nn.Module, state: State, samples: Samples) -> tuple[int, int
     each = max(1, numbers[0], sum(kept.values()))
     size = max(1, min(len(samples), 1000, CHUNK_BYTES // each))
     return size, max(1, CHUNK_BYTES // (size * each))
+
+
+def _never(_: None) -> Tensor:
+    raise AssertionError("nothing is differentiated")
 
 
 def _product(

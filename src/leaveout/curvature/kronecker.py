@@ -39,6 +39,9 @@ VECTOR_BYTES = 256 << 20
 TRAIN_BYTES = 16 << 20
 """Gradients of left samples formed at once, at most: few enough to stay near the cache."""
 
+FEW = 16
+"""Left gradients of a layer at once, below which none is formed."""
+
 
 def fisher_samples(
     module: nn.Module,
@@ -209,6 +212,11 @@ def _add_products(
     (a, d), (b, e) = left, right
     numbers = scale.numel() * a.element_size()
     rows, columns = (max(1, size // numbers) for size in (TRAIN_BYTES, VECTOR_BYTES))
+    if rows < FEW:  # of a large layer: forming the left gradients would take most of the time
+        for j in range(len(b)):
+            solved = scale * e[j, :, None] * b[j]
+            total[:, j] += ((d @ solved) * a).sum(1)
+        return
     for j in range(0, len(b), columns):
         there = slice(j, j + columns)
         vectors = (e[there, :, None] * b[there, None, :]).mul_(scale).flatten(1)

@@ -12,11 +12,8 @@ from torch import Tensor, nn
 
 from leaveout.gradients.alone import sample_gradients
 from leaveout.gradients.factors import (
-    factored_dots,
-    factored_norms,
     form,
     gradient_factors,
-    is_linear,
 )
 from leaveout.problem.call import call, numbers, parts_of, trained
 from leaveout.problem.objective import Losses
@@ -115,40 +112,3 @@ def solved_products(
     solved = solve(per_sample_gradients(module, state, right))
     for block in blocks:
         yield gradient_products(module, state, block, solved)
-
-
-def gradient_dots(
-    module: nn.Module, state: State, left: Samples, right: Samples, cosine: bool = False
-) -> Tensor:
-    """Return the inner products, or cosines, of the gradients of two sets of samples.
-
-    Args:
-        module: The architecture, in evaluation mode.
-        state: Parameters and buffers.
-        left: Left samples.
-        right: Right samples.
-        cosine: Whether to divide by both norms; a zero gradient then has cosine 0 with everything.
-
-    Returns:
-        (left samples, right samples).
-    """
-    if is_linear(module):
-        a, b = (gradient_factors(module, state, samples) for samples in (left, right))
-        if a is not None and b is not None:
-            dots = factored_dots(a, b)
-            return _divide(dots, factored_norms(a), factored_norms(b)) if cosine else dots
-    like = numbers(module, state)
-    dots = like.new_empty(len(left), len(right))
-    left_norms, right_norms = like.new_empty(len(left)), like.new_empty(len(right))
-    for columns, r in gradient_chunks(module, state, right):
-        right_norms[columns] = r.norm(dim=1)
-        for rows, g in gradient_chunks(module, state, left):
-            left_norms[rows] = g.norm(dim=1)
-            dots[rows, columns] = g @ r.T
-    return _divide(dots, left_norms, right_norms) if cosine else dots
-
-
-def _divide(dots: Tensor, left_norms: Tensor, right_norms: Tensor) -> Tensor:
-    tiny = torch.finfo(dots.dtype).tiny
-    # one norm at a time: their product can underflow
-    return dots.div_(left_norms.clamp_min(tiny)[:, None]).div_(right_norms.clamp_min(tiny))

@@ -8,6 +8,7 @@ once instead of once a state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -22,8 +23,8 @@ from leaveout.gradients.factors import (
     gradient_factors,
 )
 from leaveout.gradients.features import last_layer_gradients, last_linear
+from leaveout.gradients.formed import formed_dots
 from leaveout.gradients.last_layer import check_layers
-from leaveout.gradients.per_sample import gradient_dots
 from leaveout.problem.call import numbers
 from leaveout.problem.samples import Samples
 
@@ -49,6 +50,7 @@ def summed_dots(
     layers: str = "all",
     projection: Projection | None = None,
     cosine: bool = False,
+    room: float = math.inf,
 ) -> Iterator[Tensor]:
     """Yield the sum over states c of w_c <g_i(c), g_j(c)> for block after block of left samples.
 
@@ -63,6 +65,7 @@ def summed_dots(
         layers: ``all``, or ``last`` for the gradient in the last linear layer alone.
         projection: With ``last``, what to make of each gradient first.
         cosine: Whether to divide by both norms; a zero gradient then has cosine 0 with everything.
+        room: Bytes that right gradients may take where they have to be formed.
 
     Yields:
         (left samples of the block, right samples).
@@ -83,16 +86,12 @@ def summed_dots(
         return _unit(found) if cosine and found else found
 
     held = _of_all_states(factors, len(states), right)
-    if held is not None:
-        held = [_weighted(layer, weights) for layer in held]
+    if held is None:
+        yield from formed_dots(module, states, weights, blocks, right, cosine, room)
+        return
+    held = [_weighted(layer, weights) for layer in held]
     for block in blocks:
         total = numbers(module, states[0]).new_zeros(len(block), len(right))
-        if held is None:
-            for state, weight in zip(states, weights, strict=True):
-                dots = gradient_dots(module, state, block, right, cosine)
-                total.add_(dots, alpha=weight)
-            yield total
-            continue
         for part, rows in zip(block.split(ROWS), total.split(ROWS), strict=True):
             left = _of_all_states(factors, len(states), part)
             assert left is not None
