@@ -125,6 +125,17 @@ class Constant(nn.Module):
         return self.last(x * self.scale)  # type: ignore[no-any-return]
 
 
+class Tempered(nn.Module):
+    """Has a parameter of no dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.scale = nn.Linear(WIDTH, 2), nn.Parameter(torch.tensor(1.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x * self.scale)  # type: ignore[no-any-return]
+
+
 class Distances(nn.Module):
     """torch has no second derivative of distances."""
 
@@ -223,6 +234,7 @@ CASES = {
     "frozen": half_frozen,
     "looks at values": Branching,
     "buffer outside of the state": Constant,
+    "scalar parameter": Tempered,
     "batch norm": normed,
     "batch norm in evaluation": norm_kept,
     "batch norm used twice": norm_twice,

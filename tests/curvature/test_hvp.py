@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from leaveout.curvature import hvp
+from leaveout.curvature.ggn import gauss_newton_map
 from leaveout.curvature.hvp import hessian_map, hessian_products, split
+from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.samples import Samples
 
 
 def vectors(problem: Any, count: int = 7) -> Tensor:
@@ -82,3 +85,48 @@ def test_features_that_never_change_and_units_that_are_off_lose_nothing(problem:
     problem.inputs[:] = 0.3  # the same sample again and again
     found = hessian_products(problem.module, problem.state, problem.samples, v)
     torch.testing.assert_close(found, v @ problem.explicit(), atol=1e-10, rtol=0)
+
+
+class Padded(nn.Module):
+    """Has a padding row, which is never trained, and a parameter of no dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(5, 3, padding_idx=0)
+        self.last, self.scale = nn.Linear(3, 2), nn.Parameter(torch.tensor(1.3))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.last((self.tokens(ids).sum(1) * self.scale).tanh())  # type: ignore[no-any-return]
+
+
+def test_padding_rows_and_scalars_have_the_curvature_autograd_gives() -> None:
+    """By double backward, whose padding row and column are 0; the row's values do count."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = Padded().double().eval()
+        module.tokens.weight.data[0] = 0.7
+    drawn = torch.Generator().manual_seed(1)
+    ids, targets = (torch.randint(n, s, generator=drawn) for n, s in ((5, (9, 4)), (2, (9,))))
+    assert (ids == 0).any()
+    params = [*module.parameters()]
+
+    def flat(value: Tensor) -> Tensor:
+        found = torch.autograd.grad(value, params, create_graph=True, materialize_grads=True)
+        return torch.cat([part.flatten() for part in found])
+
+    outputs = module(ids)
+    slopes = flat(nn.functional.cross_entropy(outputs, targets))
+    expected = torch.stack([flat(slope) for slope in slopes]).detach()
+    torch.testing.assert_close(expected, expected.T, atol=1e-12, rtol=0)
+    eye = torch.eye(len(slopes), dtype=torch.float64)
+    samples = Samples(ids, targets, CROSS_ENTROPY)
+    state = {name: p.detach() for name, p in module.named_parameters()}
+    found = hessian_map(module, state, samples)(eye)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+    jacobian = torch.stack([flat(value) for value in outputs.flatten()]).detach().view(9, 2, -1)
+    p = outputs.detach().softmax(1)
+    curve = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    right = torch.einsum("nca,ncd,ndb->ab", jacobian, curve, jacobian) / 9
+    products = gauss_newton_map(module, state, samples)(eye)
+    torch.testing.assert_close(products, right, atol=1e-12, rtol=0)

@@ -189,6 +189,37 @@ def test_without_a_second_derivative_there_is_no_hessian() -> None:
         hessian_map(module, state, samples)(vectors)
 
 
+class Rolled(torch.autograd.Function):
+    """Has another gradient than its values: no function has this one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return x.roll(1, -1) * slopes[0]
+
+
+class Straight(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(F, OUT)
+
+    def forward(self, input: Tensor) -> Tensor:
+        out: Tensor = Rolled.apply(super().forward(input[:, 0]))  # type: ignore[no-untyped-call]
+        return out
+
+
+def test_what_is_not_symmetric_is_no_hessian() -> None:
+    module, (_, _, samples) = Straight().double(), problem("gru", "squared_error")
+    state = {name: p.detach() for name, p in module.named_parameters()}
+    vectors = torch.ones(1, sum(value.numel() for value in state.values())).double()
+    with pytest.raises(NotComputableError, match=r"^undefined: .* not symmetric"):
+        hessian_map(module, state, samples)(vectors)
+
+
 def test_a_lack_of_memory_is_no_reason_to_go_the_other_way() -> None:
     def full(_: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("full")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +256,71 @@ def test_what_a_loss_does_not_tell_is_undefined() -> None:
 def test_public_names_are_there() -> None:
     for name in ("attribute", "Benchmark", "Samples", "Objective", "Recipe", "Split"):
         assert getattr(leaveout, name).__doc__
+
+
+class Tokens(nn.Module):
+    """Scales the gradient of an embedding by how often a token is in the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(5, 3, scale_grad_by_freq=True)
+        self.last = nn.Linear(3, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.last(self.tokens(ids).sum(1).tanh())  # type: ignore[no-any-return]
+
+
+class Phases(nn.Module):
+    """Has a complex parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return (self.last(ids.float()) * self.phase).abs()
+
+
+@pytest.mark.parametrize("test", [True, False])
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (Tokens, r"tokens mixes the samples of a batch.*scale_grad_by_freq"),
+        (
+            lambda: nn.Sequential(
+                nn.Flatten(), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2)
+            ),
+            r"1 mixes the samples of a batch.*track_running_stats",
+        ),
+        (Phases, "the model has complex parameters"),
+    ],
+)
+def test_models_without_a_gradient_for_each_sample_are_refused(
+    model: Callable[[], nn.Module], why: str, test: bool
+) -> None:
+    with torch.random.fork_rng():
+        module = model()
+    drawn = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, (6, 4), generator=drawn)
+    inputs = ids if isinstance(module, Tokens) else ids.float()
+    data = inputs, torch.arange(6) % 2
+    methods: dict[str, dict[str, Any]] = {
+        "grad_dot": {},
+        "if_cg": {"damping": 1.0, "iterations": 2},
+    }
+    for method, params in methods.items():
+        with pytest.raises(NotComputableError, match=f"^undefined: {why}"):
+            attribute(
+                method, module, data, data if test else None, loss=nn.CrossEntropyLoss(), **params
+            )
+
+
+@pytest.mark.parametrize("method", ["if_ekfac", "if_kfac", "logra"])
+def test_layers_that_are_not_there_are_a_reason(method: str) -> None:
+    """A row of a table, not its end."""
+    more = {"rank": 2} if method == "logra" else {}
+    module = nn.Sequential(nn.LayerNorm(4))
+    data = torch.ones(6, 4), torch.arange(6) % 4
+    with pytest.raises(NotComputableError, match=r"^undefined: .*(no nn.Linear|no linear layer)"):
+        attribute(method, module, data, data, loss=nn.CrossEntropyLoss(), damping=0.1, **more)

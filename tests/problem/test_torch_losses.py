@@ -157,3 +157,37 @@ def test_broadcasts_and_lacking_classes_are_refused() -> None:
         objective_of(nn.CrossEntropyLoss()).losses(drawn(N, 1), classes(N))
     with pytest.raises(LeaveoutError, match="no_such"):
         objective_of("no_such")
+
+
+class Weighted(nn.CrossEntropyLoss):
+    """A class of the user's, which may do anything."""
+
+
+WEIGHTS = torch.tensor([1.0, 50.0, 0.1], dtype=torch.float64)
+NOT_ADDED: dict[str, Any] = {
+    "weights": lambda o, t: functional.cross_entropy(o, t, weight=WEIGHTS),
+    "a class with weights": Weighted(weight=WEIGHTS),
+    "ignored": lambda o, t: functional.cross_entropy(o, t, ignore_index=2),
+    "root": lambda o, t: functional.cross_entropy(o, t).sqrt(),
+}
+
+
+@pytest.mark.parametrize("name", NOT_ADDED)
+def test_a_batch_that_is_no_sum_of_its_samples_is_refused(name: str) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    outputs = torch.randn(9, 3, generator=drawn, dtype=torch.float64)
+    targets = torch.arange(9) % 3
+    with pytest.raises(LeaveoutError, match="neither the mean nor the sum"):
+        objective_of(NOT_ADDED[name]).losses(outputs, targets)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_means_and_sums_of_samples_are_taken_apart(reduction: str) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    outputs = torch.randn(9, 3, generator=drawn, dtype=torch.float64)
+    targets = torch.arange(9) % 3
+    found = objective_of(lambda o, t: functional.cross_entropy(o, t, reduction=reduction)).losses(
+        outputs, targets
+    )
+    expected = functional.cross_entropy(outputs, targets, reduction="none")
+    torch.testing.assert_close(found, expected)

@@ -153,7 +153,7 @@ def ihvp_ekfac(
         raise LeaveoutError(
             f"vectors are to have the names of model.named_parameters(); differing: {odd}"
         )
-    flat = torch.cat([vectors[name].flatten(1) for name in curvature.names], dim=1)
+    flat = torch.cat([vectors[n].reshape(len(vectors[n]), -1) for n in curvature.names], dim=1)
     parts = curvature.solve(flat, damping).split(
         [shape.numel() for shape in curvature.names.values()], dim=1
     )

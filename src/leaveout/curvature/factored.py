@@ -50,9 +50,12 @@ def matrix_layers(module: nn.Module, state: State, samples: Samples) -> list[Lay
         samples: Some, two at least: one alone does not tell where samples are.
 
     Raises:
-        NotComputableError: One is used in a way that is not known.
+        NotComputableError: One is used in a way that is not known, or there is none.
     """
-    return [layer for layer in checked_layers(module, state, samples) if layer.matrix]
+    found = [layer for layer in checked_layers(module, state, samples) if layer.matrix]
+    if not found:
+        raise NotComputableError("undefined", "the model has no linear layer and no convolution")
+    return found
 
 
 def samples_at_once(factors: list[Sequences]) -> int:

@@ -17,7 +17,8 @@ from torch.func import grad, jvp, vmap
 from leaveout.curvature.plain import or_plain, plain_hessian
 from leaveout.curvature.softmax_hvp import matrix_products, prepare_matrices, worthwhile
 from leaveout.curvature.stack_hvp import prepare, stack_products
-from leaveout.problem.call import call_with, parts_of, slow_paths, trained
+from leaveout.errors import NotComputableError
+from leaveout.problem.call import call_with, parts_of, slow_paths, trained, without_padding
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import tensors
 from leaveout.training.memory import in_blocks
@@ -67,6 +68,7 @@ def hessian_map(module: nn.Module, state: State, samples: Samples) -> Products:
     """
     params, _ = parts_of(module, state)
     size, count = at_once(module, state, samples)
+    symmetric = False
 
     def products(vectors: Tensor) -> Tensor:
         out = torch.zeros_like(vectors)
@@ -76,7 +78,42 @@ def hessian_map(module: nn.Module, state: State, samples: Samples) -> Products:
                 out += products_of_rows(module, product, vectors, count)
         return out
 
-    return or_plain(products, partial(plain_hessian, module, state, samples, size))
+    either = or_plain(products, partial(plain_hessian, module, state, samples, size))
+
+    def checked(vectors: Tensor) -> Tensor:
+        nonlocal symmetric
+        if not symmetric:
+            few = samples[:2]
+            plain = partial(plain_hessian, module, state, few, 2)
+
+            def some(vectors: Tensor) -> Tensor:
+                with slow_paths():
+                    product = _product(module, state, params, few, 1)
+                    return products_of_rows(module, product, vectors, 2)
+
+            _check_symmetric(or_plain(some, plain), vectors)
+            symmetric = True
+        return either(vectors)
+
+    return checked
+
+
+def _check_symmetric(products: Products, like: Tensor) -> None:
+    """See that <u, H v> = <v, H u> for two random vectors.
+
+    Raises:
+        NotComputableError: It is not: a forward pass that detaches values, say, has gradients that
+            are no function's, and whose derivative is no Hessian.
+    """
+    drawn = torch.Generator().manual_seed(0)
+    vectors = torch.randn(2, like.shape[1], generator=drawn, dtype=like.dtype).to(like.device)
+    (u, v), (hu, hv) = vectors, products(vectors)
+    if (u @ hv - v @ hu).abs() > 1e-3 * (hu.norm() + hv.norm()):
+        raise NotComputableError(
+            "undefined",
+            "the derivative of the model's gradient is not symmetric, so it is no Hessian: some "
+            "part of the model has another gradient than its values",
+        )
 
 
 def hessian_products(module: nn.Module, state: State, samples: Samples, vectors: Tensor) -> Tensor:
@@ -134,14 +171,15 @@ def products_of_rows(
     out = torch.empty_like(vectors)
     work = partial(_some, module, product, vectors)
     for rows, found in in_blocks(work, len(vectors), count, "vectors multiplied at once"):
-        torch.cat([found[name].flatten(1) for name in names], dim=1, out=out[rows])
+        length = rows.stop - rows.start
+        torch.cat([found[name].reshape(length, -1) for name in names], dim=1, out=out[rows])
     return out
 
 
 def _some(
     module: nn.Module, product: Callable[[State], State], vectors: Tensor, rows: slice
 ) -> State:
-    return product(split(module, vectors[rows]))
+    return product(without_padding(module, split(module, vectors[rows])))
 
 
 def stacked_at_once(inputs: Tensor) -> tuple[int, int]:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from leaveout import seeds
 from leaveout.curvature.taps import Batch, Layer, Outputs, supported, sweep
-from leaveout.errors import LeaveoutError
+from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.problem.call import trained
 from leaveout.problem.objective import Family, Likelihood
 
@@ -303,9 +303,14 @@ def kfac(samples: FisherData) -> Curvature:
                         squares = torch.stack([(d * batch.inputs[name]).sum(1), d.sum(1)]).square()
                         found = squares.sum(1).double()
                         diagonals[name] = diagonals.get(name, torch.zeros_like(found)) + found
-    if not total or not sums:
-        missing = "no samples" if not total else "no nn.Linear and no nn.Conv2d (groups=1) is used"
-        raise LeaveoutError(f"no curvature to take: {missing}; see docs/your-own.md")
+    if not total:
+        raise LeaveoutError("no curvature to take: no samples")
+    if not sums:
+        raise NotComputableError(
+            "undefined",
+            "no curvature to take: no nn.Linear and no nn.Conv2d (groups=1) is used; see "
+            "docs/your-own.md",
+        )
     blocks = []
     for layer in layers:
         if layer.name in sums:

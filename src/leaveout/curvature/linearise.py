@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 
 from leaveout.curvature.plain import or_plain, plain_jacobian
-from leaveout.problem.call import call_with, slow_paths, trained
+from leaveout.problem.call import call_with, slow_paths, trained, without_padding
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import Tree, bytes_of, tree_map
 from leaveout.training.stack import Layer
@@ -133,7 +133,7 @@ def linearise_module(module: nn.Module, state: State, samples: Samples) -> Linea
     there = params if models > 1 else {name: value[0] for name, value in params.items()}
 
     def push(vectors: State) -> Tensor:
-        v = {name: vectors[name] for name in names}
+        v = without_padding(module, {name: vectors[name] for name in names})
         with slow_paths():
             parts = [
                 vmap(lambda p, t, x=x: jvp(lambda q: run(q, x), (p,), (t,))[1], (dims, 0))(there, v)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leaveout.errors import LeaveoutError, NotComputableError
-from leaveout.problem.call import trained
+from leaveout.problem.call import refuse_mixing, trained
 
 Outputs = Callable[[nn.Module, Any, int], tuple[Tensor, Iterable[Tensor]]]
 """From a module, a batch and the number of samples before it: outputs, and gradients in them.
@@ -357,10 +357,8 @@ def _normalised(module: nn.Module, x: Tensor) -> Tensor:
             return functional.rms_norm(x, module.normalized_shape, eps=module.eps)
         case nn.modules.batchnorm._BatchNorm(running_mean=Tensor(), running_var=Tensor()):
             return functional.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
-    raise LeaveoutError(
-        "a batch norm without running statistics mixes the samples of a batch, so that no sample "
-        "has a gradient of its own; keep track_running_stats, or take a group norm"
-    )
+    refuse_mixing(module)
+    raise AssertionError(type(module))
 
 
 def _columns(layer: Layer, given: Tensor, samples: int) -> Tensor:

@@ -167,13 +167,13 @@ class ByAutograd:
 
 def _outer(u: State, formed: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Return u times each sample's part, (test, samples), and the mean outer product times u."""
-    n = len(next(iter(formed.values())))
-    dots = sum(u[name].flatten(1) @ part.flatten(1).T for name, part in formed.items())
+    n, tests = (len(next(iter(of.values()))) for of in (formed, u))
+    flat = {name: part.reshape(n, -1) for name, part in formed.items()}
+    dots = sum(u[name].reshape(tests, -1) @ part.T for name, part in flat.items())
     assert isinstance(dots, Tensor)
     # a part is 1/n of a gradient: n times the sum of parts' outer products is the mean of theirs
     changed = {
-        name: (n * dots @ part.flatten(1)).view(len(dots), *part.shape[1:])
-        for name, part in formed.items()
+        name: (n * dots @ flat[name]).view(tests, *part.shape[1:]) for name, part in formed.items()
     }
     return dots, changed
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from leaveout import attribution
 from leaveout.attribution.task import State, Task, Trajectory
 from leaveout.config import Recipe, nearest
-from leaveout.doors.samples import Given, plainly, samples_of
+from leaveout.doors.samples import Given, plainly, samples_of, tried
 from leaveout.doors.scores import Scores, collected
 from leaveout.errors import LeaveoutError
-from leaveout.problem.call import load_state, numbers, state_of
+from leaveout.problem.call import load_state, numbers, refuse_mixing, state_of
 from leaveout.problem.randomness import preserved
 from leaveout.problem.torch_losses import Given as Loss
 from leaveout.problem.torch_losses import objective_of
@@ -148,12 +148,20 @@ def attribute(
     objective = objective_of(loss)
     asked = (objective if test_loss is None else objective_of(test_loss)).measured()
     with preserved():
-        own = copy.deepcopy(model).eval()
+        try:
+            own = copy.deepcopy(model).eval()
+        except (RuntimeError, ValueError) as error:
+            raise LeaveoutError(
+                f"model: it can't be copied ({error}). Where a hook made a tensor of it anew, as "
+                "nn.utils.weight_norm does, run it once under torch.no_grad()"
+            ) from error
         device = numbers(own).device
         left = plainly(samples_of(train, objective, "train"), loss).to(device)
         objective = left.objective
         averaged = left.asked(objective.averaged(left.targets))
         right = averaged if test is None else samples_of(test, asked, "test").to(device)
+        for some, what in ((averaged, "train"), (right, "test")):
+            tried(own, some, what)
         given = list_checkpoints(checkpoints) if checkpoints else [state_of(model)]
         loaded = [_state(own, point) for point in given]
         states = [state for state, _ in loaded]
@@ -181,6 +189,7 @@ def attribute(
             memory=memory_gb * 1e9,
         )
         if test is None:
+            refuse_mixing(own)
             values = torch.from_numpy(self_influence(module, task, params, []))
             return Scores(values, left.ids, np.zeros(0, np.int64), name, params)
         shape = (len(left), len(right))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from leaveout.config import Recipe, Setting
 from leaveout.config.sections import LDS, LOO, PBRF, Full, Half
 from leaveout.doors.attribute import check_params, method_module
-from leaveout.doors.samples import Given, plainly, samples_of
+from leaveout.doors.samples import Given, plainly, samples_of, tried
 from leaveout.doors.scores import Scores, Truth, collected
 from leaveout.errors import LeaveoutError
 from leaveout.problem.call import numbers, state_of
@@ -118,6 +118,9 @@ class Benchmark:
                 torch.manual_seed(number)
                 return build()
 
+        trial = seeded_build(0).eval()
+        for some, what in ((left, "train"), (right, "test")):
+            tried(trial, some, what)
         self.data = Data(None, left.to(device), right.to(device), objective, seeded_build)
         self.folder, self.device, self.recipe = Path(folder), device, recipe
         self.setting = _section(
@@ -140,7 +143,7 @@ class Benchmark:
             "seed": seed,
             "train": _digest(left),
             "test": _digest(right),
-            "model": _state_digest(seeded_build(0)),
+            "model": _state_digest(trial),
             "loss": [objective.name, asked.name if test_loss is not None else ""],
             "recipe": recipe.identity(),
             "version": version,

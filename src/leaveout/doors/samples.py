@@ -10,8 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from leaveout.errors import LeaveoutError
+from leaveout.problem.call import call, slow_paths
 from leaveout.problem.objective import Objective
 from leaveout.problem.objectives import CROSS_ENTROPY
+from leaveout.problem.randomness import preserved
 from leaveout.problem.samples import Samples
 from leaveout.problem.trees import Tree, join, tree_map
 from leaveout.tracing.batches import as_batches
@@ -55,6 +57,29 @@ def samples_of(given: Given, objective: Objective, what: str) -> Samples:
     return Samples(_tensors(inputs), _tensors(targets), objective)
 
 
+def tried(model: nn.Module, samples: Samples, what: str) -> None:
+    """Run a model, and take its loss, on a few samples.
+
+    Args:
+        model: In evaluation mode.
+        samples: With the objective that is asked of them.
+        what: Their name, for errors.
+
+    Raises:
+        LeaveoutError: Something does not fit together; says what torch says of it.
+    """
+    places = sorted({*np.linspace(0, len(samples) - 1, 16).astype(int).tolist()})
+    some = samples[torch.tensor(places, device=samples.device)]
+    try:
+        with preserved(), torch.no_grad(), slow_paths():
+            some.losses(call(model, some.inputs))
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+        raise LeaveoutError(
+            f"{what}: the model and the loss can't be taken of these samples "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
 def plainly(samples: Samples, loss: Any) -> Samples:
     """Take torch's cross-entropy without options for what it is: there are faster ways for it.
 
@@ -81,7 +106,7 @@ def _pair(batch: Any, what: str) -> tuple[Tree, Tree]:
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise LeaveoutError(
             f"{what}: expected (inputs, targets), a Dataset or a DataLoader of such pairs, or "
-            f"Samples; got {type(batch).__name__}"
+            f"Samples; got {type(batch).__name__}. Inputs may be a dictionary: ({{...}}, targets)"
         )
     *inputs, targets = batch
     return inputs[0] if len(inputs) == 1 else tuple(inputs), targets

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from leaveout.errors import LeaveoutError
+from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.problem.trees import Tree
 
 State = Mapping[str, Tensor]
@@ -97,6 +97,58 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return moved or known
 
 
+def refuse_mixing(module: nn.Module) -> None:
+    """Refuse a model in which a sample's gradient depends on the others of its batch.
+
+    Raises:
+        NotComputableError: It does; names the layer.
+    """
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
+            why = "is a batch norm without running statistics; keep track_running_stats"
+        elif getattr(layer, "scale_grad_by_freq", False):
+            why = "scales gradients by how often a token is in a batch (scale_grad_by_freq)"
+        else:
+            continue
+        raise NotComputableError(
+            "undefined",
+            f"{name or 'the model'} mixes the samples of a batch, so that none has a gradient of "
+            f"its own: it {why}",
+        )
+
+
+def without_padding(module: nn.Module, vectors: State) -> dict[str, Tensor]:
+    """Return changes of parameters without those of an embedding's padding row.
+
+    That row is never trained: its gradient is 0 by definition, though outputs depend on it. So
+    curvature has nothing there, neither in its rows nor in its columns.
+
+    Args:
+        module: The architecture.
+        vectors: (vectors, *shape) of each parameter.
+    """
+    out = dict(vectors)
+    for name, row in _padding(module).items():
+        if name in out:
+            out[name] = out[name].clone()
+            out[name][:, row] = 0
+    return out
+
+
+def _padding(module: nn.Module) -> dict[str, int]:
+    """Return the padding rows of embeddings whose weights have no other use, by their names."""
+    names: dict[int, list[str]] = {}
+    for name, value in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(value), []).append(name)
+    return {
+        names[id(layer.weight)][0]: layer.padding_idx
+        for layer in module.modules()
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
+        and layer.padding_idx is not None
+        and len(names[id(layer.weight)]) == 1
+    }
+
+
 def parts_of(module: nn.Module, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return a state as trained parameters, and what is fixed beside them, both detached."""
     names = trained(module)
@@ -155,7 +207,9 @@ def numbers(module: nn.Module, state: State | None = None) -> Tensor:
     They come from its parameters, never from its inputs: those may be token ids.
     """
     known = dict(module.named_parameters())
-    values = (known[name] if state is None else state[name] for name in known)
+    values = [known[name] if state is None else state[name] for name in known]
+    if any(value.is_complex() for value in values):
+        raise NotComputableError("undefined", "the model has complex parameters")
     found = next((value for value in values if value.is_floating_point()), None)
     if found is None:
         raise LeaveoutError("the model has no parameters, so there is nothing to differentiate in")

@@ -15,7 +15,7 @@ from leaveout.errors import LeaveoutError, NotComputableError
 from leaveout.problem.families import BERNOULLI, GAUSSIAN, SOFTMAX
 from leaveout.problem.objective import Likelihood, Losses, Objective
 from leaveout.problem.objectives import OBJECTIVES, log_odds, logits
-from leaveout.problem.trees import count, one_by_one, tensors
+from leaveout.problem.trees import count, one_by_one, tensors, tree_map
 
 Given = str | Objective | Callable[..., Tensor]
 """A name of ours, an objective, a torch loss module, or ``loss(outputs, targets)``."""
@@ -120,9 +120,42 @@ def one_at_a_time(loss: Callable[..., Tensor], name: str = "loss") -> Losses:
             if len(tensors(found)) != 1 or len(found) != samples:
                 raise LeaveoutError(_wrong(name, found, samples))
             return _rows(found, samples)
-        return one_by_one(one, outputs, targets)[0]
+        each = one_by_one(one, outputs, targets)[0]
+        _check_batch(loss, outputs, targets, each.detach(), name)
+        return each
 
     return losses
+
+
+def _check_batch(
+    loss: Callable[..., Tensor], outputs: Any, targets: Any, each: Tensor, name: str
+) -> None:
+    """See that the loss of a batch is made of its samples' own: their mean, their sum, or these.
+
+    Raises:
+        LeaveoutError: It is not: it weighs samples, leaves some out, or mixes them.
+    """
+    n = len(each)
+    with torch.no_grad():
+        whole = loss(*(tree_map(lambda value: value.detach(), of) for of in (outputs, targets)))
+        if not isinstance(whole, Tensor) or whole.numel() not in (1, n):
+            raise LeaveoutError(_wrong(name, whole, n))
+        size = each.abs().mean()
+        if whole.numel() == n:
+            far = [(whole.reshape(n) - each).abs().max()]
+        else:
+            far = [(whole - each.mean()).abs().reshape(()), (whole - each.sum()).abs().div(n)]
+        try:
+            fits = not whole.isfinite().all() or any(bool(f <= 1e-3 * size) for f in far)
+        except RuntimeError:  # within torch.func, where nothing can be asked
+            return
+    if not fits:
+        raise LeaveoutError(
+            f"{name}: of {n} samples together it is neither the mean nor the sum of what it is of "
+            "each alone, so that a sample's part is not known: it weighs classes, leaves some out, "
+            "or mixes samples. Give torch's own loss module, such as "
+            "nn.CrossEntropyLoss(weight=...), or a function that returns one number a sample"
+        )
 
 
 def _single(value: Tensor, name: str) -> Tensor:

@@ -44,9 +44,23 @@ def tree_map(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
 
 def tensors(tree: Tree) -> list[Tensor]:
     """List the tensors that have a row a sample."""
-    found: list[Tensor] = []
-    tree_map(lambda value: found.append(value) if value.dim() else None, tree)
-    return found
+    return [value for value in _leaves(tree) if value.dim()]
+
+
+def _leaves(tree: Tree) -> Iterator[Tensor]:
+    """Yield all tensors in the order of :func:`tree_map`, whose types need not be made anew."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for key in tree:
+            yield from _leaves(tree[key])
+    elif isinstance(tree, tuple | list):
+        for item in tree:
+            yield from _leaves(item)
+    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        for field in dataclasses.fields(tree):
+            if field.init:
+                yield from _leaves(getattr(tree, field.name))
 
 
 def count(tree: Tree) -> int:

@@ -252,7 +252,7 @@ class _Problem:
 
     def flat(self, parts: dict[str, Tensor]) -> Tensor:
         names = [*trained(self.module)]
-        return torch.cat([parts[name].flatten(1) for name in names], dim=1)
+        return torch.cat([parts[name].reshape(len(parts[name]), -1) for name in names], dim=1)
 
     def begin(self, points: Tensor) -> _At:
         """Evaluate the objective at theta_s, where the divergences are exactly nothing."""

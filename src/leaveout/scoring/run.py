@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from leaveout.attribution.task import Task, Trajectory
 from leaveout.config import Method, Scalar, Setting, label
 from leaveout.errors import LeaveoutError, NotComputableError
-from leaveout.problem.call import call_with, slow_paths
+from leaveout.problem.call import call_with, refuse_mixing, slow_paths
 from leaveout.problem.trees import Tree, tensors
 from leaveout.retraining import trainings
 from leaveout.retraining.common import Data, load_data
@@ -186,8 +186,8 @@ def held(
         The blocks.
 
     Raises:
-        NotComputableError: A limit is reached, a model or a training sample is not finite, or the
-            method fails on a model whose outputs or losses are not.
+        NotComputableError: A limit is reached, the model mixes samples, a model or a training
+            sample is not finite, or the method fails on a model whose outputs or losses are not.
     """
     models = [*task.full, *task.half] if getattr(module, "NEEDS", ("full",)) else []
 
@@ -196,6 +196,8 @@ def held(
         return NotComputableError("undefined", why)
 
     def checked() -> Iterator[NDArray[np.float32]]:
+        if models:
+            refuse_mixing(task.module)
         if broken := sum(not finite(model) for model in models):
             raise diverged(broken, "are")
         if models and not all_finite((task.train.inputs, task.train.targets)):
