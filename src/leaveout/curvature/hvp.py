@@ -70,30 +70,25 @@ def hessian_map(module: nn.Module, state: State, samples: Samples) -> Products:
     size, count = at_once(module, state, samples)
     symmetric = False
 
-    def products(vectors: Tensor) -> Tensor:
-        out = torch.zeros_like(vectors)
-        with slow_paths():
-            for part in samples.split(size):
-                product = _product(module, state, params, part, len(part) / len(samples))
-                out += products_of_rows(module, product, vectors, count)
-        return out
+    def over(some: Samples) -> Products:
+        def products(vectors: Tensor) -> Tensor:
+            out = torch.zeros_like(vectors)
+            with slow_paths():
+                for part in some.split(size):
+                    product = _product(module, state, params, part, len(part) / len(some))
+                    out += products_of_rows(module, product, vectors, count)
+            return out
 
-    either = or_plain(products, partial(plain_hessian, module, state, samples, size))
+        return or_plain(products, partial(plain_hessian, module, state, some, size))
+
+    whole = over(samples)
 
     def checked(vectors: Tensor) -> Tensor:
         nonlocal symmetric
         if not symmetric:
-            few = samples[:2]
-            plain = partial(plain_hessian, module, state, few, 2)
-
-            def some(vectors: Tensor) -> Tensor:
-                with slow_paths():
-                    product = _product(module, state, params, few, 1)
-                    return products_of_rows(module, product, vectors, 2)
-
-            _check_symmetric(or_plain(some, plain), vectors)
+            _check_symmetric(over(samples[:2]), vectors)
             symmetric = True
-        return either(vectors)
+        return whole(vectors)
 
     return checked
 
@@ -179,7 +174,7 @@ def products_of_rows(
 def _some(
     module: nn.Module, product: Callable[[State], State], vectors: Tensor, rows: slice
 ) -> State:
-    return product(without_padding(module, split(module, vectors[rows])))
+    return product(split(module, vectors[rows]))
 
 
 def stacked_at_once(inputs: Tensor) -> tuple[int, int]:
@@ -240,4 +235,5 @@ def _product(
     def product(vector: State) -> dict[str, Tensor]:
         return {k: weight * t for k, t in jvp(gradient, (params,), (dict(vector),))[1].items()}
 
-    return vmap(product)
+    mapped = vmap(product)
+    return lambda vectors: mapped(without_padding(module, vectors))

@@ -124,19 +124,18 @@ def unroll(
     first = final[replay.names[0]]
     out = first.new_zeros(len(replay.samples), len(first))
     began = time.monotonic()
-    bar = progress_bar(replay.epochs, "back through training", "epoch", delay=5)
-    for epoch in reversed(range(replay.epochs)):
-        if epoch == replay.epochs - 2 and (
-            (expected := replay.epochs * (time.monotonic() - began)) > seconds
-        ):
-            raise NotComputableError(
-                "time",
-                f"going back through {replay.epochs} epochs would take {expected / 3600:.2g} hours,"
-                f" of {seconds / 3600:.2g} allowed (attribution.hours)",
-            )
-        for step in reversed(replay.epoch(epoch)):
-            with undefined_if_not_differentiated("through a step"):
-                out.index_add_(0, step.batch, way.back(step))
-        bar.update()
-    bar.close()
+    with progress_bar(replay.epochs, "back through training", "epoch", delay=5) as bar:
+        for epoch in reversed(range(replay.epochs)):
+            if epoch == replay.epochs - 2 and (
+                (expected := replay.epochs * (time.monotonic() - began)) > seconds
+            ):
+                raise NotComputableError(
+                    "time",
+                    f"going back through {replay.epochs} epochs would take {expected / 3600:.2g} "
+                    f"hours, of {seconds / 3600:.2g} allowed (attribution.hours)",
+                )
+            for step in reversed(replay.epoch(epoch)):
+                with undefined_if_not_differentiated("through a step"):
+                    out.index_add_(0, step.batch, way.back(step))
+            bar.update()
     return out

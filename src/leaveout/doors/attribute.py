@@ -160,8 +160,9 @@ def attribute(
         objective = left.objective
         averaged = left.asked(objective.averaged(left.targets))
         right = averaged if test is None else samples_of(test, asked, "test").to(device)
-        for some, what in ((averaged, "train"), (right, "test")):
-            tried(own, some, what)
+        tried(own, averaged, "train")
+        if test is not None:
+            tried(own, right, "test")
         given = list_checkpoints(checkpoints) if checkpoints else [state_of(model)]
         loaded = [_state(own, point) for point in given]
         states = [state for state, _ in loaded]

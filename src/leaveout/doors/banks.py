@@ -15,6 +15,7 @@ from leaveout.banks.layout import IDS, BankError, full_file, loo_file, read_ids,
 from leaveout.banks.loaders import Loader
 from leaveout.banks.truth import (
     TargetFunc,
+    calculate_loo_ground_truth,
     check_there,
     convergence,
     lds_targets,
@@ -22,10 +23,9 @@ from leaveout.banks.truth import (
 )
 from leaveout.doors.scores import Truth
 from leaveout.interop.truths import FULL_TARGET, lds_arrays, loo_arrays, mask_of
-from leaveout.retraining.layout import LDS_DIMS, LOO_DIMS, PBRF_DIMS
+from leaveout.retraining.layout import TRUTH_DIMS
 from leaveout.store.contents import Arrays, save
 
-_DIMS = {"lds": LDS_DIMS, "loo": LOO_DIMS, "pbrf": PBRF_DIMS}
 _Tensors = dict[str, NDArray[Any]]
 
 
@@ -67,27 +67,27 @@ def truth_of_bank(
         places = np.stack([np.searchsorted(train_id, np.sort(ids)) for ids in kept])
         mask = mask_of(places, len(train_id), folder)
         tensors: _Tensors = lds_arrays(targets.float().numpy(), mask)
-    elif metric in ("loo", "pbrf"):
-        ids = np.array(metadata["indices"], dtype=np.int64)
-        files = [loo_file(folder, int(index)) for index in ids]
-        if metric == "pbrf":
-            files.append(full_file(folder))  # where it began
-        check_there(folder, files, f"retrain_{metric}")
-        found = torch.stack([*targets_under(target_func, files, test_dataloader, model)]).numpy()
-        if metric == "loo":
-            tensors, note = loo_arrays(found.astype(np.float32), ids), {"full_target": FULL_TARGET}
-        else:
-            tensors = _pbrf(folder, found, ids)
+    elif metric == "loo":
+        found, ids = calculate_loo_ground_truth(target_func, folder, test_dataloader, model=model)
+        tensors = loo_arrays(found.float().numpy(), ids.numpy())
+        note = {"full_target": FULL_TARGET}
+    elif metric == "pbrf":
+        points = np.array(metadata["indices"], dtype=np.int64)
+        files = [loo_file(folder, int(index)) for index in points]
+        files.append(full_file(folder))  # where it began
+        check_there(folder, files, "retrain_pbrf")
+        found = torch.stack([*targets_under(target_func, files, test_dataloader, model)])
+        tensors = _pbrf(folder, found.float().numpy(), points)
     else:
         raise BankError(f"{folder}: its mode is {metric!r}, which has no ground truth")
     tensors |= {"train_id": train_id, "test_id": np.arange(tensors["target"].shape[-1])}
     path = folder / "ground_truth.safetensors"
     name = "own"
-    save(path, Arrays(metric, tensors, _DIMS[metric], note), {"key": "bank", "setting": name})
+    save(path, Arrays(metric, tensors, TRUTH_DIMS[metric], note), {"key": "bank", "setting": name})
     return Truth(path, metric, name, 0)
 
 
-def _pbrf(folder: Path, found: NDArray[Any], ids: NDArray[np.int64]) -> _Tensors:
+def _pbrf(folder: Path, found: NDArray[np.float32], ids: NDArray[np.int64]) -> _Tensors:
     """Return the arrays of a ``pbrf`` artefact but for the ids of all samples.
 
     Args:
@@ -103,7 +103,7 @@ def _pbrf(folder: Path, found: NDArray[Any], ids: NDArray[np.int64]) -> _Tensors
         "steps": np.array([r["steps"] for r in records], dtype=np.int64),
         "converged": np.array([r["converged"] for r in records], dtype=np.uint8),
     }
-    target, full = found[:-1].astype(np.float32)[:, None], found[-1:].astype(np.float32)
+    target, full = found[:-1, None], found[-1:]
     again: _Tensors = {f"replicate_{name}": values[:0] for name, values in each.items()}
     nothing = {"replicate_target": target[:0, :0], "replicate_full_target": full[:0]}
     return {"target": target, "full_target": full, **each, **again, **nothing}

@@ -25,20 +25,10 @@ def formed_dots(
     cosine: bool,
     room: float,
 ) -> Iterator[Tensor]:
-    """Yield the sum over states c of w_c <g_i(c), g_j(c)>.
+    """Do :func:`leaveout.gradients.summed.summed_dots` with gradients that are formed.
 
-    Args:
-        module: The architecture, in evaluation mode.
-        states: Parameters and buffers of each state.
-        weights: Factor of each.
-        blocks: Left samples.
-        right: Right samples.
-        cosine: Whether to divide by both norms; a zero gradient then has cosine 0 with everything.
-        room: Bytes that gradients of right samples may take. Where those of all of them at all
-            states do not fit, all products are held instead of a block of them.
-
-    Yields:
-        (left samples of the block, right samples).
+    Where those of all right samples at all states do not fit into ``room``, all products are held
+    instead of a block of them.
     """
     like = numbers(module, states[0])
     size = max(1.0, room / (n_parameters(module) * like.element_size()))

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from leaveout.gradients.alone import sample_gradients
-from leaveout.gradients.factors import (
-    form,
-    gradient_factors,
-)
+from leaveout.gradients.factors import form, gradient_factors
 from leaveout.problem.call import call, numbers, parts_of, trained
 from leaveout.problem.objective import Losses
 from leaveout.problem.samples import Samples

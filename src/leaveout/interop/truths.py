@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from leaveout.config import Setting
 from leaveout.errors import LeaveoutError
-from leaveout.retraining.layout import LDS_DIMS, LOO_DIMS
+from leaveout.retraining.layout import TRUTH_DIMS
 from leaveout.store import stamps
 from leaveout.store.artefacts import Artefact
 from leaveout.store.contents import Arrays, save
@@ -142,7 +142,7 @@ def write_truth(
     truth = Arrays(
         metric,
         {**arrays, **{name: data.tensors[name] for name in ("train_id", "test_id")}},
-        LDS_DIMS if metric == "lds" else LOO_DIMS,
+        TRUTH_DIMS[metric],
         {"imported_from": source, **note},
     )
     save(out, truth, provenance(setting, key, stamps.sources([data.path, *files])))

@@ -37,3 +37,4 @@ LOO_DIMS = {
     "train_id": ("train",),
     "test_id": ("test",),
 }
+TRUTH_DIMS = {"lds": LDS_DIMS, "loo": LOO_DIMS, "pbrf": PBRF_DIMS}

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from leaveout.config import Setting
 from leaveout.retraining import trainings
 from leaveout.retraining.items import items
-from leaveout.retraining.layout import LDS_DIMS, LOO_DIMS, PBRF_DIMS
+from leaveout.retraining.layout import TRUTH_DIMS
 from leaveout.store import artefacts
 from leaveout.store.artefacts import Artefact, CorruptArtefactError
 from leaveout.store.contents import Arrays
 
-_DIMS = {"lds": LDS_DIMS, "loo": LOO_DIMS, "pbrf": PBRF_DIMS}
 _EACH = {
     "loo": ("removed_id",),
     "pbrf": ("point_id", "initial_norm", "gradient_norm", "steps", "converged"),
@@ -129,4 +128,4 @@ def merge_truth(
     joined = _lds(setting, chunks) if kind == "lds" else _by_run(kind, chunks)
     for name in ("train_id", "test_id"):
         joined[name] = chunks[0].tensors[name]
-    return Arrays(kind, joined, _DIMS[kind], {**facts, **trainings.joined(chunks)})
+    return Arrays(kind, joined, TRUTH_DIMS[kind], {**facts, **trainings.joined(chunks)})

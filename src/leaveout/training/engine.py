@@ -105,17 +105,8 @@ def _maps(module: nn.Module, samples: Samples, recipe: Recipe) -> bool:
     operations that can't be mapped over models.
     """
     few = samples[: min(4, len(samples))]
-    plain = recipe.model_copy(
-        update={
-            "optimizer": "sgd",  # Adam's first step has only the gradient's sign
-            "nesterov": False,
-            "clip": None,
-            "epochs": 1,
-            "iterations": None,
-            "batch_size": len(few),
-            "precision": "float32",
-        }
-    )
+    # plain steps: Adam's first one has only the gradient's sign
+    plain = Recipe(learning_rate=recipe.learning_rate, epochs=1, batch_size=len(few))
     trials = [Trial(0, ("mapped",)), Trial(0, ("mapped",), removed=0)]
     before = stack_states([module, module])
     try:
